@@ -1,0 +1,1 @@
+//! Telemetry to people: track rules, alerts to conversations and webhooks, commands back

@@ -1,0 +1,1 @@
+//! The broker process: shard runtime, sockets, configuration, HTTP

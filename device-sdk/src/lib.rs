@@ -1,0 +1,1 @@
+//! The device library: sans-IO MQTT client, tokio driver, disk queue, commands

@@ -1,0 +1,63 @@
+//! Limits and rules of a shard.
+
+use protocol::TopicFilter;
+
+/// Every limit and rule the engine knows; the caller parses them from its configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Largest packet taken, bytes, fixed header included.
+    pub packet_bytes_max: u32,
+    /// QoS 1/2 publishes a client may have unacknowledged (5.0: Receive Maximum in CONNACK).
+    pub receive_maximum: u16,
+    /// QoS 1/2 messages sent to one client and not acknowledged, however many it allows.
+    pub inflight_max: u16,
+    /// Topic aliases a client may use.
+    pub topic_alias_max: u16,
+    /// Longest session expiry granted, seconds; 3.1.1 sessions without Clean Session get it.
+    pub session_expiry_max_s: u32,
+    /// Keep-alive above this, or 0, is answered with this as Server Keep Alive; 0 = no bound.
+    pub keep_alive_max_s: u16,
+    /// Sessions, connected or not.
+    pub sessions_max: usize,
+    /// Subscriptions of one session.
+    pub subscriptions_max: usize,
+    /// Messages queued for one session.
+    pub queue_messages_max: usize,
+    /// Bytes queued for one session.
+    pub queue_bytes_max: usize,
+    /// Retained messages of the node.
+    pub retained_messages_max: usize,
+    /// Levels of a topic or filter.
+    pub topic_levels_max: usize,
+    /// Conversations of the node.
+    pub conversations_max: usize,
+    /// Filters whose topics are conversations.
+    pub conversations: Vec<TopicFilter>,
+    /// Test only: report acknowledgements before their record is durable. Exists so that the simulation
+    /// can show that it finds this bug.
+    #[doc(hidden)]
+    pub planted_ack_before_commit: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let filter = |f: &'static str| TopicFilter::parse(f.into()).expect("a valid constant filter");
+        Self {
+            packet_bytes_max: 1024 * 1024,
+            receive_maximum: 1024,
+            inflight_max: 1024,
+            topic_alias_max: 64,
+            session_expiry_max_s: 7 * 24 * 3600,
+            keep_alive_max_s: 0,
+            sessions_max: 1_000_000,
+            subscriptions_max: 1_000,
+            queue_messages_max: 100_000,
+            queue_bytes_max: 256 * 1024 * 1024,
+            retained_messages_max: 1_000_000,
+            topic_levels_max: 200,
+            conversations_max: 1_000_000,
+            conversations: vec![filter("im/#"), filter("dev/+/cmd")],
+            planted_ack_before_commit: false,
+        }
+    }
+}

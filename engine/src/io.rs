@@ -1,0 +1,159 @@
+//! What goes into a shard and what comes out of it.
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use protocol::{Connect, DecodeError, Packet};
+
+/// The time of one input, given by the caller: the engine has no clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds on a clock that never goes back; for intervals.
+    pub monotonic_ms: u64,
+    /// Milliseconds since the Unix epoch; for what people and other machines see, and what must
+    /// outlive a restart.
+    pub unix_ms: u64,
+}
+
+/// One network connection; the caller never uses a number twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId(pub u64);
+
+/// Number of a record in the log order of this shard: 1, 2, 3 …
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// Something that happened to the shard.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The first packet of a connection, its user already authenticated.
+    Connect {
+        /// The connection; new to the shard.
+        conn: ConnId,
+        /// The packet.
+        connect: Box<Connect>,
+        /// The authenticated user; `None` is anonymous, the shard names it `anon:{client id}`.
+        user: Option<ByteString>,
+    },
+    /// Any later packet.
+    Packet {
+        /// The connection.
+        conn: ConnId,
+        /// The packet.
+        packet: Packet,
+    },
+    /// The connection sent bytes that are no packet.
+    Malformed {
+        /// The connection.
+        conn: ConnId,
+        /// What was wrong.
+        error: DecodeError,
+    },
+    /// The socket is gone, without DISCONNECT if none came before. Unknown connections are ignored,
+    /// so the caller may say this of any connection once.
+    Closed {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// The connection's unsent bytes went over the caller's high-water mark: QoS 0 messages for it are
+    /// dropped and queues wait until `Drained`.
+    Congested {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// The connection's unsent bytes are low again.
+    Drained {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// All records up to and including this one are durable.
+    Committed {
+        /// The newest durable record.
+        ticket: Ticket,
+    },
+    /// `next_deadline_ms` has come.
+    Timer,
+    /// The store cannot take more messages (`true`) or can again; publishes that need it are refused,
+    /// the small records that end messages still pass.
+    StoreFull {
+        /// Whether it is full.
+        full: bool,
+    },
+    /// The process ends in order: every client is told.
+    Shutdown,
+}
+
+/// Something the caller must do, in the order polled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Write this packet to the connection.
+    Send {
+        /// The connection.
+        conn: ConnId,
+        /// The packet, in the connection's version.
+        packet: Packet,
+    },
+    /// Write what was sent before, then close the socket. The shard has forgotten the connection.
+    Close {
+        /// The connection.
+        conn: ConnId,
+        /// Why, for the log.
+        reason: CloseReason,
+    },
+    /// Append this record to the log, in order; say `Committed` when it is durable.
+    Append {
+        /// Its number.
+        ticket: Ticket,
+        /// Its bytes; `Shard::recover` takes them back.
+        record: Bytes,
+    },
+}
+
+/// Why the shard ends a connection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CloseReason {
+    /// The client sent DISCONNECT.
+    #[error("client disconnected")]
+    Disconnected,
+    /// The socket was closed without DISCONNECT.
+    #[error("connection lost")]
+    Lost,
+    /// Nothing came for 1.5 times the keep-alive.
+    #[error("keep-alive of {keep_alive_s} s passed one and a half times without a packet")]
+    KeepAlive {
+        /// The client's keep-alive.
+        keep_alive_s: u16,
+    },
+    /// Another connection uses the client id.
+    #[error("session taken over by a newer connection")]
+    TakenOver,
+    /// CONNECT was refused.
+    #[error("connect refused: {0}")]
+    Refused(String),
+    /// The client broke the protocol.
+    #[error("{0}")]
+    Violation(String),
+    /// The process ends.
+    #[error("broker is shutting down")]
+    Shutdown,
+}
+
+/// Counts of one shard, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Open connections.
+    pub connections: u64,
+    /// Sessions, connected or not.
+    pub sessions: u64,
+    /// Subscriptions over all sessions.
+    pub subscriptions: u64,
+    /// Retained messages.
+    pub retained: u64,
+    /// Messages queued or in flight, over all sessions.
+    pub queued: u64,
+    /// PUBLISH packets taken since start.
+    pub publishes_in: u64,
+    /// PUBLISH packets sent since start.
+    pub publishes_out: u64,
+    /// Messages dropped since start, all reasons.
+    pub dropped: u64,
+}

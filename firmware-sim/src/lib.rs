@@ -1,0 +1,1 @@
+//! Seeded fleets of simulated trucks that run the real device SDK

@@ -1,0 +1,2 @@
+//! The `postrider` binary: the command line of every part.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The segmented log, the truth of a node, and its simulated twin

@@ -1,0 +1,1 @@
+//! GPS as pure functions: plausibility, corridor, fences, formats
