@@ -1,0 +1,298 @@
+//! The broker's configuration: one struct, strict, with every setting documented exactly once.
+//!
+//! Each setting is declared once below with its documentation, default and range; the struct, the
+//! checks, `configs/postrider.toml` and `postrider config print` all come from that declaration.
+//! [`Sources::load`] merges, in rising priority: defaults, a TOML file, environment variables
+//! (`POSTRIDER_` + section + `__` + key, upper case), command line flags.
+//!
+//! Invariant: a [`Config`] from [`Sources::load`] has passed every check; nothing later needs to
+//! doubt a value.
+
+mod address;
+mod error;
+mod load;
+mod render;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use protocol::TopicFilter;
+use serde::{Deserialize, Serialize};
+
+pub use address::HostPort;
+pub use error::{ConfigError, Problem};
+pub use load::{Loaded, Origin, Sources};
+pub use render::reference;
+
+/// One setting: where it is, what it means, what it may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// The TOML section.
+    pub section: &'static str,
+    /// The key in it.
+    pub name: &'static str,
+    /// Its documentation, one entry a line.
+    pub doc: &'static [&'static str],
+    /// Smallest and largest value, for integers.
+    pub range: Option<(u64, u64)>,
+}
+
+impl Key {
+    /// Returns `section.key`.
+    pub fn path(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+
+    /// Returns the environment variable that sets it.
+    pub fn env(&self) -> String {
+        format!("{}{}__{}", load::ENV_PREFIX, self.section.to_uppercase(), self.name.to_uppercase())
+    }
+}
+
+/// Declares the sections: structs, defaults, documentation and ranges from one text.
+macro_rules! sections {
+    ($(
+        $(#[doc = $section_doc:literal])+
+        $section:ident: $ty:ident {
+            $(
+                $(#[doc = $doc:literal])+
+                $key:ident: $key_ty:ty = $default:expr $(, $min:literal..=$max:literal)?;
+            )+
+        }
+    )+) => {
+        $(
+            $(#[doc = $section_doc])+
+            #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+            #[serde(deny_unknown_fields, default)]
+            pub struct $ty { $( $(#[doc = $doc])+ pub $key: $key_ty, )+ }
+
+            impl Default for $ty {
+                fn default() -> Self { Self { $( $key: $default, )+ } }
+            }
+        )+
+
+        /// Everything `postrider serve` can be told.
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct Config {
+            $( $(#[doc = $section_doc])+ pub $section: $ty, )+
+            /// Which topics are conversations.
+            pub conversation: Vec<ConversationRule>,
+            /// Whether the HTTP address is a default that may be given up when it is taken.
+            #[serde(skip)]
+            pub http_is_optional: bool,
+        }
+
+        impl Default for Config {
+            fn default() -> Self {
+                Self {
+                    $( $section: $ty::default(), )+
+                    conversation: default_conversations(),
+                    http_is_optional: true,
+                }
+            }
+        }
+
+        /// The sections in the order they are documented, with their documentation.
+        pub(crate) const SECTIONS: &[(&str, &[&str])] = &[ $( (stringify!($section), &[$($section_doc),+]), )+ ];
+
+        /// Every setting outside `[[conversation]]`.
+        pub const KEYS: &[Key] = &[ $( $( Key {
+            section: stringify!($section),
+            name: stringify!($key),
+            doc: &[$($doc),+],
+            range: sections!(@range $($min, $max)?),
+        }, )+ )+ ];
+    };
+    (@range) => { None };
+    (@range $min:literal, $max:literal) => { Some(($min, $max)) };
+}
+
+sections! {
+    /// MQTT over TCP.
+    mqtt: Mqtt {
+        /// Address and port to listen on; port 0 takes a free one.
+        listen: HostPort = HostPort::new("127.0.0.1", 1883);
+        /// Open connections; one more is answered with "server busy".
+        connections_max: u32 = 100_000, 1..=16_000_000;
+        /// Time a new connection has for its CONNECT.
+        connect_timeout_s: u32 = 10, 1..=600;
+        /// Time a closing connection has to take what was sent to it.
+        close_timeout_s: u32 = 5, 1..=600;
+        /// Largest packet taken from a client, fixed header included.
+        packet_bytes_max: u32 = 1_048_576, 256..=268_435_455;
+        /// QoS 1 and 2 publishes a client may have unacknowledged (MQTT 5: Receive Maximum).
+        receive_maximum: u16 = 1024, 1..=65_535;
+        /// QoS 1 and 2 messages sent to one client and not yet acknowledged by it.
+        inflight_max: u16 = 1024, 1..=65_535;
+        /// Topic aliases a client may use.
+        topic_alias_max: u16 = 64, 0..=65_535;
+        /// Levels of a topic or filter.
+        topic_levels_max: u32 = 200, 1..=32_768;
+        /// Longest Keep Alive; clients that ask for more, or for none, are given this. 0 = no bound.
+        keep_alive_max_s: u16 = 0, 0..=65_535;
+        /// Unsent bytes of one connection at which its QoS 0 messages are dropped and its queue waits.
+        unsent_bytes_high: u32 = 1_048_576, 4_096..=1_073_741_824;
+        /// Unsent bytes of one connection at which its queue goes on.
+        unsent_bytes_low: u32 = 262_144, 0..=1_073_741_824;
+        /// Unsent bytes of one connection at which it is closed.
+        unsent_bytes_max: u64 = 1_073_741_824, 65_536..=68_719_476_736;
+    }
+    /// HTTP: /healthz, /readyz and /metrics.
+    http: Http {
+        /// Whether to serve HTTP at all.
+        enabled: bool = true;
+        /// Address and port to listen on. Left at its default it is given up, with a warning, when
+        /// something else uses it.
+        listen: HostPort = HostPort::new("127.0.0.1", 8080);
+    }
+    /// What is kept on disk.
+    store: Store {
+        /// Directory of the store; made when it is missing, used by one process at a time.
+        data_dir: PathBuf = PathBuf::from("./postrider-data");
+        /// When something counts as stored: "power" after fsync (survives a power cut), "process"
+        /// after write (survives the end of the process, not of the machine).
+        durability: Durability = Durability::Power;
+        /// Size of one log file.
+        segment_bytes: u64 = 16_777_216, 262_144..=1_073_741_824;
+        /// Bytes the store may use; publishes that need it are refused when it is full. 0 = the disk.
+        bytes_max: u64 = 0, 0..=1_152_921_504_606_846_976;
+        /// Bytes that wait for the disk at which no more is read from clients.
+        pending_bytes_max: u64 = 33_554_432, 65_536..=17_179_869_184;
+        /// The log is compacted when it is this many times what it was after the last time ...
+        compact_growth: u32 = 4, 2..=1_000;
+        /// ... plus this many bytes.
+        compact_bytes_min: u64 = 67_108_864, 65_536..=1_099_511_627_776;
+    }
+    /// Sessions: what the broker keeps for a client id.
+    session: Session {
+        /// Longest time a session outlives its connection; also that of MQTT 3.1.1 sessions without
+        /// Clean Session.
+        expiry_max_s: u32 = 604_800, 0..=4_294_967_295;
+        /// Sessions, connected or not.
+        sessions_max: u64 = 1_000_000, 1..=1_000_000_000;
+        /// Subscriptions of one session.
+        subscriptions_max: u64 = 1_000, 1..=1_000_000;
+    }
+    /// The queue of messages that wait for one session.
+    queue: Queue {
+        /// Messages in one queue.
+        messages_max: u64 = 100_000, 1..=1_000_000_000;
+        /// Bytes in one queue.
+        bytes_max: u64 = 268_435_456, 1_024..=1_099_511_627_776;
+    }
+    /// Retained messages.
+    retained: Retained {
+        /// Retained messages of the broker.
+        messages_max: u64 = 1_000_000, 0..=1_000_000_000;
+    }
+    /// Instant messaging; which topics are conversations is said by [[conversation]].
+    im: Im {
+        /// Conversations of the broker.
+        conversations_max: u64 = 1_000_000, 0..=1_000_000_000;
+        /// Recipients of one message above which its receipts are counted, not listed.
+        receipts_listed_max: u64 = 50, 0..=1_000_000;
+    }
+    /// The log that people read, on stderr.
+    log: LogText {
+        /// Level, or levels by target: "error", "warn", "info", "debug", "trace",
+        /// or for instance "info,postrider_broker=debug".
+        filter: String = "info".to_owned();
+    }
+}
+
+/// When something counts as stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// After fsync: it survives a power cut.
+    Power,
+    /// After write: it survives the end of the process, not of the machine.
+    Process,
+}
+
+/// One rule that makes topics conversations.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConversationRule {
+    /// The topics, as an MQTT topic filter.
+    pub filter: String,
+    /// Receipts for messages whose sender did not say which it wants; absent = none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipts: Option<Receipts>,
+}
+
+/// Which receipts the sender of a message gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Receipts {
+    /// The final state, whatever it is.
+    Delivered,
+    /// `read`, and every final state except delivered.
+    Read,
+    /// All states.
+    All,
+}
+
+/// Documentation of `[[conversation]]` and its keys.
+pub(crate) const CONVERSATION_DOC: &[&str] = &[
+    " Which topics are conversations: each is one ordered, durable log with numbered messages.",
+    " Rules in a file or in POSTRIDER_CONVERSATION replace these two.",
+];
+
+/// The keys of one `[[conversation]]`, with their documentation.
+pub(crate) const CONVERSATION_KEYS: &[(&str, &str)] = &[
+    ("filter", " filter: the topics, as an MQTT topic filter."),
+    (
+        "receipts",
+        " receipts: \"delivered\", \"read\" or \"all\" for messages whose sender asks for none; absent = none.",
+    ),
+];
+
+/// `[[conversation]]` rules at most.
+pub(crate) const CONVERSATIONS_RULES_MAX: usize = 1_000;
+
+fn default_conversations() -> Vec<ConversationRule> {
+    [("im/#", None), ("dev/+/cmd", Some(Receipts::All))]
+        .map(|(filter, receipts)| ConversationRule { filter: filter.to_owned(), receipts })
+        .into()
+}
+
+impl Config {
+    /// Returns the rules and limits of the engine.
+    pub fn engine(&self) -> engine::Config {
+        engine::Config {
+            packet_bytes_max: self.mqtt.packet_bytes_max,
+            receive_maximum: self.mqtt.receive_maximum,
+            inflight_max: self.mqtt.inflight_max,
+            topic_alias_max: self.mqtt.topic_alias_max,
+            session_expiry_max_s: self.session.expiry_max_s,
+            keep_alive_max_s: self.mqtt.keep_alive_max_s,
+            sessions_max: self.session.sessions_max as usize,
+            subscriptions_max: self.session.subscriptions_max as usize,
+            queue_messages_max: self.queue.messages_max as usize,
+            queue_bytes_max: self.queue.bytes_max as usize,
+            retained_messages_max: self.retained.messages_max as usize,
+            topic_levels_max: self.mqtt.topic_levels_max as usize,
+            conversations_max: self.im.conversations_max as usize,
+            // Rules were parsed when the configuration was loaded; one that cannot be parsed can only
+            // come from a `Config` made by hand, and matches nothing.
+            conversations: self.conversation.iter().filter_map(ConversationRule::engine).collect(),
+            receipts_listed_max: self.im.receipts_listed_max as usize,
+            ..engine::Config::default()
+        }
+    }
+}
+
+impl ConversationRule {
+    fn engine(&self) -> Option<engine::ConversationRule> {
+        let filter = TopicFilter::parse(self.filter.as_str().into()).ok()?;
+        let receipts = self.receipts.map(|wanted| match wanted {
+            Receipts::Delivered => engine::ReceiptsWanted::Delivered,
+            Receipts::Read => engine::ReceiptsWanted::Read,
+            Receipts::All => engine::ReceiptsWanted::All,
+        });
+        Some(engine::ConversationRule { filter, receipts })
+    }
+}
