@@ -1,1 +1,44 @@
-//! The device library: sans-IO MQTT client, tokio driver, disk queue, commands
+//! The device library: an MQTT 3.1.1/5.0 client that survives bad links, crashes and power cuts.
+//!
+//! - [`client`]: the protocol as a pure state machine, without clock, socket or randomness.
+//! - [`Client`] and [`Events`]: the tokio driver around it; it reconnects for ever.
+//! - [`Client::enqueue`]: store and forward on disk for what must arrive although the link is down.
+//! - [`commands`]: remote commands that run at most once, across restarts.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use device_sdk::{Client, Event, Message, Options, QoS};
+//! let (client, mut events) = Client::spawn(Options::new("127.0.0.1:1883", "truck-7"))?;
+//! client.subscribe(&[("dev/truck-7/cmd", QoS::AtLeastOnce)]).await?;
+//! client.publish(Message::new("dev/truck-7/event/start", "{}").qos(QoS::AtLeastOnce)).await?;
+//! while let Some(event) = events.next().await {
+//!     if let Event::Message(message) = event {
+//!         println!("{}: {} bytes", message.topic, message.payload.len());
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod backoff;
+pub mod client;
+pub mod commands;
+mod driver;
+mod error;
+mod event;
+mod message;
+mod options;
+mod queue;
+
+pub use backoff::Backoff;
+pub use driver::{Client, Events, Pending};
+pub use error::{ClientError, PublishError, QueueError, StartError};
+pub use event::{AckToken, Event, Incoming, Published};
+pub use message::{Message, user_property};
+pub use options::{Options, QueueOptions};
+pub use queue::QueueStatus;
+
+pub use protocol::{
+    Bytes, ProtocolVersion, PublishProperties, QoS, ReasonCode, RetainHandling, SubscribeFilter,
+    SubscribeOptions,
+};

@@ -1,0 +1,72 @@
+//! Pauses between connection attempts: exponential with decorrelated jitter.
+//!
+//! Each pause is drawn between the minimum and three times the one before, capped. A fleet that lost its broker at
+//! one moment spreads over the whole range within a few attempts, where plain doubling keeps it in step.
+
+/// Bounds of the pause between connection attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// Shortest pause, milliseconds, at least 1.
+    pub min_ms: u64,
+    /// Longest pause, milliseconds.
+    pub max_ms: u64,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { min_ms: 500, max_ms: 60_000 }
+    }
+}
+
+impl Backoff {
+    /// Returns the pause after one of `previous_ms` (0 = the first), `chance` being any random number.
+    pub(crate) fn next_ms(self, previous_ms: u64, chance: u64) -> u64 {
+        let upper = previous_ms.max(self.min_ms).saturating_mul(3).min(self.max_ms).max(self.min_ms);
+        let span = upper - self.min_ms + 1;
+        self.min_ms + chance % span
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_stay_within_their_bounds_and_grow_at_most_threefold() {
+        let backoff = Backoff { min_ms: 100, max_ms: 5_000 };
+        let mut rng = fastrand::Rng::with_seed(1);
+        for _ in 0..200 {
+            let mut pause = 0;
+            for _ in 0..20 {
+                let next = backoff.next_ms(pause, rng.u64(..));
+                assert!((100..=5_000).contains(&next), "{next}");
+                assert!(next <= pause.max(100) * 3, "{next} after {pause}");
+                pause = next;
+            }
+        }
+    }
+
+    #[test]
+    fn a_fleet_that_fails_at_one_moment_spreads() {
+        let backoff = Backoff { min_ms: 100, max_ms: 60_000 };
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut at: Vec<u64> = vec![0; 1000];
+        let mut pause = vec![0; 1000];
+        for _ in 0..8 {
+            for (pause, at) in pause.iter_mut().zip(&mut at) {
+                *pause = backoff.next_ms(*pause, rng.u64(..));
+                *at += *pause;
+            }
+        }
+        at.sort_unstable();
+        // No second sees more than a tenth of the fleet.
+        let busiest = (0..at.len()).map(|i| at[i..].iter().take_while(|t| **t < at[i] + 1_000).count()).max();
+        assert!(busiest < Some(400), "{busiest:?} of 1000 in one second");
+    }
+
+    #[test]
+    fn huge_bounds_do_not_overflow() {
+        let backoff = Backoff { min_ms: 1, max_ms: u64::MAX - 1 };
+        assert!(backoff.next_ms(u64::MAX, u64::MAX) >= 1);
+    }
+}

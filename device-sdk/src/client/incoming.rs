@@ -1,0 +1,177 @@
+//! Publishes from the broker: handed over once where QoS 2 says so, acknowledged in the order they came.
+
+use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroU16;
+
+use protocol::{Ack, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode};
+
+use super::{Output, Violation};
+use crate::{AckToken, Incoming};
+
+/// One acknowledgement to send on this connection.
+#[derive(Debug)]
+struct Due {
+    serial: u64,
+    packet_id: PacketId,
+    qos: QoS,
+    /// Whether the program has done with the message.
+    ready: bool,
+}
+
+/// A QoS 2 message that was handed over and whose PUBREL has not come.
+#[derive(Debug)]
+struct Held {
+    serial: u64,
+    /// Whether the program has done with it, so that PUBREC may be (or was) sent.
+    ready: bool,
+    /// The connection on which it last came.
+    link: u64,
+}
+
+/// What the broker sent and is not done with.
+#[derive(Debug)]
+pub(super) struct Inbound {
+    manual_ack: bool,
+    /// What we told the broker in CONNECT; also the bound of `due` and `held`.
+    receive_maximum: usize,
+    next_serial: u64,
+    /// Acknowledgements of this connection, in the order of their PUBLISH.
+    due: VecDeque<Due>,
+    /// QoS 2 by packet identifier, until PUBREL; outlives the connection.
+    held: HashMap<PacketId, Held>,
+}
+
+impl Inbound {
+    pub(super) fn new(manual_ack: bool, receive_maximum: Option<NonZeroU16>) -> Self {
+        Self {
+            manual_ack,
+            receive_maximum: usize::from(receive_maximum.map_or(u16::MAX, NonZeroU16::get)),
+            next_serial: 0,
+            due: VecDeque::new(),
+            held: HashMap::new(),
+        }
+    }
+
+    pub(super) fn resume(&mut self) {
+        self.due.clear();
+    }
+
+    /// The broker forgot the session and with it the identifiers.
+    pub(super) fn start_over(&mut self) {
+        self.due.clear();
+        self.held.clear();
+    }
+
+    pub(super) fn disconnected(&mut self) {
+        self.due.clear();
+    }
+
+    pub(super) fn publish(
+        &mut self,
+        publish: Publish,
+        link: u64,
+        version: ProtocolVersion,
+        outputs: &mut VecDeque<Output>,
+    ) -> Result<(), Violation> {
+        if publish.properties.topic_alias.is_some() {
+            // [MQTT-3.1.2-26] we allow none in CONNECT.
+            return Err((
+                ReasonCode::TopicAliasInvalid,
+                "the broker used a topic alias, we allow none".to_owned(),
+            ));
+        }
+        let Some(packet_id) = publish.packet_id.filter(|_| publish.qos > QoS::AtMostOnce) else {
+            outputs.push_back(Output::Message(incoming(publish, None)));
+            return Ok(());
+        };
+        let qos = publish.qos;
+        if qos == QoS::ExactlyOnce
+            && let Some(held) = self.held.get_mut(&packet_id)
+        {
+            // [MQTT-4.3.3-10] the same message again until its PUBREL: answered, never handed over again.
+            held.link = link;
+            let (serial, ready) = (held.serial, held.ready);
+            if !self.due.iter().any(|due| due.serial == serial) {
+                self.due.push_back(Due { serial, packet_id, qos, ready });
+            }
+            return Ok(());
+        }
+        self.check_window(link, version)?;
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        let ready = !self.manual_ack;
+        if qos == QoS::ExactlyOnce {
+            self.held.insert(packet_id, Held { serial, ready, link });
+        }
+        self.due.push_back(Due { serial, packet_id, qos, ready });
+        let token = self.manual_ack.then_some(AckToken { serial, packet_id, qos });
+        outputs.push_back(Output::Message(incoming(publish, token)));
+        Ok(())
+    }
+
+    /// Refuses a broker that exceeds our Receive Maximum [MQTT-3.3.4-9].
+    fn check_window(&self, link: u64, version: ProtocolVersion) -> Result<(), Violation> {
+        let at_least_once = self.due.iter().filter(|due| due.qos == QoS::AtLeastOnce).count();
+        // Those of an earlier connection count in the broker's window only once it sent them again.
+        let exactly_once = self.held.values().filter(|held| held.link == link).count();
+        let limit = match version {
+            ProtocolVersion::V5 => self.receive_maximum,
+            // 3.1.1 has no such limit; the number of packet identifiers is one all the same.
+            ProtocolVersion::V311 => usize::from(u16::MAX),
+        };
+        if at_least_once + exactly_once >= limit {
+            let why = format!("the broker sent more than {limit} publishes without acknowledgement");
+            return Err((ReasonCode::ReceiveMaximumExceeded, why));
+        }
+        Ok(())
+    }
+
+    pub(super) fn pubrel(&mut self, ack: &Ack, version: ProtocolVersion, outputs: &mut VecDeque<Output>) {
+        let known = self.held.remove(&ack.packet_id).is_some();
+        self.due.retain(|due| due.qos != QoS::ExactlyOnce || due.packet_id != ack.packet_id);
+        let reason = match version {
+            ProtocolVersion::V5 if !known => ReasonCode::PacketIdentifierNotFound,
+            _ => ReasonCode::Success,
+        };
+        // [MQTT-4.3.3-11] every PUBREL is answered.
+        outputs.push_back(Output::Send(Packet::PubComp(Ack::new(ack.packet_id, reason))));
+    }
+
+    /// The program has done with a message. A token of a lost session or an earlier hand-over does nothing.
+    pub(super) fn ack(&mut self, token: &AckToken) {
+        if token.qos == QoS::ExactlyOnce
+            && let Some(held) = self.held.get_mut(&token.packet_id)
+            && held.serial == token.serial
+        {
+            held.ready = true;
+        }
+        if let Some(due) = self.due.iter_mut().find(|due| due.serial == token.serial) {
+            due.ready = true;
+        }
+    }
+
+    /// Sends what is ready, in the order the messages came [MQTT-4.6.0-2] [MQTT-4.6.0-3]: one that is not ready
+    /// holds those behind it.
+    pub(super) fn send_acks(&mut self, outputs: &mut VecDeque<Output>) {
+        while self.due.front().is_some_and(|due| due.ready) {
+            let due = self.due.pop_front().expect("front() was Some");
+            let ack = Ack::new(due.packet_id, ReasonCode::Success);
+            outputs.push_back(Output::Send(match due.qos {
+                QoS::ExactlyOnce => Packet::PubRec(ack),
+                _ => Packet::PubAck(ack),
+            }));
+        }
+    }
+}
+
+fn incoming(publish: Publish, ack: Option<AckToken>) -> Incoming {
+    Incoming {
+        topic: publish.topic.to_string(),
+        payload: publish.payload,
+        qos: publish.qos,
+        retain: publish.retain,
+        dup: publish.dup,
+        properties: publish.properties,
+        ack,
+    }
+}

@@ -1,0 +1,426 @@
+//! The client side of MQTT as a pure state machine.
+//!
+//! A [`Core`] lives as long as the program's session and outlives connections. It is given inputs with the time, and
+//! its outputs are then drained; it knows no clock, socket, randomness or thread:
+//!
+//! ```text
+//!            Opened                ConnAck(success)
+//!   Down ─────────────▶ AwaitingConnAck ─────────────▶ Up
+//!    ▲                        │ refused, timeout        │ dead link, protocol error,
+//!    └────────────────────────┴── Close or Closed ◀─────┘ DISCONNECT
+//! ```
+//!
+//! Invariants: a packet identifier is in one use at a time; QoS 1/2 publishes go out, and out again, in the order they
+//! came; nothing is dropped because a connection ends, except a QoS 0 message that was already handed out.
+
+mod incoming;
+mod link;
+mod outgoing;
+mod requests;
+
+use std::collections::VecDeque;
+
+use bytestring::ByteString;
+use protocol::{
+    Connect, Disconnect, DisconnectProperties, Packet, ProtocolVersion, Publish, ReasonCode, SubscribeFilter,
+    UserProperties,
+};
+
+use crate::{AckToken, ClientError, Incoming, PublishError, Published};
+use incoming::Inbound;
+use link::{Limits, Link, Liveness};
+use outgoing::Outgoing;
+use requests::{Request, Requests};
+
+pub use outgoing::WAITING_MAX;
+pub use requests::{FILTERS_MAX, REQUESTS_MAX, SUBSCRIPTIONS_MAX};
+
+/// What a core is made with.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    /// The CONNECT to send. Its `clean_start` is for the first connection, see [`Core::new`].
+    pub connect: Connect,
+    /// Most unacknowledged QoS 1/2 publishes each way.
+    pub inflight_max: u16,
+    /// Whether incoming messages wait for [`Input::Ack`].
+    pub manual_ack: bool,
+    /// Longest wait for CONNACK, milliseconds.
+    pub connect_timeout_ms: u64,
+}
+
+/// What happens to a core.
+#[derive(Debug)]
+pub enum Input {
+    /// A transport connection is open.
+    Opened,
+    /// A packet came.
+    Received(Packet),
+    /// Bytes came that are no packet.
+    Undecodable(protocol::DecodeError),
+    /// The transport ended.
+    Closed {
+        /// Why, for people.
+        why: String,
+    },
+    /// The transport is not read, or read again, since the program does not take what came.
+    Paused(bool),
+    /// The program publishes; answered by [`Output::Published`] with the token.
+    Publish {
+        /// The caller's name for it.
+        token: u64,
+        /// Without packet identifier; the topic is valid.
+        publish: Publish,
+    },
+    /// The program subscribes; answered by [`Output::Answered`].
+    Subscribe {
+        /// The caller's name for it.
+        token: u64,
+        /// At least one, all valid.
+        filters: Vec<SubscribeFilter>,
+        /// For the SUBSCRIBE packet; sent again when the subscription is renewed.
+        user_properties: UserProperties,
+    },
+    /// The program unsubscribes; answered by [`Output::Answered`].
+    Unsubscribe {
+        /// The caller's name for it.
+        token: u64,
+        /// At least one, all valid.
+        filters: Vec<ByteString>,
+    },
+    /// The program has done with a message.
+    Ack(AckToken),
+    /// The program is leaving; a DISCONNECT goes out if there is a connection.
+    Disconnect,
+    /// A deadline of [`Core::next_deadline_ms`] may have passed.
+    Tick,
+}
+
+/// What a core wants done, in this order.
+#[derive(Debug)]
+pub enum Output {
+    /// Write a packet.
+    Send(Packet),
+    /// Close the transport once what was sent is written. The core has no connection any more;
+    /// [`Input::Closed`] for it is not needed.
+    Close {
+        /// Why, for people.
+        why: String,
+    },
+    /// The connection is up.
+    Connected {
+        /// Whether the broker resumed a session.
+        session_present: bool,
+    },
+    /// The broker refused the connection; a [`Output::Close`] follows.
+    Refused {
+        /// Its code.
+        reason: ReasonCode,
+        /// Its words or the code's name.
+        why: String,
+    },
+    /// A message for the program.
+    Message(Incoming),
+    /// A publish has ended; at QoS 0 as soon as it is sent.
+    Published {
+        /// As given.
+        token: u64,
+        /// How.
+        result: Result<Published, PublishError>,
+    },
+    /// A subscribe or unsubscribe has ended.
+    Answered {
+        /// As given.
+        token: u64,
+        /// One code a filter.
+        result: Result<Vec<ReasonCode>, ClientError>,
+    },
+    /// A renewed subscription was refused.
+    SubscriptionRefused {
+        /// The filter.
+        filter: ByteString,
+        /// The broker's code.
+        reason: ReasonCode,
+    },
+}
+
+/// The state machine, see the module.
+#[derive(Debug)]
+pub struct Core {
+    config: CoreConfig,
+    link: Link,
+    /// Counts connections, to tell this one's packets from the last one's.
+    link_number: u64,
+    /// Whether a CONNACK has ever accepted us: from then on the session is ours to resume.
+    had_session: bool,
+    outgoing: Outgoing,
+    inbound: Inbound,
+    requests: Requests,
+    outputs: VecDeque<Output>,
+}
+
+impl Core {
+    /// Makes a core without a connection.
+    ///
+    /// With `clean_start` the first connection begins a new session. A 5.0 session with an expiry interval is then
+    /// resumed by later connections of the same core; with 3.1.1 a clean session ends with each connection.
+    pub fn new(config: CoreConfig) -> Self {
+        Self {
+            link: Link::Down,
+            link_number: 0,
+            had_session: false,
+            outgoing: Outgoing::default(),
+            inbound: Inbound::new(config.manual_ack, config.connect.properties.receive_maximum),
+            requests: Requests::default(),
+            outputs: VecDeque::new(),
+            config,
+        }
+    }
+
+    /// Takes one input at a time that never decreases; drain [`Self::poll_output`] before the next.
+    pub fn handle_input(&mut self, now_ms: u64, input: Input) {
+        match input {
+            Input::Opened => self.opened(now_ms),
+            Input::Received(packet) => self.received(now_ms, packet),
+            Input::Undecodable(error) => self.fail(error.reason(), error.to_string()),
+            Input::Closed { why } => self.close(why),
+            Input::Paused(paused) => {
+                if let Link::Up(up) = &mut self.link {
+                    up.liveness.pause(now_ms, paused);
+                }
+            }
+            Input::Publish { token, publish } => {
+                if let Err(error) = self.outgoing.accept(token, publish) {
+                    self.outputs.push_back(Output::Published { token, result: Err(error) });
+                }
+            }
+            Input::Subscribe { token, filters, user_properties } => {
+                let request = Request::Subscribe { token: Some(token), filters, user_properties };
+                self.ask(token, request);
+            }
+            Input::Unsubscribe { token, filters } => self.ask(token, Request::Unsubscribe { token, filters }),
+            Input::Ack(token) => self.inbound.ack(&token),
+            Input::Disconnect => self.leave(),
+            Input::Tick => self.tick(now_ms),
+        }
+        self.send_what_is_due();
+        if let Link::Up(up) = &mut self.link
+            && self.outputs.iter().any(|output| matches!(output, Output::Send(_)))
+        {
+            up.liveness.sent(now_ms);
+        }
+    }
+
+    /// Returns the next thing to do, `None` when there is none until the next input.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Returns when [`Input::Tick`] is due, on the clock of `handle_input`.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        match &self.link {
+            Link::Down => None,
+            Link::AwaitingConnAck { deadline_ms } => Some(*deadline_ms),
+            Link::Up(up) => up.liveness.next_deadline_ms(),
+        }
+    }
+
+    /// Says whether another publish would go out at once: connected, and the broker's window is open.
+    pub fn can_send(&self) -> bool {
+        match &self.link {
+            Link::Up(up) => self.outgoing.has_room(&up.limits),
+            _ => false,
+        }
+    }
+
+    /// Says whether another publish may be given in, sent at once or not.
+    pub fn can_accept(&self) -> bool {
+        self.outgoing.can_accept()
+    }
+
+    /// Says whether another subscribe or unsubscribe may be given in.
+    pub fn can_ask(&self) -> bool {
+        self.requests.can_accept()
+    }
+
+    fn version(&self) -> ProtocolVersion {
+        self.config.connect.version
+    }
+
+    fn opened(&mut self, now_ms: u64) {
+        let mut connect = self.config.connect.clone();
+        let kept_by_broker = connect.version == ProtocolVersion::V5
+            && connect.properties.session_expiry_interval_s.unwrap_or(0) > 0;
+        if self.had_session && kept_by_broker {
+            connect.clean_start = false;
+        }
+        self.link_number += 1;
+        self.link =
+            Link::AwaitingConnAck { deadline_ms: now_ms.saturating_add(self.config.connect_timeout_ms) };
+        self.outputs.push_back(Output::Send(Packet::Connect(Box::new(connect))));
+    }
+
+    fn received(&mut self, now_ms: u64, packet: Packet) {
+        match (&mut self.link, packet) {
+            // Late packets of a connection that was given up.
+            (Link::Down, _) => {}
+            (Link::AwaitingConnAck { .. }, Packet::ConnAck(connack)) => self.connack(now_ms, *connack),
+            (Link::AwaitingConnAck { .. }, other) => {
+                // [MQTT-3.2.0-1] the broker's first packet is CONNACK.
+                self.close(format!("the broker's first packet was no CONNACK but {}", name(&other)));
+            }
+            (Link::Up(up), packet) => {
+                up.liveness.received(now_ms);
+                self.received_up(packet);
+            }
+        }
+    }
+
+    fn connack(&mut self, now_ms: u64, connack: protocol::ConnAck) {
+        if connack.reason.is_failure() {
+            let words = connack.properties.reason_string.as_deref().unwrap_or(connack.reason.text());
+            let why = format!("the broker refused the connection: {words} (0x{:02x})", connack.reason as u8);
+            self.outputs.push_back(Output::Refused { reason: connack.reason, why: why.clone() });
+            return self.close(why);
+        }
+        let limits = Limits::new(&connack.properties, self.config.inflight_max, self.version());
+        // [MQTT-3.2.2-21] the broker's Server Keep Alive replaces ours.
+        let keep_alive_s = connack.properties.server_keep_alive_s.unwrap_or(self.config.connect.keep_alive_s);
+        if let Some(id) = connack.properties.assigned_client_id {
+            // [MQTT-3.2.2-16] without it a reconnect would begin a third session.
+            self.config.connect.client_id = id;
+        }
+        let present = connack.session_present;
+        self.outputs.push_back(Output::Connected { session_present: present });
+        if present {
+            self.outgoing.resume(!self.had_session);
+            self.inbound.resume();
+        } else {
+            self.outgoing.start_over(&mut self.outputs);
+            self.inbound.start_over();
+            self.requests.renew_all();
+        }
+        self.had_session = true;
+        self.link = Link::up(limits, Liveness::new(now_ms, keep_alive_s));
+    }
+
+    fn received_up(&mut self, packet: Packet) {
+        let result = match packet {
+            Packet::Publish(publish) => {
+                self.inbound.publish(publish, self.link_number, self.version(), &mut self.outputs)
+            }
+            Packet::PubRel(ack) => {
+                self.inbound.pubrel(&ack, self.version(), &mut self.outputs);
+                Ok(())
+            }
+            Packet::PubAck(ack) => self.outgoing.puback(ack, &mut self.outputs),
+            Packet::PubRec(ack) => self.outgoing.pubrec(ack, &mut self.outputs),
+            Packet::PubComp(ack) => self.outgoing.pubcomp(ack, &mut self.outputs),
+            Packet::SubAck(suback) => self.requests.suback(suback, &mut self.outgoing.ids, &mut self.outputs),
+            Packet::UnsubAck(unsuback) => {
+                self.requests.unsuback(unsuback, &mut self.outgoing.ids, &mut self.outputs)
+            }
+            Packet::PingResp => Ok(()),
+            Packet::Disconnect(disconnect) => {
+                let words =
+                    disconnect.properties.reason_string.as_deref().unwrap_or(disconnect.reason.text());
+                let code = disconnect.reason as u8;
+                return self.close(format!("the broker disconnected: {words} (0x{code:02x})"));
+            }
+            other => Err((ReasonCode::ProtocolError, format!("the broker sent {}", name(&other)))),
+        };
+        if let Err((reason, why)) = result {
+            self.fail(reason, why);
+        }
+    }
+
+    fn ask(&mut self, token: u64, request: Request) {
+        if let Err(error) = self.requests.accept(request) {
+            self.outputs.push_back(Output::Answered { token, result: Err(error) });
+        }
+    }
+
+    /// Hands out what the connection allows: acknowledgements, then requests, then publishes. Subscriptions
+    /// go before publishes, so that an answer to a publish finds its subscription.
+    fn send_what_is_due(&mut self) {
+        let Link::Up(up) = &mut self.link else { return };
+        self.inbound.send_acks(&mut self.outputs);
+        self.requests.send(&up.limits, &mut self.outgoing.ids, &mut self.outputs);
+        self.outgoing.send(&up.limits, &mut self.outputs);
+    }
+
+    fn tick(&mut self, now_ms: u64) {
+        match &mut self.link {
+            Link::Down => {}
+            Link::AwaitingConnAck { deadline_ms } => {
+                if now_ms >= *deadline_ms {
+                    let waited_ms = self.config.connect_timeout_ms;
+                    self.close(format!("no CONNACK came within {waited_ms} ms"));
+                }
+            }
+            Link::Up(up) => {
+                if let Some(silent_ms) = up.liveness.dead_since_ms(now_ms) {
+                    self.close(format!("the broker has been silent for {silent_ms} ms"));
+                } else if up.liveness.ping_is_due(now_ms) {
+                    // [MQTT-3.1.2-20] something goes out within each Keep Alive.
+                    self.outputs.push_back(Output::Send(Packet::PingReq));
+                }
+            }
+        }
+    }
+
+    fn leave(&mut self) {
+        if matches!(self.link, Link::Up(_)) {
+            // What is due goes first.
+            self.send_what_is_due();
+            self.send_disconnect(ReasonCode::Success);
+        }
+        self.close("the client disconnected".to_owned());
+    }
+
+    /// Ends the connection over something the broker did.
+    fn fail(&mut self, reason: ReasonCode, why: String) {
+        if matches!(self.link, Link::Up(_)) && self.version() == ProtocolVersion::V5 {
+            self.send_disconnect(reason);
+        }
+        self.close(why);
+    }
+
+    fn send_disconnect(&mut self, reason: ReasonCode) {
+        let properties = DisconnectProperties::default();
+        self.outputs.push_back(Output::Send(Packet::Disconnect(Disconnect { reason, properties })));
+    }
+
+    fn close(&mut self, why: String) {
+        if matches!(self.link, Link::Down) {
+            return;
+        }
+        self.link = Link::Down;
+        self.outgoing.disconnected();
+        self.inbound.disconnected();
+        self.requests.disconnected(&mut self.outgoing.ids);
+        self.outputs.push_back(Output::Close { why });
+    }
+}
+
+/// What is wrong with a packet, and the code to say so with.
+type Violation = (ReasonCode, String);
+
+fn name(packet: &Packet) -> &'static str {
+    match packet {
+        Packet::Connect(_) => "CONNECT",
+        Packet::ConnAck(_) => "CONNACK",
+        Packet::Publish(_) => "PUBLISH",
+        Packet::PubAck(_) => "PUBACK",
+        Packet::PubRec(_) => "PUBREC",
+        Packet::PubRel(_) => "PUBREL",
+        Packet::PubComp(_) => "PUBCOMP",
+        Packet::Subscribe(_) => "SUBSCRIBE",
+        Packet::SubAck(_) => "SUBACK",
+        Packet::Unsubscribe(_) => "UNSUBSCRIBE",
+        Packet::UnsubAck(_) => "UNSUBACK",
+        Packet::PingReq => "PINGREQ",
+        Packet::PingResp => "PINGRESP",
+        Packet::Disconnect(_) => "DISCONNECT",
+        Packet::Auth(_) => "AUTH",
+    }
+}

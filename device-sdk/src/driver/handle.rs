@@ -1,0 +1,242 @@
+//! What the program holds: cheap handles to the driver's task.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytestring::ByteString;
+use protocol::{
+    QoS, ReasonCode, SubscribeFilter, SubscribeOptions, TopicFilter, UserProperties, validate_topic_name,
+};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::task;
+use crate::queue::Queue;
+use crate::{
+    AckToken, ClientError, Event, Message, Options, PublishError, Published, QueueError, QueueStatus,
+    StartError,
+};
+
+/// Requests that may wait for the driver.
+const REQUESTS_QUEUED_MAX: usize = 64;
+/// Events that may wait for the program; when they are full the socket is not read.
+const EVENTS_QUEUED_MAX: usize = 256;
+
+/// What handles ask of the driver.
+#[derive(Debug)]
+pub(super) enum Request {
+    Publish { message: Message, reply: oneshot::Sender<Result<Published, PublishError>> },
+    Subscribe { filters: Vec<SubscribeFilter>, user_properties: UserProperties, reply: Reply },
+    Unsubscribe { filters: Vec<ByteString>, reply: Reply },
+    Disconnect { reply: oneshot::Sender<()> },
+}
+
+pub(super) type Reply = oneshot::Sender<Result<Vec<ReasonCode>, ClientError>>;
+
+/// Acknowledgements on their way to the driver. As many as messages were handed over: the bound is the
+/// Receive Maximum, since a token can be given back only once.
+#[derive(Debug, Default)]
+pub(super) struct Acks {
+    tokens: Mutex<Vec<AckToken>>,
+    pub(super) arrived: Notify,
+}
+
+impl Acks {
+    pub(super) fn take(&self) -> Vec<AckToken> {
+        std::mem::take(&mut *self.tokens.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A cheap handle to a running client. The client ends with [`Client::disconnect`], or when all handles and the
+/// [`Events`] are dropped.
+#[derive(Clone, Debug)]
+pub struct Client {
+    requests: mpsc::Sender<Request>,
+    acks: Arc<Acks>,
+    queue: Option<Queue>,
+}
+
+/// What happens on the connection, in order.
+///
+/// A program that does not want events drops this. One that keeps it must take what comes: while 256 messages
+/// wait the socket is not read, which slows the broker down instead of filling the memory.
+#[derive(Debug)]
+pub struct Events {
+    receiver: mpsc::Receiver<Event>,
+}
+
+/// A publish that was handed to the client, see [`Client::submit`].
+#[derive(Debug)]
+pub struct Pending {
+    receiver: oneshot::Receiver<Result<Published, PublishError>>,
+}
+
+impl Client {
+    /// Starts a client on the current tokio runtime: it connects, and reconnects for ever with jittered pauses;
+    /// subscriptions are renewed when the broker lost the session. Opening a disk queue reads it once, on this thread.
+    ///
+    /// # Errors
+    /// An option is out of range, there is no runtime, or the queue's directory is locked, corrupt or not accessible.
+    pub fn spawn(options: Options) -> Result<(Self, Events), StartError> {
+        options.check()?;
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;
+        let queue = options.queue.as_ref().map(Queue::open).transpose()?;
+        let (requests, request_receiver) = mpsc::channel(REQUESTS_QUEUED_MAX);
+        let (event_sender, receiver) = mpsc::channel(EVENTS_QUEUED_MAX);
+        let acks = Arc::new(Acks::default());
+        let task = task::Task::new(options, request_receiver, event_sender, acks.clone(), queue.clone());
+        runtime.spawn(task.run());
+        Ok((Self { requests, acks, queue }, Events { receiver }))
+    }
+
+    /// Publishes a message and waits for the broker: PUBACK at QoS 1, PUBCOMP at QoS 2, written to the socket at
+    /// QoS 0. Waits through reconnects; the message is sent again as MQTT prescribes.
+    ///
+    /// # Errors
+    /// The message is not allowed, too large for the broker, or refused by it; the client has stopped.
+    pub async fn publish(&self, message: Message) -> Result<Published, PublishError> {
+        self.submit(message).await?.wait().await
+    }
+
+    /// Hands a message over without waiting for the broker: messages handed over one after another go out in
+    /// that order. Waits only while the client's buffer is full. What becomes of the message is in the [`Pending`],
+    /// which may be dropped.
+    ///
+    /// # Errors
+    /// The topic is not allowed, or the client has stopped.
+    pub async fn submit(&self, message: Message) -> Result<Pending, PublishError> {
+        if let Err(source) = validate_topic_name(&message.topic) {
+            return Err(PublishError::Topic { topic: cut(&message.topic), source });
+        }
+        let (reply, receiver) = oneshot::channel();
+        let request = Request::Publish { message, reply };
+        self.requests.send(request).await.map_err(|_| PublishError::Stopped)?;
+        Ok(Pending { receiver })
+    }
+
+    /// Puts a message into the disk queue and waits until it is on disk. From then on it survives crashes; it is sent in
+    /// the queue's order when there is a connection, and removed when the broker acknowledges it. A QoS 0 message is
+    /// sent at QoS 1, since only an acknowledgement can remove it. With 5.0 it carries an `im-id`, the caller's or a
+    /// made one, by which the broker recognises a message sent again after a crash.
+    ///
+    /// # Errors
+    /// There is no queue, it is full or its disk failed, the message is not allowed, or the client has stopped.
+    pub async fn enqueue(&self, message: Message) -> Result<(), QueueError> {
+        let queue = self.queue.as_ref().ok_or(QueueError::NoQueue)?;
+        if let Err(source) = validate_topic_name(&message.topic) {
+            return Err(QueueError::Topic { topic: cut(&message.topic), source });
+        }
+        queue.enqueue(message).await
+    }
+
+    /// Returns how full the disk queue is, `None` without one.
+    pub fn queue_status(&self) -> Option<QueueStatus> {
+        self.queue.as_ref().map(Queue::status)
+    }
+
+    /// Waits until the broker has acknowledged every entry of the disk queue; returns at once without a queue.
+    pub async fn queue_drained(&self) {
+        if let Some(queue) = &self.queue {
+            queue.drained().await;
+        }
+    }
+
+    /// Subscribes and waits for SUBACK: one code a filter, in order. The subscriptions granted are renewed when
+    /// the broker loses the session.
+    ///
+    /// # Errors
+    /// A filter is not allowed, there are too many, or the client has stopped. A refusal by the broker is a code, no error.
+    pub async fn subscribe(&self, filters: &[(&str, QoS)]) -> Result<Vec<ReasonCode>, ClientError> {
+        let filters = filters
+            .iter()
+            .map(|(filter, qos)| SubscribeFilter {
+                filter: ByteString::from(*filter),
+                options: SubscribeOptions { qos: *qos, ..SubscribeOptions::default() },
+            })
+            .collect();
+        self.subscribe_with(filters, &[]).await
+    }
+
+    /// Subscribes with all options of MQTT 5, and user properties on the SUBSCRIBE; see [`Self::subscribe`].
+    ///
+    /// # Errors
+    /// As [`Self::subscribe`].
+    pub async fn subscribe_with(
+        &self,
+        filters: Vec<SubscribeFilter>,
+        user_properties: &[(&str, &str)],
+    ) -> Result<Vec<ReasonCode>, ClientError> {
+        for entry in &filters {
+            check_filter(&entry.filter)?;
+        }
+        let user_properties = user_properties
+            .iter()
+            .map(|(name, value)| (ByteString::from(*name), ByteString::from(*value)))
+            .collect();
+        self.ask(|reply| Request::Subscribe { filters, user_properties, reply }).await
+    }
+
+    /// Unsubscribes and waits for UNSUBACK: one code a filter, in order.
+    ///
+    /// # Errors
+    /// As [`Self::subscribe`].
+    pub async fn unsubscribe(&self, filters: &[&str]) -> Result<Vec<ReasonCode>, ClientError> {
+        for filter in filters {
+            check_filter(&ByteString::from(*filter))?;
+        }
+        let filters = filters.iter().map(|filter| ByteString::from(*filter)).collect();
+        self.ask(|reply| Request::Unsubscribe { filters, reply }).await
+    }
+
+    /// Sends DISCONNECT and ends the client; what waits in memory gets [`PublishError::Stopped`], what is in the disk
+    /// queue stays there. Returns when the connection is closed and the queue's directory is free again.
+    ///
+    /// # Errors
+    /// The client had stopped before.
+    pub async fn disconnect(&self) -> Result<(), ClientError> {
+        let (reply, receiver) = oneshot::channel();
+        self.requests.send(Request::Disconnect { reply }).await.map_err(|_| ClientError::Stopped)?;
+        receiver.await.map_err(|_| ClientError::Stopped)
+    }
+
+    /// Acknowledges a message (manual acknowledgement only). Acknowledgements reach the broker in the order the messages
+    /// came, so one held back holds those behind it. The token of a message that the broker has sent again, or whose
+    /// session it lost, does nothing.
+    pub fn ack(&self, token: AckToken) {
+        self.acks.tokens.lock().unwrap_or_else(PoisonError::into_inner).push(token);
+        self.acks.arrived.notify_one();
+    }
+
+    async fn ask(&self, request: impl FnOnce(Reply) -> Request) -> Result<Vec<ReasonCode>, ClientError> {
+        let (reply, receiver) = oneshot::channel();
+        self.requests.send(request(reply)).await.map_err(|_| ClientError::Stopped)?;
+        receiver.await.unwrap_or(Err(ClientError::Stopped))
+    }
+}
+
+impl Events {
+    /// Returns the next event, `None` when the client has ended.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.receiver.recv().await
+    }
+}
+
+impl Pending {
+    /// Waits for the broker, as [`Client::publish`] does.
+    ///
+    /// # Errors
+    /// As [`Client::publish`].
+    pub async fn wait(self) -> Result<Published, PublishError> {
+        self.receiver.await.unwrap_or(Err(PublishError::Stopped))
+    }
+}
+
+fn check_filter(filter: &ByteString) -> Result<(), ClientError> {
+    match TopicFilter::parse(filter.clone()) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(ClientError::Filter { filter: cut(filter), source }),
+    }
+}
+
+/// Cuts a name that came from outside to what an error message can carry.
+fn cut(name: &str) -> String {
+    name.chars().take(128).collect()
+}

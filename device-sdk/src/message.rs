@@ -1,0 +1,85 @@
+//! A message on its way out: topic, payload and what goes with them.
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use protocol::{Publish, PublishProperties, QoS, UserProperties, Will};
+
+/// A message to publish, to enqueue, or to leave as a will.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Message {
+    /// Topic name, no wildcards.
+    pub topic: String,
+    /// The application payload.
+    pub payload: Bytes,
+    /// Delivery guarantee.
+    pub qos: QoS,
+    /// Whether the broker keeps it as the topic's retained message.
+    pub retain: bool,
+    /// 5.0 properties; not sent to a 3.1.1 broker. A topic alias set here is ignored.
+    pub properties: PublishProperties,
+}
+
+impl Message {
+    /// Makes a QoS 0 message without properties.
+    pub fn new(topic: impl Into<String>, payload: impl Into<Bytes>) -> Self {
+        Self { topic: topic.into(), payload: payload.into(), ..Self::default() }
+    }
+
+    /// Sets the delivery guarantee.
+    pub fn qos(mut self, qos: QoS) -> Self {
+        self.qos = qos;
+        self
+    }
+
+    /// Sets the retain flag.
+    pub fn retain(mut self, retain: bool) -> Self {
+        self.retain = retain;
+        self
+    }
+
+    /// Adds a user property; names may repeat, order is kept.
+    pub fn user_property(mut self, name: impl Into<ByteString>, value: impl Into<ByteString>) -> Self {
+        self.properties.user_properties.push((name.into(), value.into()));
+        self
+    }
+
+    /// Sets the Message Expiry Interval in seconds.
+    pub fn expiry_s(mut self, seconds: u32) -> Self {
+        self.properties.message_expiry_interval_s = Some(seconds);
+        self
+    }
+
+    /// Turns the message into a PUBLISH without packet identifier.
+    pub(crate) fn into_publish(self) -> Publish {
+        let mut properties = self.properties;
+        properties.topic_alias = None;
+        properties.subscription_identifiers.clear();
+        Publish {
+            dup: false,
+            qos: self.qos,
+            retain: self.retain,
+            topic: self.topic.into(),
+            packet_id: None,
+            properties,
+            payload: self.payload,
+        }
+    }
+
+    /// Turns the message into the will of a CONNECT.
+    pub(crate) fn into_will(self) -> Will {
+        let publish = self.into_publish();
+        Will {
+            topic: publish.topic,
+            payload: publish.payload,
+            qos: publish.qos,
+            retain: publish.retain,
+            delay_interval_s: None,
+            properties: publish.properties,
+        }
+    }
+}
+
+/// Returns the first user property with this name.
+pub fn user_property<'a>(properties: &'a UserProperties, name: &str) -> Option<&'a str> {
+    properties.iter().find(|(key, _)| &**key == name).map(|(_, value)| &**value)
+}

@@ -1,0 +1,183 @@
+//! What a client is made with.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use protocol::ProtocolVersion;
+
+use crate::{Backoff, Message, StartError};
+
+/// How to reach a broker and what session to keep there.
+#[derive(Clone)]
+pub struct Options {
+    /// Broker as `host:port`.
+    pub address: String,
+    /// Client identifier; may be empty only with `clean_start`, the broker then chooses one.
+    pub client_id: String,
+    /// Protocol level.
+    pub version: ProtocolVersion,
+    /// Whether the first connection begins a new session. Reconnects of this client resume its own
+    /// session (5.0 with a session expiry above 0); with 3.1.1 every connection begins a new one.
+    pub clean_start: bool,
+    /// How long the broker keeps the session after the connection ended, seconds; `u32::MAX` = for
+    /// ever. 5.0 only: a 3.1.1 session lasts for ever unless `clean_start`.
+    pub session_expiry_s: u32,
+    /// Keep Alive, seconds; 0 = off, a dead link is then noticed only by writing.
+    pub keep_alive_s: u16,
+    /// User name.
+    pub username: Option<String>,
+    /// Password.
+    pub password: Option<Vec<u8>>,
+    /// What the broker publishes when the connection breaks.
+    pub will: Option<Message>,
+    /// User properties of CONNECT (5.0).
+    pub user_properties: Vec<(String, String)>,
+    /// Pauses between connection attempts.
+    pub backoff: Backoff,
+    /// Longest wait for the TCP connection and for CONNACK, each, milliseconds.
+    pub connect_timeout_ms: u64,
+    /// Whether incoming QoS 1/2 messages are acknowledged by [`crate::Client::ack`] instead of when they
+    /// enter the event channel. An acknowledged message that the program did not finish is gone after
+    /// a crash; with manual acknowledgement the broker sends it again.
+    pub manual_ack: bool,
+    /// The disk queue behind [`crate::Client::enqueue`].
+    pub queue: Option<QueueOptions>,
+    /// Most unacknowledged QoS 1/2 messages each way, 1 to 65,000; the broker's own limit counts too.
+    pub inflight_max: u16,
+    /// Largest packet to accept, bytes.
+    pub packet_bytes_max: u32,
+}
+
+/// Where the disk queue lives and how large it may grow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueOptions {
+    /// Its directory, made if absent; one process at a time.
+    pub dir: PathBuf,
+    /// Most bytes on disk; beyond it [`crate::QueueError::Full`].
+    pub bytes_max: u64,
+}
+
+/// Most messages in flight that can be asked for: some of the 65,535 packet identifiers stay free for
+/// SUBSCRIBE and UNSUBSCRIBE.
+pub(crate) const INFLIGHT_LIMIT: u16 = 65_000;
+
+impl Options {
+    /// Makes options for an MQTT 5 session that the broker keeps for an hour.
+    pub fn new(address: impl Into<String>, client_id: impl Into<String>) -> Self {
+        Self {
+            address: address.into(),
+            client_id: client_id.into(),
+            version: ProtocolVersion::V5,
+            clean_start: false,
+            session_expiry_s: 3600,
+            keep_alive_s: 30,
+            username: None,
+            password: None,
+            will: None,
+            user_properties: Vec::new(),
+            backoff: Backoff::default(),
+            connect_timeout_ms: 10_000,
+            manual_ack: false,
+            queue: None,
+            inflight_max: 64,
+            packet_bytes_max: 1024 * 1024,
+        }
+    }
+
+    /// Checks what can be checked without a broker.
+    pub(crate) fn check(&self) -> Result<(), StartError> {
+        let bad = |what: String| Err(StartError::Options { what });
+        if !self
+            .address
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        {
+            return bad(format!("address {:?} is not host:port", self.address));
+        }
+        if self.client_id.is_empty() && !self.clean_start {
+            return bad(
+                "an empty client id needs clean_start: the broker chooses an id for one session".to_owned()
+            );
+        }
+        if self.client_id.len() > usize::from(u16::MAX) {
+            return bad(format!("client id has {} bytes, the limit is 65535", self.client_id.len()));
+        }
+        if self.inflight_max == 0 || self.inflight_max > INFLIGHT_LIMIT {
+            return bad(format!("inflight_max is {}, it must be 1 to {INFLIGHT_LIMIT}", self.inflight_max));
+        }
+        if self.packet_bytes_max < 64 {
+            return bad(format!("packet_bytes_max is {}, it must be at least 64", self.packet_bytes_max));
+        }
+        if self.backoff.min_ms == 0 || self.backoff.min_ms > self.backoff.max_ms {
+            let Backoff { min_ms, max_ms } = self.backoff;
+            return bad(format!(
+                "backoff of {min_ms} to {max_ms} ms: the minimum must be 1 or more and not above the maximum"
+            ));
+        }
+        if self.version == ProtocolVersion::V311 && self.password.is_some() && self.username.is_none() {
+            return bad("MQTT 3.1.1 allows no password without a user name [MQTT-3.1.2-22]".to_owned());
+        }
+        if let Some(will) = &self.will {
+            if let Err(error) = protocol::validate_topic_name(&will.topic) {
+                return bad(format!("will topic {:?}: {error}", will.topic));
+            }
+            // The will's payload is a string of at most 65,535 bytes in CONNECT.
+            if will.payload.len() > usize::from(u16::MAX) {
+                return bad(format!("will payload has {} bytes, the limit is 65535", will.payload.len()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Options {
+    /// Shows everything but the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("address", &self.address)
+            .field("client_id", &self.client_id)
+            .field("version", &self.version)
+            .field("clean_start", &self.clean_start)
+            .field("session_expiry_s", &self.session_expiry_s)
+            .field("keep_alive_s", &self.keep_alive_s)
+            .field("username", &self.username)
+            .field("password", &self.password.as_ref().map(|_| "***"))
+            .field("manual_ack", &self.manual_ack)
+            .field("queue", &self.queue)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_cannot_work_are_refused_with_their_values() {
+        let good = || Options::new("localhost:1883", "a");
+        assert!(good().check().is_ok());
+        let cases: [(Options, &str); 7] = [
+            (Options { address: "localhost".into(), ..good() }, "\"localhost\" is not host:port"),
+            (Options { client_id: String::new(), ..good() }, "empty client id"),
+            (Options { inflight_max: 65_001, ..good() }, "65001"),
+            (Options { packet_bytes_max: 3, ..good() }, "packet_bytes_max is 3"),
+            (Options { backoff: Backoff { min_ms: 9, max_ms: 8 }, ..good() }, "9 to 8 ms"),
+            (Options { will: Some(Message::new("a/#", "")), ..good() }, "\"a/#\""),
+            (
+                Options { version: ProtocolVersion::V311, password: Some(b"p".to_vec()), ..good() },
+                "user name",
+            ),
+        ];
+        for (options, expected) in cases {
+            let message = options.check().expect_err("refused").to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let options = Options { password: Some(b"hunter2".to_vec()), ..Options::new("a:1", "b") };
+        let shown = format!("{options:?}");
+        assert!(shown.contains("***") && !shown.contains("hunter2") && !shown.contains("104"), "{shown}");
+    }
+}
