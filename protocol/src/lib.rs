@@ -5,6 +5,8 @@
 //! brokers send. This crate knows no socket, no clock and no session; it never allocates by a length
 //! that has not been received.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod codec;
 mod error;
 pub mod im;

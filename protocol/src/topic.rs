@@ -1,6 +1,13 @@
-//! Topic names and filters (MQTT 5.0 section 4.7) (to be completed).
+//! Topic names and filters (MQTT 5.0 section 4.7) and shared subscriptions (section 4.8.2).
+//!
+//! Matching and checking are on a message's way: they go over the bytes once and allocate nothing.
 
 use bytestring::ByteString;
+
+/// What the filter of a shared subscription starts with.
+pub(crate) const SHARE_PREFIX: &str = "$share/";
+/// Longest topic name or filter ([MQTT-4.7.3-3]).
+const TOPIC_BYTES_MAX: usize = u16::MAX as usize;
 
 /// Why a topic name is not allowed in a PUBLISH or will.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,19 +65,96 @@ impl TopicFilter {
     /// # Errors
     /// It breaks section 4.7.1 or 4.8.2.
     pub fn parse(full: ByteString) -> Result<Self, FilterError> {
-        Ok(Self { filter: full.clone(), full, share: None })
+        // [MQTT-4.7.3-1], [MQTT-4.7.3-2], [MQTT-4.7.3-3]
+        if full.is_empty() {
+            return Err(FilterError::Empty);
+        }
+        if full.len() > TOPIC_BYTES_MAX {
+            return Err(FilterError::TooLong);
+        }
+        if full.as_bytes().contains(&0) {
+            return Err(FilterError::Null);
+        }
+        let (share, filter) = match full.strip_prefix(SHARE_PREFIX) {
+            Some(rest) => {
+                let (group, filter) = split_share(rest)?;
+                (Some(full.slice_ref(group)), full.slice_ref(filter))
+            }
+            None if &*full == "$share" => return Err(FilterError::Share),
+            None => (None, full.clone()),
+        };
+        check_wildcards(&filter)?;
+        Ok(Self { full, share, filter })
     }
+}
+
+/// Takes `{group}/{filter}` apart: [MQTT-4.8.2-1], [MQTT-4.8.2-2].
+fn split_share(rest: &str) -> Result<(&str, &str), FilterError> {
+    let (group, filter) = rest.split_once('/').ok_or(FilterError::Share)?;
+    let nested = filter.starts_with(SHARE_PREFIX);
+    if group.is_empty() || group.contains(['+', '#']) || filter.is_empty() || nested {
+        return Err(FilterError::Share);
+    }
+    Ok((group, filter))
+}
+
+/// [MQTT-4.7.1-1] (3.1.1: -2) `#` last and alone, [MQTT-4.7.1-2] (3.1.1: -3) `+` alone in its level.
+fn check_wildcards(filter: &str) -> Result<(), FilterError> {
+    let bytes = filter.as_bytes();
+    for (at, &byte) in bytes.iter().enumerate() {
+        let ends = match byte {
+            b'#' => at + 1 == bytes.len(),
+            b'+' => at + 1 == bytes.len() || bytes[at + 1] == b'/',
+            _ => continue,
+        };
+        let starts = at == 0 || bytes[at - 1] == b'/';
+        if !(starts && ends) {
+            return Err(FilterError::Wildcard);
+        }
+    }
+    Ok(())
 }
 
 /// Checks a topic name.
 ///
 /// # Errors
 /// It breaks section 4.7.3 or has a wildcard.
+#[inline]
 pub fn validate_topic_name(name: &str) -> Result<(), TopicError> {
-    if name.is_empty() { Err(TopicError::Empty) } else { Ok(()) }
+    if name.is_empty() {
+        return Err(TopicError::Empty);
+    }
+    if name.len() > TOPIC_BYTES_MAX {
+        return Err(TopicError::TooLong);
+    }
+    // Without an early exit the loop runs on whole vectors of bytes.
+    let suspect = name.bytes().fold(false, |found, byte| found | matches!(byte, 0 | b'+' | b'#'));
+    if suspect { Err(name_error(name)) } else { Ok(()) }
+}
+
+#[cold]
+fn name_error(name: &str) -> TopicError {
+    if name.as_bytes().contains(&0) { TopicError::Null } else { TopicError::Wildcard }
 }
 
 /// Says whether `topic` matches `filter` (both valid), `$` rule included (section 4.7.2).
+#[inline]
 pub fn filter_matches(filter: &str, topic: &str) -> bool {
-    filter == topic
+    let (filter, topic) = (filter.as_bytes(), topic.as_bytes());
+    // [MQTT-4.7.2-1]
+    if topic.first() == Some(&b'$') && matches!(filter.first(), Some(b'+' | b'#')) {
+        return false;
+    }
+    let mut at = 0;
+    for (index, &byte) in filter.iter().enumerate() {
+        match byte {
+            b'#' => return true,
+            // One level, which may be empty.
+            b'+' => at += topic[at..].iter().take_while(|&&byte| byte != b'/').count(),
+            _ if topic.get(at) == Some(&byte) => at += 1,
+            // Section 4.7.1.2: `a/#` includes its parent `a`.
+            _ => return at == topic.len() && &filter[index..] == b"/#",
+        }
+    }
+    at == topic.len()
 }

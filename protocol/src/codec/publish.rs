@@ -1,0 +1,197 @@
+//! PUBLISH (MQTT 3.1.1 and 5.0 section 3.3), and the message properties it shares with the will.
+
+use super::property::{Properties, Property, PutProperty, Section};
+use super::wire::{Reader, Sink};
+use super::{EncodeError, Role, packet_id};
+use crate::topic::validate_topic_name;
+use crate::{DecodeError, ProtocolVersion, Publish, PublishProperties, QoS, TopicError};
+
+/// How much of a wrong topic name an error repeats.
+const TOPIC_SHOWN_CHARS_MAX: usize = 128;
+
+/// The low four bits of the fixed header.
+#[derive(Clone, Copy)]
+pub(super) struct Flags {
+    dup: bool,
+    qos: QoS,
+    retain: bool,
+}
+
+impl Flags {
+    #[inline]
+    pub(super) fn read(first: u8) -> Result<Self, DecodeError> {
+        let malformed = |what: &str| DecodeError::Malformed { packet: "PUBLISH", what: what.to_owned() };
+        // [MQTT-3.3.1-4]
+        let qos = QoS::from_u8(first >> 1 & 0x03).ok_or_else(|| malformed("qos is 3"))?;
+        let dup = first & 0x08 != 0;
+        // [MQTT-3.3.1-2]
+        if dup && qos == QoS::AtMostOnce {
+            return Err(malformed("dup is set at qos 0"));
+        }
+        Ok(Self { dup, qos, retain: first & 0x01 != 0 })
+    }
+}
+
+#[inline]
+pub(super) fn decode(
+    reader: &mut Reader<'_>,
+    flags: Flags,
+    version: ProtocolVersion,
+    role: Role,
+) -> Result<Publish, DecodeError> {
+    let topic = reader.string("topic name")?;
+    let packet_id = if flags.qos == QoS::AtMostOnce { None } else { Some(packet_id(reader)?) };
+    let mut properties = PublishProperties::default();
+    if version == ProtocolVersion::V5 {
+        read_properties(reader, role, &mut properties)?;
+    }
+    if topic.is_empty() && version == ProtocolVersion::V5 {
+        // Section 3.3.2.1: an empty name stands for the alias.
+        if properties.topic_alias.is_none() {
+            return Err(reader.protocol("topic name is empty and there is no topic alias"));
+        }
+    } else {
+        check_topic_name(reader, &topic)?;
+    }
+    let payload = reader.rest();
+    Ok(Publish {
+        dup: flags.dup,
+        qos: flags.qos,
+        retain: flags.retain,
+        topic,
+        packet_id,
+        properties,
+        payload,
+    })
+}
+
+#[inline]
+fn read_properties(
+    reader: &mut Reader<'_>,
+    role: Role,
+    into: &mut PublishProperties,
+) -> Result<(), DecodeError> {
+    let mut section = Section::read(reader)?;
+    while let Some(property) = section.next()? {
+        match property {
+            // [MQTT-3.3.2-8]
+            Property::TopicAlias => into.topic_alias = section.nonzero_u16()?,
+            Property::SubscriptionIdentifier => {
+                // [MQTT-3.3.4-6]
+                if role == Role::Broker {
+                    return Err(section.protocol("is sent by a client"));
+                }
+                into.subscription_identifiers.push(section.subscription_identifier()?);
+            }
+            property => read_message_property(&mut section, property, into)?,
+        }
+    }
+    Ok(())
+}
+
+/// Reads a property that PUBLISH and will share.
+pub(super) fn read_message_property(
+    section: &mut Section<'_>,
+    property: Property,
+    into: &mut PublishProperties,
+) -> Result<(), DecodeError> {
+    match property {
+        Property::PayloadFormatIndicator => into.payload_format_utf8 = section.flag()?,
+        Property::MessageExpiryInterval => into.message_expiry_interval_s = section.u32()?,
+        Property::ContentType => into.content_type = section.string()?,
+        Property::ResponseTopic => {
+            into.response_topic = section.string()?;
+            // [MQTT-3.3.2-14]
+            if let Some(Err(error)) = into.response_topic.as_deref().map(validate_topic_name) {
+                return Err(section.protocol(format_args!("is no topic name: {error}")));
+            }
+        }
+        Property::CorrelationData => into.correlation_data = section.binary()?,
+        Property::User => section.user_property(&mut into.user_properties)?,
+        _ => return Err(section.not_allowed()),
+    }
+    Ok(())
+}
+
+/// Checks a topic name: [MQTT-3.3.2-2], [MQTT-4.7.1-1] no wildcard, [MQTT-4.7.3-1] not empty.
+#[inline]
+pub(super) fn check_topic_name(reader: &Reader<'_>, topic: &str) -> Result<(), DecodeError> {
+    validate_topic_name(topic).map_err(|error| topic_error(reader, topic, error))
+}
+
+#[cold]
+fn topic_error(reader: &Reader<'_>, topic: &str, error: TopicError) -> DecodeError {
+    let what = match error {
+        TopicError::Empty => "it is empty",
+        TopicError::Wildcard => "it contains a wildcard",
+        TopicError::Null => "it contains the null character",
+        TopicError::TooLong => "it is over 65,535 bytes",
+    };
+    let topic = topic.chars().take(TOPIC_SHOWN_CHARS_MAX).collect();
+    DecodeError::TopicName { packet: reader.packet(), topic, what }
+}
+
+/// Returns the first byte of the fixed header.
+#[inline]
+pub(super) fn first_byte(packet: &Publish) -> u8 {
+    0x30 | u8::from(packet.dup) << 3 | (packet.qos as u8) << 1 | u8::from(packet.retain)
+}
+
+#[inline]
+pub(super) fn write<S: Sink>(packet: &Publish, version: ProtocolVersion, sink: &mut S) {
+    if S::CHECKS {
+        check(packet, version, sink);
+    }
+    sink.string("topic name", &packet.topic);
+    if let Some(id) = packet.packet_id {
+        sink.u16(id.get());
+    }
+    if version == ProtocolVersion::V5 {
+        sink.section(&packet.properties);
+    }
+    sink.raw(&packet.payload);
+}
+
+#[inline]
+fn check<S: Sink>(packet: &Publish, version: ProtocolVersion, sink: &mut S) {
+    // [MQTT-2.2.1-2], [MQTT-2.2.1-4]
+    if (packet.qos == QoS::AtMostOnce) != packet.packet_id.is_none() {
+        sink.refuse(|| EncodeError::Invalid {
+            field: "packet identifier",
+            what: "it is needed at qos 1 and 2 and not allowed at qos 0",
+        });
+    }
+    // [MQTT-3.3.1-2]
+    if packet.dup && packet.qos == QoS::AtMostOnce {
+        sink.refuse(|| EncodeError::Invalid { field: "dup", what: "it is not allowed at qos 0" });
+    }
+    let has_alias = version == ProtocolVersion::V5 && packet.properties.topic_alias.is_some();
+    if packet.topic.is_empty() && !has_alias {
+        sink.refuse(|| EncodeError::Invalid {
+            field: "topic name",
+            what: "it is empty and there is no topic alias",
+        });
+    }
+}
+
+impl Properties for PublishProperties {
+    #[inline]
+    fn write<S: Sink>(&self, sink: &mut S) {
+        sink.put_u16(Property::TopicAlias, self.topic_alias.map(u16::from));
+        for &identifier in &self.subscription_identifiers {
+            sink.put_subscription_identifier(identifier);
+        }
+        put_message_properties(sink, self);
+    }
+}
+
+/// Writes the properties that PUBLISH and will share.
+#[inline]
+pub(super) fn put_message_properties<S: Sink>(sink: &mut S, properties: &PublishProperties) {
+    sink.put_flag(Property::PayloadFormatIndicator, properties.payload_format_utf8);
+    sink.put_u32(Property::MessageExpiryInterval, properties.message_expiry_interval_s);
+    sink.put_string(Property::ResponseTopic, &properties.response_topic);
+    sink.put_binary(Property::CorrelationData, &properties.correlation_data);
+    sink.put_user_properties(&properties.user_properties);
+    sink.put_string(Property::ContentType, &properties.content_type);
+}
