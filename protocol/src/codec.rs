@@ -149,7 +149,8 @@ impl Decoder {
         Self { role, version, packet_bytes_max, failed: None }
     }
 
-    /// Returns the version in force: given, or learnt from CONNECT.
+    /// Returns the version in force: given, or learnt from CONNECT, even from one that is wrong behind its
+    /// protocol level.
     pub fn version(&self) -> Option<ProtocolVersion> {
         self.version
     }
@@ -273,14 +274,16 @@ impl Decoder {
         })
     }
 
+    /// Reads a CONNECT. The version is kept even if what follows it is wrong, so that the refusal can be
+    /// told in it.
     fn read_connect(&mut self, header: &Header, reader: &mut Reader<'_>) -> Result<Packet, DecodeError> {
-        let connect = connect::decode(reader)?;
-        if header.overlong && connect.version == ProtocolVersion::V5 {
+        let version = connect::read_version(reader)?;
+        self.version = Some(version);
+        if header.overlong && version == ProtocolVersion::V5 {
             let remaining = (header.total_bytes - header.header_bytes) as u32;
             return Err(reader.malformed(overlong_message(remaining, header.header_bytes - 1)));
         }
-        self.version = Some(connect.version);
-        Ok(Packet::Connect(Box::new(connect)))
+        Ok(Packet::Connect(Box::new(connect::decode(reader, version)?)))
     }
 }
 
@@ -338,13 +341,21 @@ pub enum EncodeError {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// The reason code is not one of this packet's.
+    #[error("{packet} may not carry reason code {:#04x} ({})", *.reason as u8, .reason.text())]
+    Reason {
+        /// The packet type's name.
+        packet: &'static str,
+        /// The code.
+        reason: ReasonCode,
+    },
 }
 
 /// Appends the encoded packet to `out`; on an error `out` is as before.
 ///
 /// Properties are left out for 3.1.1. A CONNECT is encoded in its own version, whatever `version` says.
-/// The syntax of topic names and filters is not checked: see [`crate::validate_topic_name`] and
-/// [`crate::TopicFilter::parse`].
+/// What it encodes, a [`Decoder`] of the other side takes; only the syntax of filters is not looked at
+/// (see [`crate::TopicFilter::parse`]).
 ///
 /// # Errors
 /// A string is over 65,535 bytes or the packet over 268,435,455, or a field has a value that the receiver
@@ -381,11 +392,11 @@ pub fn encoded_len(packet: &Packet, version: ProtocolVersion) -> usize {
 }
 
 #[inline]
-fn first_byte(packet: &Packet) -> u8 {
-    let packet = match packet {
-        Packet::Publish(publish) => return publish::first_byte(publish),
+fn packet_type(packet: &Packet) -> PacketType {
+    match packet {
         Packet::Connect(_) => PacketType::Connect,
         Packet::ConnAck(_) => PacketType::ConnAck,
+        Packet::Publish(_) => PacketType::Publish,
         Packet::PubAck(_) => PacketType::PubAck,
         Packet::PubRec(_) => PacketType::PubRec,
         Packet::PubRel(_) => PacketType::PubRel,
@@ -398,7 +409,15 @@ fn first_byte(packet: &Packet) -> u8 {
         Packet::PingResp => PacketType::PingResp,
         Packet::Disconnect(_) => PacketType::Disconnect,
         Packet::Auth(_) => PacketType::Auth,
-    };
+    }
+}
+
+#[inline]
+fn first_byte(packet: &Packet) -> u8 {
+    if let Packet::Publish(publish) = packet {
+        return publish::first_byte(publish);
+    }
+    let packet = packet_type(packet);
     (packet as u8) << 4 | packet.flags()
 }
 
@@ -407,7 +426,7 @@ fn write_body<S: Sink>(packet: &Packet, version: ProtocolVersion, sink: &mut S) 
     match packet {
         Packet::Publish(packet) => publish::write(packet, version, sink),
         Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => {
-            ack::write(ack, version, sink);
+            ack::write(ack, packet_type(packet), version, sink);
         }
         Packet::Connect(packet) => connect::write(packet, sink),
         Packet::ConnAck(packet) => connack::write(packet, version, sink),

@@ -11,19 +11,27 @@ const TOPIC_BYTES_MAX: usize = u16::MAX as usize;
 
 /// Why a topic name is not allowed in a PUBLISH or will.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.what())]
 pub enum TopicError {
     /// Zero length.
-    #[error("it is empty")]
     Empty,
     /// Contains `+` or `#`.
-    #[error("it contains a wildcard")]
     Wildcard,
     /// Contains U+0000.
-    #[error("it contains the null character")]
     Null,
     /// Over 65,535 bytes.
-    #[error("it is over 65,535 bytes")]
     TooLong,
+}
+
+impl TopicError {
+    pub(crate) fn what(self) -> &'static str {
+        match self {
+            Self::Empty => "it is empty",
+            Self::Wildcard => "it contains a wildcard",
+            Self::Null => "it contains the null character",
+            Self::TooLong => "it is over 65,535 bytes",
+        }
+    }
 }
 
 /// Why a topic filter is not allowed.

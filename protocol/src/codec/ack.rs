@@ -17,10 +17,7 @@ pub(super) fn decode(
     }
     // Sections 3.4.2.1 and 3.4.2.2.1: success may be left out, and an empty property section with it.
     if !reader.is_empty() {
-        let code = reader.u8("reason code")?;
-        ack.reason = ReasonCode::from_u8(code)
-            .filter(|&reason| is_allowed(packet, reason))
-            .ok_or_else(|| reader.malformed(format!("reason code {code:#04x} is not one of this packet")))?;
+        ack.reason = reader.reason(|reason| is_allowed(packet, reason))?;
     }
     if !reader.is_empty() {
         ack.properties = read_properties(reader)?;
@@ -54,18 +51,17 @@ pub(super) fn read_properties(reader: &mut Reader<'_>) -> Result<AckProperties, 
 }
 
 #[inline]
-pub(super) fn write<S: Sink>(packet: &Ack, version: ProtocolVersion, sink: &mut S) {
-    sink.u16(packet.packet_id.get());
+pub(super) fn write<S: Sink>(ack: &Ack, packet: PacketType, version: ProtocolVersion, sink: &mut S) {
+    sink.u16(ack.packet_id.get());
     if version == ProtocolVersion::V311 {
         return;
     }
-    let has_properties =
-        packet.properties.reason_string.is_some() || !packet.properties.user_properties.is_empty();
-    if has_properties || packet.reason != ReasonCode::Success {
-        sink.u8(packet.reason as u8);
+    let has_properties = ack.properties.reason_string.is_some() || !ack.properties.user_properties.is_empty();
+    if has_properties || ack.reason != ReasonCode::Success {
+        sink.reason(packet.name(), ack.reason, |reason| is_allowed(packet, reason));
     }
     if has_properties {
-        sink.section(&packet.properties);
+        sink.section(&ack.properties);
     }
 }
 

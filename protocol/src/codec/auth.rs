@@ -16,10 +16,7 @@ pub(super) fn decode(reader: &mut Reader<'_>, role: Role) -> Result<Auth, Decode
     // Section 3.15.2.1: success without properties may be left out as a whole.
     let short = reader.is_empty();
     if !short {
-        let code = reader.u8("reason code")?;
-        packet.reason = ReasonCode::from_u8(code)
-            .filter(|reason| matches!(*reason as u8, 0x00 | 0x18 | 0x19))
-            .ok_or_else(|| reader.malformed(format!("reason code {code:#04x} is not one of this packet")))?;
+        packet.reason = reader.reason(is_allowed)?;
     }
     // [MQTT-3.15.2-1], table 3-11: who may send which.
     let other_side = match role {
@@ -40,6 +37,11 @@ pub(super) fn decode(reader: &mut Reader<'_>, role: Role) -> Result<Auth, Decode
         }
     }
     Ok(packet)
+}
+
+/// Table 3-11.
+fn is_allowed(reason: ReasonCode) -> bool {
+    matches!(reason as u8, 0x00 | 0x18 | 0x19)
 }
 
 /// Says whether the packet may be sent in the short form, without reason code and properties.
@@ -75,7 +77,7 @@ pub(super) fn write<S: Sink>(packet: &Auth, version: ProtocolVersion, sink: &mut
     if S::CHECKS && packet.authentication_method.is_none() {
         sink.refuse(|| EncodeError::Invalid { field: "authentication method", what: "it is missing" });
     }
-    sink.u8(packet.reason as u8);
+    sink.reason("AUTH", packet.reason, is_allowed);
     sink.section(packet);
 }
 

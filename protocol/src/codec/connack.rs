@@ -12,14 +12,13 @@ pub(super) fn decode(reader: &mut Reader<'_>, version: ProtocolVersion) -> Resul
         return Err(reader.malformed(format!("reserved acknowledge flags are set in {flags:#04x}")));
     }
     let session_present = flags == 1;
-    let code = reader.u8("reason code")?;
     let mut properties = ConnAckProperties::default();
     let reason = match version {
-        ProtocolVersion::V311 => from_return_code(reader, code)?,
+        ProtocolVersion::V311 => read_return_code(reader)?,
         // A broker that knows only 3.1.1 answers a 5.0 CONNECT in its own format, with its code 1.
-        ProtocolVersion::V5 if code == 1 && reader.is_empty() => ReasonCode::UnsupportedProtocolVersion,
+        ProtocolVersion::V5 if reader.left() == [1] => read_return_code(reader)?,
         ProtocolVersion::V5 => {
-            let reason = from_reason_code(reader, code)?;
+            let reason = reader.reason(is_allowed)?;
             properties = read_properties(reader)?;
             reason
         }
@@ -27,21 +26,21 @@ pub(super) fn decode(reader: &mut Reader<'_>, version: ProtocolVersion) -> Resul
     reader.finish()?;
     // [MQTT-3.2.2-6] (3.1.1: [MQTT-3.2.2-4])
     if session_present && reason != ReasonCode::Success {
-        return Err(reader.protocol(format!("session present with code {code:#04x}")));
+        return Err(reader.protocol(format!("session present with reason code {:#04x}", reason as u8)));
     }
     Ok(ConnAck { session_present, reason, properties })
 }
 
 /// Reads a 3.1.1 return code (3.1.1 table 3.1).
-fn from_return_code(reader: &Reader<'_>, code: u8) -> Result<ReasonCode, DecodeError> {
-    match code {
+fn read_return_code(reader: &mut Reader<'_>) -> Result<ReasonCode, DecodeError> {
+    match reader.u8("return code")? {
         0 => Ok(ReasonCode::Success),
         1 => Ok(ReasonCode::UnsupportedProtocolVersion),
         2 => Ok(ReasonCode::ClientIdentifierNotValid),
         3 => Ok(ReasonCode::ServerUnavailable),
         4 => Ok(ReasonCode::BadUserNameOrPassword),
         5 => Ok(ReasonCode::NotAuthorized),
-        _ => Err(reader.malformed(format!("return code {code} is reserved"))),
+        code => Err(reader.malformed(format!("return code {code} is reserved"))),
     }
 }
 
@@ -58,15 +57,12 @@ fn to_return_code(reason: ReasonCode) -> u8 {
     }
 }
 
-/// Reads a 5.0 reason code (table 3-1).
-fn from_reason_code(reader: &Reader<'_>, code: u8) -> Result<ReasonCode, DecodeError> {
-    match (ReasonCode::from_u8(code), code) {
-        (
-            Some(reason),
-            0x00 | 0x80..=0x8a | 0x8c | 0x90 | 0x95 | 0x97 | 0x99 | 0x9a | 0x9b | 0x9c | 0x9d | 0x9f,
-        ) => Ok(reason),
-        _ => Err(reader.malformed(format!("reason code {code:#04x} is not one of this packet"))),
-    }
+/// Table 3-1.
+fn is_allowed(reason: ReasonCode) -> bool {
+    matches!(
+        reason as u8,
+        0x00 | 0x80..=0x8a | 0x8c | 0x90 | 0x95 | 0x97 | 0x99 | 0x9a | 0x9b | 0x9c | 0x9d | 0x9f
+    )
 }
 
 fn read_properties(reader: &mut Reader<'_>) -> Result<ConnAckProperties, DecodeError> {
@@ -115,7 +111,7 @@ pub(super) fn write<S: Sink>(packet: &ConnAck, version: ProtocolVersion, sink: &
     match version {
         ProtocolVersion::V311 => sink.u8(to_return_code(packet.reason)),
         ProtocolVersion::V5 => {
-            sink.u8(packet.reason as u8);
+            sink.reason("CONNACK", packet.reason, is_allowed);
             sink.section(&packet.properties);
         }
     }

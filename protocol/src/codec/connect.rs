@@ -2,7 +2,7 @@
 
 use super::EncodeError;
 use super::property::{Properties, Property, PutProperty, Section};
-use super::publish::{check_topic_name, put_message_properties, read_message_property};
+use super::publish::{check_topic_name, check_written_name, put_message_properties, read_message_property};
 use super::wire::{Reader, Sink};
 use crate::{Connect, ConnectProperties, DecodeError, ProtocolVersion, PublishProperties, QoS, Will};
 
@@ -15,8 +15,8 @@ const WILL_RETAIN: u8 = 0x20;
 const PASSWORD: u8 = 0x40;
 const USER_NAME: u8 = 0x80;
 
-pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Connect, DecodeError> {
-    let version = read_version(reader)?;
+/// Reads the body behind the protocol level, which [`read_version`] has read.
+pub(super) fn decode(reader: &mut Reader<'_>, version: ProtocolVersion) -> Result<Connect, DecodeError> {
     let flags = reader.u8("connect flags")?;
     check_flags(reader, version, flags)?;
     let keep_alive_s = reader.u16("keep alive")?;
@@ -42,7 +42,7 @@ pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Connect, DecodeError> {
 }
 
 /// [MQTT-3.1.2-1] and [MQTT-3.1.2-2]: the name is `MQTT` and the level one that is served.
-fn read_version(reader: &mut Reader<'_>) -> Result<ProtocolVersion, DecodeError> {
+pub(super) fn read_version(reader: &mut Reader<'_>) -> Result<ProtocolVersion, DecodeError> {
     let name = reader.binary_ref("protocol name")?;
     let level = reader.u8("protocol level")?;
     match (name, level) {
@@ -139,8 +139,8 @@ pub(super) fn write<S: Sink>(packet: &Connect, sink: &mut S) {
         if v5 {
             sink.section(will.as_ref());
         }
-        if S::CHECKS && will.topic.is_empty() {
-            sink.refuse(|| EncodeError::Invalid { field: "will topic", what: "it is empty" });
+        if S::CHECKS {
+            check_written_name(sink, "will topic", &will.topic);
         }
         sink.string("will topic", &will.topic);
         sink.binary("will payload", &will.payload);

@@ -13,7 +13,7 @@ pub(super) fn decode(
     let mut packet = Disconnect { reason: ReasonCode::Success, properties: DisconnectProperties::default() };
     // Sections 3.14.2.1 and 3.14.2.2.1: success may be left out, and an empty property section with it.
     if version == ProtocolVersion::V5 && !reader.is_empty() {
-        packet.reason = read_reason(reader, role)?;
+        packet.reason = reader.reason(|reason| may_receive(role, reason))?;
         if !reader.is_empty() {
             packet.properties = read_properties(reader, role)?;
         }
@@ -23,19 +23,11 @@ pub(super) fn decode(
 }
 
 /// [MQTT-3.14.2-1], table 3-10; 0x8c is listed for DISCONNECT by table 2-6 only.
-fn read_reason(reader: &mut Reader<'_>, role: Role) -> Result<ReasonCode, DecodeError> {
-    let code = reader.u8("reason code")?;
-    let reason = ReasonCode::from_u8(code)
-        .ok_or_else(|| reader.malformed(format!("reason code {code:#04x} is not known")))?;
-    let both = matches!(code, 0x00 | 0x80..=0x83 | 0x90 | 0x93..=0x99);
-    let one = match role {
-        Role::Broker => code == 0x04,
-        Role::Client => matches!(code, 0x87 | 0x89 | 0x8b..=0x8f | 0x9a..=0xa2),
-    };
-    if both || one {
-        Ok(reason)
-    } else {
-        Err(reader.malformed(format!("reason code {code:#04x} may not be sent by this side")))
+fn may_receive(role: Role, reason: ReasonCode) -> bool {
+    let both = matches!(reason as u8, 0x00 | 0x80..=0x83 | 0x90 | 0x93..=0x99);
+    both || match role {
+        Role::Broker => reason == ReasonCode::DisconnectWithWill,
+        Role::Client => matches!(reason as u8, 0x87 | 0x89 | 0x8b..=0x8f | 0x9a..=0xa2),
     }
 }
 
@@ -71,7 +63,10 @@ pub(super) fn write<S: Sink>(packet: &Disconnect, version: ProtocolVersion, sink
     }
     let has_properties = packet.properties != DisconnectProperties::default();
     if has_properties || packet.reason != ReasonCode::Success {
-        sink.u8(packet.reason as u8);
+        // Which side sends is not known here.
+        sink.reason("DISCONNECT", packet.reason, |reason| {
+            may_receive(Role::Broker, reason) || may_receive(Role::Client, reason)
+        });
     }
     if has_properties {
         sink.section(&packet.properties);

@@ -121,14 +121,8 @@ pub(super) fn check_topic_name(reader: &Reader<'_>, topic: &str) -> Result<(), D
 
 #[cold]
 fn topic_error(reader: &Reader<'_>, topic: &str, error: TopicError) -> DecodeError {
-    let what = match error {
-        TopicError::Empty => "it is empty",
-        TopicError::Wildcard => "it contains a wildcard",
-        TopicError::Null => "it contains the null character",
-        TopicError::TooLong => "it is over 65,535 bytes",
-    };
     let topic = topic.chars().take(TOPIC_SHOWN_CHARS_MAX).collect();
-    DecodeError::TopicName { packet: reader.packet(), topic, what }
+    DecodeError::TopicName { packet: reader.packet(), topic, what: error.what() }
 }
 
 /// Returns the first byte of the fixed header.
@@ -142,7 +136,7 @@ pub(super) fn write<S: Sink>(packet: &Publish, version: ProtocolVersion, sink: &
     if S::CHECKS {
         check(packet, version, sink);
     }
-    sink.string("topic name", &packet.topic);
+    sink.binary("topic name", packet.topic.as_bytes());
     if let Some(id) = packet.packet_id {
         sink.u16(id.get());
     }
@@ -166,11 +160,17 @@ fn check<S: Sink>(packet: &Publish, version: ProtocolVersion, sink: &mut S) {
         sink.refuse(|| EncodeError::Invalid { field: "dup", what: "it is not allowed at qos 0" });
     }
     let has_alias = version == ProtocolVersion::V5 && packet.properties.topic_alias.is_some();
-    if packet.topic.is_empty() && !has_alias {
-        sink.refuse(|| EncodeError::Invalid {
-            field: "topic name",
-            what: "it is empty and there is no topic alias",
-        });
+    if !(packet.topic.is_empty() && has_alias) {
+        check_written_name(sink, "topic name", &packet.topic);
+    }
+}
+
+/// Checks a topic name that is to be written; its length is looked at by the sink.
+#[inline]
+pub(super) fn check_written_name<S: Sink>(sink: &mut S, field: &'static str, topic: &str) {
+    match validate_topic_name(topic) {
+        Ok(()) | Err(TopicError::TooLong) => {}
+        Err(error) => sink.refuse(|| EncodeError::Invalid { field, what: error.what() }),
     }
 }
 
@@ -190,7 +190,12 @@ impl Properties for PublishProperties {
 pub(super) fn put_message_properties<S: Sink>(sink: &mut S, properties: &PublishProperties) {
     sink.put_flag(Property::PayloadFormatIndicator, properties.payload_format_utf8);
     sink.put_u32(Property::MessageExpiryInterval, properties.message_expiry_interval_s);
-    sink.put_string(Property::ResponseTopic, &properties.response_topic);
+    if let Some(topic) = &properties.response_topic {
+        if S::CHECKS {
+            check_written_name(sink, Property::ResponseTopic.name(), topic);
+        }
+        sink.put_string(Property::ResponseTopic, &properties.response_topic);
+    }
     sink.put_binary(Property::CorrelationData, &properties.correlation_data);
     sink.put_user_properties(&properties.user_properties);
     sink.put_string(Property::ContentType, &properties.content_type);

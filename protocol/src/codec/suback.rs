@@ -11,34 +11,31 @@ pub(super) fn decode(reader: &mut Reader<'_>, version: ProtocolVersion) -> Resul
         ProtocolVersion::V311 => AckProperties::default(),
         ProtocolVersion::V5 => ack::read_properties(reader)?,
     };
-    let reasons = read_reasons(reader, |code| match version {
-        // [MQTT-3.9.3-2] of 3.1.1
-        ProtocolVersion::V311 => matches!(code, 0x00..=0x02 | 0x80),
-        // [MQTT-3.9.3-2]
-        ProtocolVersion::V5 => {
-            matches!(code, 0x00..=0x02 | 0x80 | 0x83 | 0x87 | 0x8f | 0x91 | 0x97 | 0x9e | 0xa1 | 0xa2)
-        }
-    })?;
+    let reasons = read_reasons(reader, |reason| is_allowed(reason, version))?;
     Ok(SubAck { packet_id, properties, reasons })
+}
+
+/// [MQTT-3.9.3-2] of both, table 3-8.
+fn is_allowed(reason: ReasonCode, version: ProtocolVersion) -> bool {
+    match version {
+        ProtocolVersion::V311 => matches!(reason as u8, 0x00..=0x02 | 0x80),
+        ProtocolVersion::V5 => {
+            matches!(reason as u8, 0x00..=0x02 | 0x80 | 0x83 | 0x87 | 0x8f | 0x91 | 0x97 | 0x9e | 0xa1 | 0xa2)
+        }
+    }
 }
 
 /// Reads the list of codes that ends SUBACK and UNSUBACK: one for each filter, so at least one.
 pub(super) fn read_reasons(
     reader: &mut Reader<'_>,
-    is_allowed: impl Fn(u8) -> bool,
+    is_allowed: impl Fn(ReasonCode) -> bool,
 ) -> Result<Vec<ReasonCode>, DecodeError> {
     if reader.is_empty() {
         return Err(reader.protocol("there is no reason code"));
     }
     let mut reasons = Vec::with_capacity(reader.remaining());
     while !reader.is_empty() {
-        let code = reader.u8("reason code")?;
-        match ReasonCode::from_u8(code) {
-            Some(reason) if is_allowed(code) => reasons.push(reason),
-            _ => {
-                return Err(reader.malformed(format!("reason code {code:#04x} is not one of this packet")));
-            }
-        }
+        reasons.push(reader.reason(&is_allowed)?);
     }
     Ok(reasons)
 }
@@ -48,20 +45,19 @@ pub(super) fn write<S: Sink>(packet: &SubAck, version: ProtocolVersion, sink: &m
     if version == ProtocolVersion::V5 {
         sink.section(&packet.properties);
     }
-    write_reasons(
-        sink,
-        packet.reasons.iter().map(|&reason| match version {
+    check_count(sink, packet.reasons.len());
+    for &reason in &packet.reasons {
+        let reason = match version {
             ProtocolVersion::V311 if reason.is_failure() => ReasonCode::UnspecifiedError,
             _ => reason,
-        }),
-    );
+        };
+        sink.reason("SUBACK", reason, |reason| is_allowed(reason, version));
+    }
 }
 
-pub(super) fn write_reasons<S: Sink>(sink: &mut S, reasons: impl ExactSizeIterator<Item = ReasonCode>) {
-    if S::CHECKS && reasons.len() == 0 {
+/// One code a filter, so at least one.
+pub(super) fn check_count<S: Sink>(sink: &mut S, reasons: usize) {
+    if S::CHECKS && reasons == 0 {
         sink.refuse(|| EncodeError::Invalid { field: "reason codes", what: "there is none" });
-    }
-    for reason in reasons {
-        sink.u8(reason as u8);
     }
 }

@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
 
 use super::EncodeError;
-use crate::DecodeError;
+use crate::{DecodeError, ReasonCode};
 
 /// Largest value of a variable byte integer (MQTT 5.0 section 1.5.5).
 pub(super) const VARINT_MAX: u32 = 268_435_455;
@@ -94,7 +94,7 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    fn left(&self) -> &'a [u8] {
+    pub(super) fn left(&self) -> &'a [u8] {
         &self.frame[self.at..self.end]
     }
 
@@ -176,6 +176,18 @@ impl<'a> Reader<'a> {
         Ok(&self.frame[range])
     }
 
+    /// Reads a reason code that `is_allowed` in this packet.
+    #[inline]
+    pub(super) fn reason(
+        &mut self,
+        is_allowed: impl Fn(ReasonCode) -> bool,
+    ) -> Result<ReasonCode, DecodeError> {
+        let code = self.u8("reason code")?;
+        ReasonCode::from_u8(code)
+            .filter(|&reason| is_allowed(reason))
+            .ok_or_else(|| self.malformed(format!("reason code {code:#04x} is not one of this packet")))
+    }
+
     /// Takes what is left.
     #[inline]
     pub(super) fn rest(&mut self) -> Bytes {
@@ -240,6 +252,15 @@ pub(super) trait Sink {
         }
         let (bytes, len) = varint_bytes(value);
         self.raw(&bytes[..len]);
+    }
+
+    /// Writes a reason code, which `is_allowed` in `packet`.
+    #[inline]
+    fn reason(&mut self, packet: &'static str, reason: ReasonCode, is_allowed: impl Fn(ReasonCode) -> bool) {
+        if Self::CHECKS && !is_allowed(reason) {
+            self.refuse(|| EncodeError::Reason { packet, reason });
+        }
+        self.u8(reason as u8);
     }
 
     #[inline]
