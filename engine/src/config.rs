@@ -31,12 +31,47 @@ pub struct Config {
     pub topic_levels_max: usize,
     /// Conversations of the node.
     pub conversations_max: usize,
-    /// Filters whose topics are conversations.
-    pub conversations: Vec<TopicFilter>,
+    /// Which topics are conversations; the first rule that matches decides.
+    pub conversations: Vec<ConversationRule>,
+    /// Recipients of one message above which its receipts are counted, not listed.
+    pub receipts_listed_max: usize,
     /// Test only: report acknowledgements before their record is durable. Exists so that the simulation
     /// can show that it finds this bug.
     #[doc(hidden)]
     pub planted_ack_before_commit: bool,
+}
+
+/// One `[[conversation]]` rule (docs/protocol.md section 2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConversationRule {
+    /// Topics that match are conversations; never a shared filter.
+    pub filter: TopicFilter,
+    /// Receipts for messages whose sender did not say which it wants.
+    pub receipts: Option<ReceiptsWanted>,
+}
+
+/// Which receipts the sender of a message gets (docs/protocol.md section 2, `im-receipt`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ReceiptsWanted {
+    /// The final state, whatever it is.
+    Delivered = 1,
+    /// `read`, and every final state except delivered.
+    Read = 2,
+    /// All states.
+    All = 3,
+}
+
+impl ReceiptsWanted {
+    /// Parses the value of `im-receipt`.
+    pub fn parse(value: &str) -> Option<Self> {
+        match value {
+            "delivered" => Some(Self::Delivered),
+            "read" => Some(Self::Read),
+            "all" => Some(Self::All),
+            _ => None,
+        }
+    }
 }
 
 impl Default for Config {
@@ -56,7 +91,11 @@ impl Default for Config {
             retained_messages_max: 1_000_000,
             topic_levels_max: 200,
             conversations_max: 1_000_000,
-            conversations: vec![filter("im/#"), filter("dev/+/cmd")],
+            conversations: vec![
+                ConversationRule { filter: filter("im/#"), receipts: None },
+                ConversationRule { filter: filter("dev/+/cmd"), receipts: Some(ReceiptsWanted::All) },
+            ],
+            receipts_listed_max: 50,
             planted_ack_before_commit: false,
         }
     }

@@ -1,0 +1,132 @@
+//! One accepted message, stored once however many queues it is in.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use protocol::{Publish, PublishProperties, QoS, UserProperties, im};
+
+use crate::Now;
+
+/// Number of a message in this shard, over restarts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct MsgNo(pub(crate) u64);
+
+/// When a message stops being worth delivering, on both clocks: the monotonic one decides while the
+/// process lives, the Unix one survives a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Expiry {
+    pub(crate) monotonic_ms: u64,
+    pub(crate) unix_ms: u64,
+}
+
+impl Expiry {
+    /// Takes an expiry back from its Unix time.
+    pub(crate) fn from_unix(unix_ms: u64, now: Now) -> Self {
+        Self { unix_ms, monotonic_ms: now.monotonic_ms + unix_ms.saturating_sub(now.unix_ms) }
+    }
+
+    pub(crate) fn after(interval_s: u32, now: Now) -> Self {
+        let ms = u64::from(interval_s) * 1000;
+        Self { monotonic_ms: now.monotonic_ms + ms, unix_ms: now.unix_ms + ms }
+    }
+
+    pub(crate) fn is_past(self, now: Now) -> bool {
+        self.monotonic_ms <= now.monotonic_ms
+    }
+}
+
+/// An accepted message. Never changes; queues, retained and in-flight entries share it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Message {
+    pub(crate) no: MsgNo,
+    /// The record that makes it durable, 0 when none does: deliveries wait for it.
+    pub(crate) ticket: u64,
+    pub(crate) topic: ByteString,
+    pub(crate) payload: Bytes,
+    /// QoS it was published at.
+    pub(crate) qos: QoS,
+    /// Retain flag it was published with.
+    pub(crate) retain: bool,
+    pub(crate) expiry: Option<Expiry>,
+    /// Number in its conversation.
+    pub(crate) seq: Option<u64>,
+    /// `im-id`, the sender's or ours.
+    pub(crate) id: ByteString,
+    /// `im-from`, empty for messages of the broker.
+    pub(crate) from: ByteString,
+    /// `im-ts`.
+    pub(crate) ts_unix_ms: u64,
+    /// What the sender set, broker's names removed; expiry, alias and subscription ids are unset.
+    pub(crate) properties: PublishProperties,
+}
+
+/// Names that only the broker sets: removed from every incoming PUBLISH and will
+/// (docs/protocol.md section 2).
+const BROKER_PROPERTIES: [&str; 6] =
+    [im::IM_SEQ, im::IM_DUP, im::IM_FROM, im::IM_TS, im::IM_GAP, im::IM_KEEPALIVE];
+
+/// Removes what only the broker may set.
+pub(crate) fn strip_broker_properties(properties: &mut UserProperties) {
+    if properties.iter().any(|(name, _)| name.starts_with("im-")) {
+        properties.retain(|(name, _)| !BROKER_PROPERTIES.contains(&&**name));
+    }
+}
+
+/// Returns the first value of a user property.
+pub(crate) fn user_property<'a>(properties: &'a UserProperties, name: &str) -> Option<&'a ByteString> {
+    properties.iter().find(|(n, _)| n == name).map(|(_, value)| value)
+}
+
+impl Message {
+    /// Bytes it occupies in a queue's account: what the sender made us keep.
+    pub(crate) fn bytes(&self) -> usize {
+        let properties: usize = self.properties.user_properties.iter().map(|(n, v)| n.len() + v.len()).sum();
+        self.topic.len() + self.payload.len() + properties + 64
+    }
+
+    /// Makes the PUBLISH for one recipient; packet id, DUP and retain are the caller's.
+    pub(crate) fn to_publish(&self, qos: QoS, subscription_identifiers: &[u32], now: Now) -> Publish {
+        let mut properties = self.properties.clone();
+        // [MQTT-3.3.2-6] the interval sent is the received one less the time it waited here.
+        properties.message_expiry_interval_s = self.expiry.map(|e| {
+            e.monotonic_ms.saturating_sub(now.monotonic_ms).div_ceil(1000).min(u64::from(u32::MAX)) as u32
+        });
+        properties.subscription_identifiers = subscription_identifiers.to_vec();
+        self.push_broker_properties(&mut properties.user_properties);
+        Publish {
+            dup: false,
+            qos,
+            retain: false,
+            topic: self.topic.clone(),
+            packet_id: None,
+            properties,
+            payload: self.payload.clone(),
+        }
+    }
+
+    /// [MQTT-3.3.2-17] keeps the sender's user properties in order; the broker's come after them.
+    fn push_broker_properties(&self, properties: &mut UserProperties) {
+        let mut push =
+            |name: &'static str, value: ByteString| properties.push((ByteString::from_static(name), value));
+        if user_property(&self.properties.user_properties, im::IM_ID).is_none() {
+            push(im::IM_ID, self.id.clone());
+        }
+        if let Some(seq) = self.seq {
+            push(im::IM_SEQ, seq.to_string().into());
+        }
+        if !self.from.is_empty() {
+            push(im::IM_FROM, self.from.clone());
+        }
+        push(im::IM_TS, self.ts_unix_ms.to_string().into());
+    }
+}
+
+/// A message in a session's queue or in flight to it: a reference and what is particular to the recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Delivery {
+    pub(crate) message: Arc<Message>,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    pub(crate) subscription_identifiers: Vec<u32>,
+}

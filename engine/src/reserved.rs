@@ -1,0 +1,50 @@
+//! Topics and filters that start with `$`: what clients may do with them (docs/protocol.md section 11).
+
+use protocol::ReasonCode;
+use protocol::im::{ERRORS_TOPIC, RECEIPTS_TOPIC};
+
+/// What a SUBSCRIBE filter asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FilterClass {
+    /// A filter over topics.
+    Ordinary,
+    /// The user's own receipts.
+    Receipts,
+    /// The client's own failed requests.
+    Errors,
+    /// Not to be had, with the reason.
+    Refused(ReasonCode, &'static str),
+}
+
+pub(crate) fn classify_filter(filter: &str) -> FilterClass {
+    let Some(rest) = filter.strip_prefix("$im/") else {
+        return if filter == "$im" {
+            FilterClass::Refused(ReasonCode::TopicFilterInvalid, UNKNOWN)
+        } else {
+            FilterClass::Ordinary
+        };
+    };
+    if filter == RECEIPTS_TOPIC {
+        return FilterClass::Receipts;
+    }
+    if filter == ERRORS_TOPIC {
+        return FilterClass::Errors;
+    }
+    if rest.starts_with(['#', '+']) {
+        return FilterClass::Refused(ReasonCode::TopicFilterInvalid, "no wildcard may follow $im/");
+    }
+    FilterClass::Refused(ReasonCode::TopicFilterInvalid, UNKNOWN)
+}
+
+const UNKNOWN: &str = "this $im topic is not served; served are $im/receipts and $im/errors";
+
+/// Checks a topic that a client publishes to, or its will.
+pub(crate) fn check_publish_topic(topic: &str) -> Result<(), (ReasonCode, &'static str)> {
+    if !topic.starts_with('$') {
+        return Ok(());
+    }
+    if topic == "$im" || topic.starts_with("$im/") {
+        return Err((ReasonCode::NotAuthorized, "clients may not publish to this $im topic"));
+    }
+    Err((ReasonCode::TopicNameInvalid, "topics that start with $ belong to the broker"))
+}

@@ -1,0 +1,256 @@
+//! CONNECT: who comes, which session is theirs, and what they missed.
+
+use std::num::{NonZeroU16, NonZeroU32};
+
+use bytestring::ByteString;
+use protocol::{ConnAck, ConnAckProperties, Connect, Packet, ProtocolVersion, ReasonCode, Will};
+use rustc_hash::FxHashMap;
+
+use super::{Conn, Shard, Wait};
+use crate::message::strip_broker_properties;
+use crate::record::{Entry, SessionNo};
+use crate::reserved::check_publish_topic;
+use crate::route::SessionKey;
+use crate::session::Session;
+use crate::timers::Deadline;
+use crate::{CloseReason, ConnId, Now};
+
+/// Why a CONNECT is refused.
+struct Refusal {
+    reason: ReasonCode,
+    what: String,
+}
+
+impl Refusal {
+    fn new(reason: ReasonCode, what: impl Into<String>) -> Self {
+        Self { reason, what: what.into() }
+    }
+}
+
+impl Shard {
+    pub(super) fn connect(&mut self, now: Now, conn: ConnId, connect: Connect, user: Option<ByteString>) {
+        let version = connect.version;
+        if let Err(refusal) = self.try_connect(now, conn, connect, user) {
+            let mut properties = ConnAckProperties::default();
+            if version == ProtocolVersion::V5 {
+                properties.reason_string = Some(refusal.what.as_str().into());
+            }
+            // [MQTT-3.2.2-6] a refusal never says that a session is present.
+            let connack = ConnAck { session_present: false, reason: refusal.reason, properties };
+            self.send(conn, Wait::Record, Packet::ConnAck(Box::new(connack)));
+            // [MQTT-3.2.2-7] the connection ends after a refusal.
+            self.close(conn, CloseReason::Refused(refusal.what));
+        }
+    }
+
+    fn try_connect(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        mut connect: Connect,
+        user: Option<ByteString>,
+    ) -> Result<(), Refusal> {
+        let assigned = self.check_connect(&mut connect)?;
+        let user = user.unwrap_or_else(|| format!("anon:{}", connect.client_id).into());
+        let wanted_s = wanted_expiry_s(&connect, self.config.session_expiry_max_s);
+        let expiry_s = wanted_s.min(self.config.session_expiry_max_s);
+        let known = self.by_client.get(&connect.client_id).copied();
+        if let Some(key) = known {
+            let owner = &self.sessions[key].user;
+            if *owner != user {
+                // A session belongs to the user who created it (docs/protocol.md section 1).
+                let what = format!("client id {:?} belongs to another user", connect.client_id);
+                return Err(Refusal::new(ReasonCode::ClientIdentifierNotValid, what));
+            }
+        } else if self.sessions.len() >= self.config.sessions_max {
+            let what = format!("the broker has {} sessions, its limit", self.config.sessions_max);
+            return Err(Refusal::new(ReasonCode::QuotaExceeded, what));
+        }
+        if self.store_full && expiry_s > 0 && (known.is_none() || connect.clean_start) {
+            return Err(Refusal::new(
+                ReasonCode::QuotaExceeded,
+                "the broker's store is full: no new durable session",
+            ));
+        }
+
+        let (key, session_present) = self.session_for(now, &connect, user, expiry_s, known);
+        self.start(now, conn, key, &connect, expiry_s);
+        let connack = self.connack(&connect, session_present, expiry_s, assigned);
+        // A resumed session may hold what is not durable yet, from the connection before.
+        let wait = if session_present { Wait::Ticket(self.last_or_this_ticket()) } else { Wait::Record };
+        self.send(conn, wait, Packet::ConnAck(Box::new(connack)));
+        // [MQTT-4.4.0-1] what was not acknowledged goes out again, then what waits.
+        self.drain(now, key);
+        Ok(())
+    }
+
+    /// Checks what needs no session; returns the client id if it was given here.
+    fn check_connect(&mut self, connect: &mut Connect) -> Result<Option<ByteString>, Refusal> {
+        if let Some(method) = &connect.properties.authentication_method {
+            let what = format!("authentication method {method:?} is not served");
+            return Err(Refusal::new(ReasonCode::BadAuthenticationMethod, what));
+        }
+        if let Some(will) = &connect.will {
+            check_publish_topic(&will.topic).map_err(|(reason, what)| {
+                Refusal::new(reason, format!("will topic {:?}: {what}", will.topic))
+            })?;
+        }
+        if !connect.client_id.is_empty() {
+            return Ok(None);
+        }
+        // [MQTT-3.1.3-8] (3.1.1) without a client id there is no session to keep.
+        if connect.version == ProtocolVersion::V311 && !connect.clean_start {
+            let what = "an empty client id needs Clean Session";
+            return Err(Refusal::new(ReasonCode::ClientIdentifierNotValid, what));
+        }
+        // [MQTT-3.1.3-6] the broker gives one, [MQTT-3.1.3-7] and tells it.
+        let id = loop {
+            let id = ByteString::from(format!("auto-{:016x}", self.rng.u64(..)));
+            if !self.by_client.contains_key(&id) {
+                break id;
+            }
+        };
+        connect.client_id = id.clone();
+        Ok(Some(id))
+    }
+
+    /// Ends, resumes or makes the session; says whether one was resumed.
+    fn session_for(
+        &mut self,
+        now: Now,
+        connect: &Connect,
+        user: ByteString,
+        expiry_s: u32,
+        known: Option<SessionKey>,
+    ) -> (SessionKey, bool) {
+        if let Some(key) = known {
+            self.take_over(now, key);
+        }
+        // The old connection's end may have ended the session too.
+        let known = self.by_client.get(&connect.client_id).copied();
+        match known {
+            // [MQTT-3.1.2-4] Clean Start discards the session.
+            Some(key) if connect.clean_start => self.end_session(now, key),
+            // [MQTT-3.1.2-5] otherwise it is resumed.
+            Some(key) => return (key, true),
+            None => {}
+        }
+        let no = SessionNo(self.next_session);
+        self.next_session += 1;
+        let mut session = Session::new(no, connect.client_id.clone(), user.clone());
+        session.durable = expiry_s > 0;
+        if session.durable {
+            self.write(&Entry::SessionOpened { session: no, client_id: connect.client_id.clone(), user });
+        }
+        let key = self.sessions.insert(session);
+        self.by_client.insert(connect.client_id.clone(), key);
+        self.by_no.insert(no, key);
+        (key, false)
+    }
+
+    /// [MQTT-3.1.4-3] an older connection of the client id is told and closed.
+    fn take_over(&mut self, now: Now, key: SessionKey) {
+        if let Some(old) = self.sessions[key].conn {
+            self.send_disconnect(old, ReasonCode::SessionTakenOver, "another connection uses this client id");
+            self.connection_ended(now, old, CloseReason::TakenOver);
+        }
+    }
+
+    fn start(&mut self, now: Now, conn: ConnId, key: SessionKey, connect: &Connect, expiry_s: u32) {
+        let properties = &connect.properties;
+        let keep_alive_s = self.keep_alive_s(connect);
+        let window =
+            properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get).min(self.config.inflight_max);
+        self.conns.insert(
+            conn,
+            Conn {
+                session: key,
+                version: connect.version,
+                keep_alive_s,
+                last_packet_ms: now.monotonic_ms,
+                may_change_expiry: properties.session_expiry_interval_s.unwrap_or(0) > 0,
+                problem_information: connect.version == ProtocolVersion::V5
+                    && properties.request_problem_information.unwrap_or(true),
+                window: usize::from(window.max(1)),
+                packet_bytes_max: properties.packet_bytes_max,
+                aliases: FxHashMap::default(),
+                gate: 0,
+                congested: false,
+                unacknowledged: 0,
+            },
+        );
+        let will = connect.will.as_deref().map(|will| {
+            let mut will = Will::clone(will);
+            strip_broker_properties(&mut will.properties.user_properties);
+            Box::new(will)
+        });
+        let session = &mut self.sessions[key];
+        session.start_connection(conn);
+        session.expiry_s = expiry_s;
+        session.will.clone_from(&will);
+        if session.durable {
+            let session = session.no;
+            self.write(&Entry::SessionConnected { session, expiry_s, will });
+        }
+        if keep_alive_s > 0 {
+            self.timers.push(now.monotonic_ms + silence_max_ms(keep_alive_s), Deadline::KeepAlive(conn));
+        }
+    }
+
+    fn keep_alive_s(&self, connect: &Connect) -> u16 {
+        let (asked, max) = (connect.keep_alive_s, self.config.keep_alive_max_s);
+        // 3.1.1 clients cannot be told another value, so theirs holds.
+        if max > 0 && connect.version == ProtocolVersion::V5 && (asked == 0 || asked > max) {
+            max
+        } else {
+            asked
+        }
+    }
+
+    fn connack(
+        &self,
+        connect: &Connect,
+        session_present: bool,
+        expiry_s: u32,
+        assigned_client_id: Option<ByteString>,
+    ) -> ConnAck {
+        if connect.version == ProtocolVersion::V311 {
+            let properties = ConnAckProperties::default();
+            return ConnAck { session_present, reason: ReasonCode::Success, properties };
+        }
+        let keep_alive_s = self.keep_alive_s(connect);
+        let properties = ConnAckProperties {
+            session_expiry_interval_s: (connect.properties.session_expiry_interval_s.unwrap_or(0)
+                != expiry_s)
+                .then_some(expiry_s),
+            receive_maximum: NonZeroU16::new(self.config.receive_maximum),
+            packet_bytes_max: NonZeroU32::new(self.config.packet_bytes_max),
+            assigned_client_id,
+            topic_alias_max: Some(self.config.topic_alias_max),
+            // [MQTT-3.1.2-21] the value to use instead of the client's own.
+            server_keep_alive_s: (keep_alive_s != connect.keep_alive_s).then_some(keep_alive_s),
+            shared_subscription_available: Some(false),
+            ..ConnAckProperties::default()
+        };
+        ConnAck { session_present, reason: ReasonCode::Success, properties }
+    }
+
+    /// The record that this turn writes, or the newest if it writes none.
+    pub(super) fn last_or_this_ticket(&self) -> u64 {
+        if self.turn.record.is_empty() { self.gate.last_ticket() } else { self.gate.next_ticket() }
+    }
+}
+
+fn wanted_expiry_s(connect: &Connect, max_s: u32) -> u32 {
+    match (connect.version, connect.clean_start) {
+        // 3.1.1 knows no interval: a session without Clean Session stays as long as the broker allows.
+        (ProtocolVersion::V311, false) => max_s,
+        (ProtocolVersion::V311, true) => 0,
+        (ProtocolVersion::V5, _) => connect.properties.session_expiry_interval_s.unwrap_or(0),
+    }
+}
+
+/// [MQTT-3.1.2-22] one and a half times the keep-alive.
+pub(super) fn silence_max_ms(keep_alive_s: u16) -> u64 {
+    u64::from(keep_alive_s) * 1500
+}

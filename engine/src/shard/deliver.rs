@@ -1,0 +1,236 @@
+//! A message goes to one session: at once, or into its queue and later out of it.
+
+use protocol::{Ack, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode};
+
+use super::{Shard, Wait};
+use crate::message::{Delivery, MsgNo};
+use crate::receipt::Outcome;
+use crate::record::Entry;
+use crate::route::SessionKey;
+use crate::session::FlightState;
+use crate::{ConnId, Now};
+
+impl Shard {
+    /// Gives a message to a session. A durable session's part in it goes into the turn's record; the
+    /// message itself must be there before.
+    pub(super) fn deliver(&mut self, now: Now, key: SessionKey, delivery: Delivery) {
+        let session = &self.sessions[key];
+        let conn = session.conn.filter(|c| self.conns.get(c).is_some_and(|c| !c.congested));
+        // Whatever waits keeps its place before what comes now.
+        let room = session.queue.is_empty() && session.window_used == session.in_flight.len();
+        let in_conversation = delivery.message.seq.is_some();
+        if delivery.qos == QoS::AtMostOnce {
+            return match conn {
+                Some(conn) if room || !in_conversation => self.send_at_most_once(now, key, conn, delivery),
+                _ if in_conversation => self.enqueue(now, key, delivery),
+                _ => {
+                    let reason = if self.sessions[key].conn.is_some() { "queue_full" } else { "offline" };
+                    let message = delivery.message.no;
+                    self.end_unlogged(now, key, message, Outcome::Dropped(reason));
+                }
+            };
+        }
+        match conn {
+            Some(conn) if room && session.window_used < self.conns[&conn].window => {
+                self.send_first(now, key, conn, delivery, true);
+            }
+            _ => self.enqueue(now, key, delivery),
+        }
+    }
+
+    fn send_at_most_once(&mut self, now: Now, key: SessionKey, conn: ConnId, delivery: Delivery) {
+        let message = delivery.message.no;
+        let outcome = match self.prepare(now, conn, &delivery, None) {
+            Some(publish) => {
+                self.send(conn, Wait::Ticket(delivery.message.ticket), Packet::Publish(publish));
+                Outcome::Delivered(QoS::AtMostOnce)
+            }
+            None => Outcome::Dropped("too_large"),
+        };
+        self.end_unlogged(now, key, message, outcome);
+    }
+
+    /// Sends a QoS 1 or 2 message for the first time. `is_new` says that the log does not know it at this
+    /// session yet.
+    fn send_first(&mut self, now: Now, key: SessionKey, conn: ConnId, delivery: Delivery, is_new: bool) {
+        let message = delivery.message.no;
+        let session = &mut self.sessions[key];
+        let durable = session.durable;
+        let Some(packet_id) = session.take_packet_id() else {
+            // All 65,535 are in flight; the window is smaller, so this is the queue's case.
+            return self.enqueue(now, key, delivery);
+        };
+        let Some(publish) = self.prepare(now, conn, &delivery, Some(packet_id)) else {
+            // [MQTT-3.1.2-24] too large for the client: as if it had been sent.
+            let outcome = Outcome::Dropped("too_large");
+            return if is_new {
+                self.end_unlogged(now, key, message, outcome)
+            } else {
+                self.end(now, key, message, outcome)
+            };
+        };
+        let session = self.sessions[key].no;
+        let mut ticket = delivery.message.ticket;
+        if durable {
+            // The packet id must survive: after a crash the same message goes out under the same id
+            // ([MQTT-4.4.0-1]), or a QoS 2 receiver would take it twice.
+            self.write(&if is_new {
+                queued(session, &delivery, Some(packet_id))
+            } else {
+                Entry::Sent { session, message, packet_id }
+            });
+            ticket = self.gate.next_ticket();
+        }
+        self.send(conn, Wait::Ticket(ticket), Packet::Publish(publish));
+        self.sessions[key].push_in_flight(packet_id, delivery, true);
+    }
+
+    fn enqueue(&mut self, now: Now, key: SessionKey, delivery: Delivery) {
+        let session = &mut self.sessions[key];
+        if session.durable {
+            let entry = queued(session.no, &delivery, None);
+            self.turn.record.push(&entry);
+        }
+        session.push_waiting(delivery);
+        let (messages_max, bytes_max) = (self.config.queue_messages_max, self.config.queue_bytes_max);
+        loop {
+            let session = &mut self.sessions[key];
+            if session.queue.len() <= messages_max && session.queue_bytes <= bytes_max {
+                return;
+            }
+            let Some(dropped) = session.remove_least_wanted() else { return };
+            self.end(now, key, dropped.message.no, Outcome::Dropped("queue_full"));
+        }
+    }
+
+    /// Sends what the connection has room for: first what is in flight from a connection before, then what
+    /// waits.
+    pub(super) fn drain(&mut self, now: Now, key: SessionKey) {
+        let Some(conn) = self.sessions[key].conn else { return };
+        let Some(c) = self.conns.get(&conn).filter(|c| !c.congested) else { return };
+        let window = c.window;
+        self.resend(now, key, conn, window);
+        loop {
+            let session = &mut self.sessions[key];
+            if session.window_used < session.in_flight.len() || session.window_used >= window {
+                return;
+            }
+            let Some(delivery) = session.pop_waiting() else { return };
+            let message = delivery.message.no;
+            if delivery.message.expiry.is_some_and(|e| e.is_past(now)) {
+                // [MQTT-3.3.2-5] expired before its delivery began.
+                self.end(now, key, message, Outcome::Expired);
+            } else if delivery.qos > QoS::AtMostOnce {
+                self.send_first(now, key, conn, delivery, false);
+            } else {
+                let outcome = match self.prepare(now, conn, &delivery, None) {
+                    Some(publish) => {
+                        self.send(conn, Wait::Ticket(delivery.message.ticket), Packet::Publish(publish));
+                        Outcome::Delivered(QoS::AtMostOnce)
+                    }
+                    None => Outcome::Dropped("too_large"),
+                };
+                self.end(now, key, message, outcome);
+            }
+        }
+    }
+
+    /// [MQTT-4.4.0-1] resends PUBLISH and PUBREL under their packet ids, [MQTT-4.6.0-1] in the order of
+    /// their first sending.
+    fn resend(&mut self, now: Now, key: SessionKey, conn: ConnId, window: usize) {
+        if self.sessions[key].window_used == self.sessions[key].in_flight.len() {
+            return;
+        }
+        let mut too_large = Vec::new();
+        for at in 0..self.sessions[key].in_flight.len() {
+            let session = &self.sessions[key];
+            let entry = &session.in_flight[at];
+            if entry.on_this_connection {
+                continue;
+            }
+            let packet_id = entry.packet_id;
+            let packet = match entry.state {
+                FlightState::Released => Packet::PubRel(Ack::new(packet_id, ReasonCode::Success)),
+                FlightState::Sent if session.window_used >= window => break,
+                FlightState::Sent => match self.prepare(now, conn, &entry.delivery, Some(packet_id)) {
+                    // [MQTT-3.3.1-1] a re-delivery says so.
+                    Some(publish) => Packet::Publish(Publish { dup: true, ..publish }),
+                    None => {
+                        too_large.push(packet_id);
+                        continue;
+                    }
+                },
+            };
+            self.send(conn, Wait::Ticket(self.gate.last_ticket()), packet);
+            let session = &mut self.sessions[key];
+            session.in_flight[at].on_this_connection = true;
+            session.window_used += 1;
+        }
+        for packet_id in too_large {
+            if let Some(ended) = self.sessions[key].end_in_flight(packet_id) {
+                self.end(now, key, ended.delivery.message.no, Outcome::Dropped("too_large"));
+            }
+        }
+    }
+
+    pub(super) fn drained(&mut self, now: Now, conn: ConnId) {
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.congested = false;
+            let key = c.session;
+            self.drain(now, key);
+        }
+    }
+
+    /// Makes the PUBLISH for a connection; `None` when it is over the client's Maximum Packet Size.
+    fn prepare(
+        &self,
+        now: Now,
+        conn: ConnId,
+        delivery: &Delivery,
+        packet_id: Option<PacketId>,
+    ) -> Option<Publish> {
+        let c = &self.conns[&conn];
+        let message = &delivery.message;
+        let mut publish = if c.version == ProtocolVersion::V5 {
+            message.to_publish(delivery.qos, &delivery.subscription_identifiers, now)
+        } else {
+            let (topic, payload) = (message.topic.clone(), message.payload.clone());
+            Publish { qos: delivery.qos, topic, payload, ..Publish::default() }
+        };
+        publish.packet_id = packet_id;
+        publish.retain = delivery.retain;
+        if let Some(limit) = c.packet_bytes_max {
+            let packet = Packet::Publish(publish);
+            if protocol::encoded_len(&packet, c.version) > limit.get() as usize {
+                return None;
+            }
+            let Packet::Publish(taken) = packet else { unreachable!("it was made a PUBLISH above") };
+            publish = taken;
+        }
+        Some(publish)
+    }
+
+    /// Ends a message at a session whose log entry it is not in: only its receipt may need the record.
+    fn end_unlogged(&mut self, now: Now, key: SessionKey, message: MsgNo, outcome: Outcome) {
+        let session = self.sessions[key].no;
+        self.end_at(now, session, false, message, outcome);
+    }
+
+    /// Ends a message that the log may have for this session.
+    pub(super) fn end(&mut self, now: Now, key: SessionKey, message: MsgNo, outcome: Outcome) {
+        let session = &self.sessions[key];
+        let (no, durable) = (session.no, session.durable);
+        self.end_at(now, no, durable, message, outcome);
+    }
+}
+
+fn queued(session: crate::record::SessionNo, delivery: &Delivery, packet_id: Option<PacketId>) -> Entry {
+    Entry::Queued {
+        session,
+        message: delivery.message.no,
+        qos: delivery.qos,
+        retain: delivery.retain,
+        identifiers: delivery.subscription_identifiers.clone(),
+        packet_id,
+    }
+}

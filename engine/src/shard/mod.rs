@@ -1,0 +1,295 @@
+//! The shard: where sessions, routes, retained messages, conversations and receipts meet.
+//!
+//! One input at a time: the handler changes the state, writes the durable part of the change into the
+//! turn's record and its packets into the turn's sends; `finish` numbers the record and puts the sends
+//! behind it. So one input is one atomic record, and nothing of it is seen before it is durable.
+
+mod connect;
+mod deliver;
+mod end;
+mod incoming;
+mod publish;
+mod recover;
+mod subscribe;
+
+use std::num::{NonZeroU16, NonZeroU32};
+
+use bytestring::ByteString;
+use protocol::{
+    Ack, AckProperties, Disconnect, DisconnectProperties, Packet, PacketId, ProtocolVersion, ReasonCode,
+};
+use rustc_hash::FxHashMap;
+use slab::Slab;
+
+pub use recover::RecoverError;
+
+use crate::conversation::Conversations;
+use crate::gate::Gate;
+use crate::receipt::Receipts;
+use crate::record::{Entry, RecordBuilder, SessionNo};
+use crate::retained::Retained;
+use crate::route::{Routes, SessionKey, Subscriber};
+use crate::session::Session;
+use crate::timers::{Deadline, Timers};
+use crate::{CloseReason, Config, ConnId, Input, Now, Output, Stats, Ticket};
+
+/// One shard of the broker. One owner, no locks. Same inputs, same outputs.
+#[derive(Debug)]
+pub struct Shard {
+    config: Config,
+    rng: fastrand::Rng,
+    gate: Gate,
+    sessions: Slab<Session>,
+    by_client: FxHashMap<ByteString, SessionKey>,
+    by_no: FxHashMap<SessionNo, SessionKey>,
+    conns: FxHashMap<ConnId, Conn>,
+    routes: Routes,
+    retained: Retained,
+    conversations: Conversations,
+    receipts: Receipts,
+    timers: Timers,
+    next_message: u64,
+    next_session: u64,
+    store_full: bool,
+    shut_down: bool,
+    stats: Stats,
+    turn: Turn,
+}
+
+/// What one input has produced so far.
+#[derive(Debug, Default)]
+struct Turn {
+    record: RecordBuilder,
+    sends: Vec<(Wait, ConnId, Output)>,
+    /// Gate marks of connections that ended in this turn.
+    closed: Vec<(ConnId, u64)>,
+    /// Scratch for route matches.
+    matches: Vec<Subscriber>,
+}
+
+/// What a send waits for, besides everything sent on the connection before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// This turn's record, if it has one.
+    Record,
+    /// The record with this number; 0 = none.
+    Ticket(u64),
+}
+
+/// One network connection, from its CONNECT on.
+#[derive(Debug)]
+struct Conn {
+    session: SessionKey,
+    version: ProtocolVersion,
+    keep_alive_s: u16,
+    last_packet_ms: u64,
+    /// Session Expiry Interval of the CONNECT was above 0: DISCONNECT may change it.
+    may_change_expiry: bool,
+    problem_information: bool,
+    /// QoS 1/2 messages the client takes at once, our own limit counted.
+    window: usize,
+    packet_bytes_max: Option<NonZeroU32>,
+    aliases: FxHashMap<NonZeroU16, ByteString>,
+    /// The newest record that something sent here waits for.
+    gate: u64,
+    congested: bool,
+    /// The client's QoS 1/2 publishes that were not acknowledged to the end yet.
+    unacknowledged: u16,
+}
+
+impl Shard {
+    fn empty(config: Config, seed: u64) -> Self {
+        Self {
+            gate: Gate::new(config.planted_ack_before_commit),
+            rng: fastrand::Rng::with_seed(seed),
+            sessions: Slab::new(),
+            by_client: FxHashMap::default(),
+            by_no: FxHashMap::default(),
+            conns: FxHashMap::default(),
+            routes: Routes::default(),
+            retained: Retained::default(),
+            conversations: Conversations::new(config.conversations.clone(), config.conversations_max),
+            receipts: Receipts::new(config.receipts_listed_max),
+            timers: Timers::default(),
+            next_message: 1,
+            next_session: 1,
+            store_full: false,
+            shut_down: false,
+            stats: Stats::default(),
+            turn: Turn::default(),
+            config,
+        }
+    }
+
+    /// Takes one input. Poll the outputs to `None` before the next one.
+    pub fn handle(&mut self, now: Now, input: Input) {
+        match input {
+            Input::Committed { ticket: Ticket(ticket) } => self.gate.committed(ticket),
+            // Only what was accepted before is still brought to its end.
+            _ if self.shut_down => {}
+            Input::Connect { conn, connect, user } => self.connect(now, conn, *connect, user),
+            Input::Packet { conn, packet } => self.packet(now, conn, packet),
+            Input::Malformed { conn, error } => {
+                self.violate(now, conn, error.reason(), &error.to_string());
+            }
+            Input::Closed { conn } => self.connection_ended(now, conn, CloseReason::Lost),
+            Input::Congested { conn } => {
+                if let Some(conn) = self.conns.get_mut(&conn) {
+                    conn.congested = true;
+                }
+            }
+            Input::Drained { conn } => self.drained(now, conn),
+            Input::Timer => self.timer(now),
+            Input::StoreFull { full } => self.store_full = full,
+            Input::Shutdown => self.shut_down(),
+        }
+        self.finish();
+    }
+
+    /// Returns the next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        let output = self.gate.poll()?;
+        if let Output::Send { conn, packet } = &output {
+            let acknowledged = match packet {
+                Packet::PubAck(_) | Packet::PubComp(_) => true,
+                Packet::PubRec(ack) => ack.reason.is_failure(),
+                Packet::Publish(_) => {
+                    self.stats.publishes_out += 1;
+                    false
+                }
+                _ => false,
+            };
+            if let Some(conn) = self.conns.get_mut(conn).filter(|_| acknowledged) {
+                conn.unacknowledged = conn.unacknowledged.saturating_sub(1);
+            }
+        }
+        Some(output)
+    }
+
+    /// Returns when `Input::Timer` is due, on the monotonic clock.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        self.timers.next_ms().filter(|_| !self.shut_down)
+    }
+
+    /// Counts for metrics.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            connections: self.conns.len() as u64,
+            sessions: self.sessions.len() as u64,
+            subscriptions: self.routes.len() as u64,
+            retained: self.retained.len() as u64,
+            queued: self.sessions.iter().map(|(_, s)| s.held() as u64).sum(),
+            ..self.stats
+        }
+    }
+
+    /// Closes the turn: its record gets the next number, its sends wait for what they must.
+    fn finish(&mut self) {
+        let ticket = if self.turn.record.is_empty() {
+            0
+        } else {
+            self.gate.append(self.turn.record.take());
+            self.gate.last_ticket()
+        };
+        let mut sends = std::mem::take(&mut self.turn.sends);
+        for (wait, conn, output) in sends.drain(..) {
+            let ticket = match wait {
+                Wait::Record => ticket,
+                // One that no record followed has nothing to wait for.
+                Wait::Ticket(ticket) => ticket.min(self.gate.last_ticket()),
+            };
+            let closed = self.turn.closed.iter_mut().find(|(c, _)| *c == conn).map(|(_, gate)| gate);
+            let mut nothing = 0;
+            let mark = closed.or(self.conns.get_mut(&conn).map(|c| &mut c.gate)).unwrap_or(&mut nothing);
+            self.gate.push(output, ticket, mark);
+        }
+        self.turn.sends = sends;
+        self.turn.closed.clear();
+    }
+
+    fn write(&mut self, entry: &Entry) {
+        self.turn.record.push(entry);
+    }
+
+    fn send(&mut self, conn: ConnId, wait: Wait, packet: Packet) {
+        self.turn.sends.push((wait, conn, Output::Send { conn, packet }));
+    }
+
+    /// Forgets the connection and has its socket closed after what was sent.
+    fn close(&mut self, conn: ConnId, reason: CloseReason) {
+        if let Some(gone) = self.conns.remove(&conn) {
+            self.turn.closed.push((conn, gone.gate));
+        }
+        self.turn.sends.push((Wait::Record, conn, Output::Close { conn, reason }));
+    }
+
+    /// Ends a connection that broke the protocol; 5.0 clients are told why.
+    fn violate(&mut self, now: Now, conn: ConnId, reason: ReasonCode, what: &str) {
+        self.send_disconnect(conn, reason, what);
+        self.connection_ended(now, conn, CloseReason::Violation(what.to_owned()));
+    }
+
+    fn send_disconnect(&mut self, conn: ConnId, reason: ReasonCode, what: &str) {
+        if self.conns.get(&conn).is_some_and(|c| c.version == ProtocolVersion::V5) {
+            let reason_string = Some(ByteString::from(what));
+            let properties = DisconnectProperties { reason_string, ..DisconnectProperties::default() };
+            let packet = Packet::Disconnect(Disconnect { reason, properties });
+            let packet = self.within_packet_limit(conn, packet);
+            self.send(conn, Wait::Record, packet);
+        }
+    }
+
+    /// [MQTT-3.14.2-3] and its like for acks: what is for people is left out when the packet would be over
+    /// the client's limit.
+    fn within_packet_limit(&self, conn: ConnId, mut packet: Packet) -> Packet {
+        let Some(conn) = self.conns.get(&conn) else { return packet };
+        let Some(limit) = conn.packet_bytes_max else { return packet };
+        if protocol::encoded_len(&packet, conn.version) > limit.get() as usize {
+            match &mut packet {
+                Packet::PubAck(a) | Packet::PubRec(a) | Packet::PubRel(a) | Packet::PubComp(a) => {
+                    a.properties = AckProperties::default();
+                }
+                Packet::SubAck(a) => a.properties = AckProperties::default(),
+                Packet::UnsubAck(a) => a.properties = AckProperties::default(),
+                Packet::Disconnect(d) => d.properties = DisconnectProperties::default(),
+                _ => {}
+            }
+        }
+        packet
+    }
+
+    fn ack(&self, conn: ConnId, packet_id: PacketId, reason: ReasonCode, what: Option<&str>) -> Ack {
+        let mut ack = Ack::new(packet_id, reason);
+        // [MQTT-3.1.2-29] no reason string on acks when the client does not want problem information.
+        if self.conns.get(&conn).is_some_and(|c| c.problem_information) {
+            ack.properties.reason_string = what.map(ByteString::from);
+        }
+        ack
+    }
+
+    /// Each due deadline is a turn of its own, so that no record grows with their number.
+    fn timer(&mut self, now: Now) {
+        while let Some(deadline) = self.timers.pop_due(now.monotonic_ms) {
+            match deadline {
+                Deadline::KeepAlive(conn) => self.keep_alive_due(now, conn),
+                Deadline::SessionExpiry(session) => self.session_expiry_due(now, session),
+                Deadline::WillDelay(session) => self.will_due(now, session),
+                Deadline::MessageExpiry(message) => self.message_expiry_due(now, message),
+            }
+            self.finish();
+        }
+    }
+
+    /// Tells every client; the log keeps its sessions as connected, so that a restart treats an orderly end
+    /// like any other.
+    fn shut_down(&mut self) {
+        let mut conns: Vec<_> = self.conns.keys().copied().collect();
+        conns.sort_unstable();
+        for conn in conns {
+            self.send_disconnect(conn, ReasonCode::ServerShuttingDown, "the broker is shutting down");
+            self.close(conn, CloseReason::Shutdown);
+        }
+        self.finish();
+        self.shut_down = true;
+    }
+}

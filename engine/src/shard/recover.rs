@@ -1,0 +1,391 @@
+//! From the log to the state, and from the state to a log that holds nothing else.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+
+use super::Shard;
+use crate::conversation::Head;
+use crate::message::{Delivery, Expiry, Message, MsgNo};
+use crate::receipt::Outcome;
+use crate::record::{Entry, MessageEntry, RecordBuilder, SessionNo, read_record};
+use crate::route::SessionKey;
+use crate::session::{FlightState, Incoming, Session, Subscription};
+use crate::timers::Deadline;
+use crate::{Config, Now};
+
+/// Why records of a log cannot be taken back.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("record {index} of the log cannot be taken back: {what}")]
+pub struct RecoverError {
+    /// Which record, from 0.
+    pub index: u64,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+/// Message bodies met in the log, while it is replayed.
+#[derive(Default)]
+struct Bodies {
+    by_no: FxHashMap<MsgNo, Arc<Message>>,
+    /// Size at which bodies that nothing points to are let go.
+    sweep_at: usize,
+}
+
+impl Bodies {
+    fn insert(&mut self, message: Arc<Message>) {
+        self.by_no.insert(message.no, message);
+    }
+
+    /// Lets bodies go that nothing points to, between records: inside one the pointers may follow.
+    fn sweep(&mut self) {
+        if self.by_no.len() > self.sweep_at.max(1024) {
+            self.by_no.retain(|_, message| Arc::strong_count(message) > 1);
+            self.sweep_at = self.by_no.len() * 2;
+        }
+    }
+}
+
+impl Shard {
+    /// Rebuilds a shard from its log, oldest record first. Poll its outputs before the first input: what
+    /// died with the process is told then.
+    ///
+    /// # Errors
+    /// A record is not one that this version writes, or contradicts those before it.
+    pub fn recover(
+        config: Config,
+        seed: u64,
+        now: Now,
+        records: impl Iterator<Item = Bytes>,
+    ) -> Result<Self, RecoverError> {
+        let mut shard = Self::empty(config, seed);
+        let mut bodies = Bodies::default();
+        for (index, record) in (0..).zip(records) {
+            let entries = read_record(&record).map_err(|what| RecoverError { index, what })?;
+            for entry in entries {
+                shard.apply(entry, &mut bodies, now).map_err(|what| RecoverError { index, what })?;
+            }
+            bodies.sweep();
+        }
+        drop(bodies);
+        shard.resume_time(now);
+        shard.finish();
+        Ok(shard)
+    }
+
+    fn apply(&mut self, entry: Entry, bodies: &mut Bodies, now: Now) -> Result<(), String> {
+        match entry {
+            Entry::SessionOpened { session: no, client_id, user } => {
+                let mut session = Session::new(no, client_id.clone(), user);
+                session.durable = true;
+                let key = self.sessions.insert(session);
+                self.by_client.insert(client_id, key);
+                self.by_no.insert(no, key);
+                self.next_session = self.next_session.max(no.0 + 1);
+            }
+            Entry::SessionConnected { session, expiry_s, will } => {
+                let session = self.logged_session(session)?;
+                (session.expiry_s, session.will, session.disconnected) = (expiry_s, will, None);
+            }
+            Entry::SessionDisconnected { session, expiry_s, at_unix_ms, will } => {
+                let ago_ms = now.unix_ms.saturating_sub(at_unix_ms);
+                let session = self.logged_session(session)?;
+                session.disconnected = Some((now.monotonic_ms as i64 - ago_ms as i64, at_unix_ms));
+                (session.expiry_s, session.will) = (expiry_s, will);
+            }
+            Entry::SessionEnded { session } => self.forget_session(session)?,
+            Entry::Subscribed { session, filter, options, identifier } => {
+                let key = self.logged_key(session)?;
+                self.add_subscription(key, &filter, Subscription { options, identifier });
+            }
+            Entry::Unsubscribed { session, filter } => {
+                let key = self.logged_key(session)?;
+                self.remove_subscription(key, &filter);
+            }
+            Entry::Message(entry) => self.apply_message(*entry, bodies, now),
+            Entry::RetainedCleared { topic } => drop(self.retained.clear(&topic)),
+            Entry::Conversation { topic, seq, ts_unix_ms } => {
+                self.conversations.restore(&topic, Head { seq, ts_unix_ms });
+            }
+            Entry::Tracked { message, topic, seq, id, sender, wanted, of, recipients } => {
+                self.next_message = self.next_message.max(message.0 + 1);
+                self.receipts.track(message, topic, seq, id, sender, wanted, of, recipients);
+            }
+            Entry::IncomingTaken { session, packet_id, seq, id } => {
+                self.logged_session(session)?.incoming.insert(packet_id, Incoming { seq, id });
+            }
+            Entry::IncomingReleased { session, packet_id } => {
+                self.logged_session(session)?.incoming.remove(&packet_id);
+            }
+            Entry::Counters { message, session } => {
+                self.next_message = self.next_message.max(message);
+                self.next_session = self.next_session.max(session);
+            }
+            delivery => self.apply_delivery(delivery, bodies)?,
+        }
+        Ok(())
+    }
+
+    /// Takes the entries back that move one message at one session.
+    fn apply_delivery(&mut self, entry: Entry, bodies: &Bodies) -> Result<(), String> {
+        match entry {
+            Entry::Queued { session, message, qos, retain, identifiers, packet_id } => {
+                let body = bodies.by_no.get(&message);
+                let message = body.ok_or_else(|| format!("message {} is not in the log", message.0))?.clone();
+                let delivery = Delivery { message, qos, retain, subscription_identifiers: identifiers };
+                let session = self.logged_session(session)?;
+                match packet_id {
+                    Some(packet_id) => session.push_in_flight(packet_id, delivery, false),
+                    None => session.push_waiting(delivery),
+                }
+            }
+            Entry::Sent { session, message, packet_id } => {
+                let session = self.logged_session(session)?;
+                let waiting = session.remove_waiting(message);
+                let delivery = waiting.ok_or_else(|| format!("message {} does not wait", message.0))?;
+                session.push_in_flight(packet_id, delivery, false);
+            }
+            Entry::Received { session, message } => {
+                let session = self.logged_session(session)?;
+                let entry = session.in_flight.iter_mut().find(|f| f.delivery.message.no == message);
+                entry.ok_or_else(|| format!("message {} is not in flight", message.0))?.state =
+                    FlightState::Released;
+            }
+            Entry::Ended { session, message } => {
+                self.receipts.forget(message, session);
+                // Recipients whose session was not durable are named only for their receipts.
+                if let Some(&key) = self.by_no.get(&session) {
+                    let session = &mut self.sessions[key];
+                    let in_flight = session.in_flight.iter().find(|f| f.delivery.message.no == message);
+                    match in_flight.map(|f| f.packet_id) {
+                        Some(packet_id) => drop(session.end_in_flight(packet_id)),
+                        None => drop(session.remove_waiting(message)),
+                    }
+                }
+            }
+            other => return Err(format!("{other:?} moves no message")),
+        }
+        Ok(())
+    }
+
+    fn apply_message(&mut self, entry: MessageEntry, bodies: &mut Bodies, now: Now) {
+        let set_retained = entry.set_retained;
+        let message = Arc::new(entry.into_message(now));
+        self.next_message = self.next_message.max(message.no.0 + 1);
+        if let Some(seq) = message.seq {
+            self.conversations.restore(&message.topic, Head { seq, ts_unix_ms: message.ts_unix_ms });
+        }
+        if set_retained {
+            self.retained.set(message.clone());
+        }
+        bodies.insert(message);
+    }
+
+    fn logged_key(&self, no: SessionNo) -> Result<SessionKey, String> {
+        self.by_no.get(&no).copied().ok_or_else(|| format!("session {} is not in the log", no.0))
+    }
+
+    fn logged_session(&mut self, no: SessionNo) -> Result<&mut Session, String> {
+        let key = self.logged_key(no)?;
+        Ok(&mut self.sessions[key])
+    }
+
+    /// Ends a session without telling anybody: whoever had to know was told in the same record.
+    fn forget_session(&mut self, no: SessionNo) -> Result<(), String> {
+        let key = self.logged_key(no)?;
+        let session = self.sessions.remove(key);
+        self.by_no.remove(&no);
+        self.by_client.remove(&session.client_id);
+        self.receipts.unhear(&session.user, key);
+        for filter in session.subscriptions.keys() {
+            self.routes.remove(filter, key);
+        }
+        Ok(())
+    }
+
+    /// Starts the clocks again, and tells what died with the process.
+    fn resume_time(&mut self, now: Now) {
+        let mut keys: Vec<_> = self.sessions.iter().map(|(key, s)| (s.no, key)).collect();
+        keys.sort_unstable();
+        for (no, key) in keys {
+            let session = &mut self.sessions[key];
+            // Connected when the process died: the connection ended then.
+            let (since_ms, _) = *session.disconnected.get_or_insert((now.monotonic_ms as i64, now.unix_ms));
+            if let Some(will) = &session.will {
+                let due_ms = since_ms + i64::from(will.delay_interval_s.unwrap_or(0)) * 1000;
+                session.will_due_ms = Some(due_ms);
+                self.timers.push(due_ms.max(0) as u64, Deadline::WillDelay(no));
+            }
+            let expiry_s = self.sessions[key].expiry_s;
+            if expiry_s != u32::MAX {
+                let due_ms = since_ms + i64::from(expiry_s) * 1000;
+                self.timers.push(due_ms.max(0) as u64, Deadline::SessionExpiry(no));
+            }
+        }
+        self.watch_recovered_expiries();
+        let mut lost = Vec::new();
+        for (message, tracking) in self.receipts.iter() {
+            let gone = tracking.open.iter().filter(|r| !self.by_no.contains_key(&r.session));
+            lost.extend(gone.map(|r| (message, r.session)));
+        }
+        lost.sort_unstable();
+        for (message, session) in lost {
+            self.end_at(now, session, false, message, Outcome::Dropped("session_ended"));
+            self.finish();
+        }
+    }
+
+    fn watch_recovered_expiries(&mut self) {
+        let mut watched = Vec::new();
+        for (_, session) in &self.sessions {
+            for delivery in &session.queue {
+                let message = &delivery.message;
+                if let Some(expiry) = message.expiry.filter(|_| self.receipts.is_tracked(message.no)) {
+                    watched.push((expiry.monotonic_ms, message.no));
+                }
+            }
+        }
+        watched.sort_unstable();
+        watched.dedup();
+        for (at_ms, message) in watched {
+            self.timers.push(at_ms, Deadline::MessageExpiry(message));
+        }
+    }
+
+    /// Returns records that rebuild the durable state as it is after the last `Append`: what a compacted log
+    /// holds.
+    pub fn checkpoint(&self) -> Vec<Bytes> {
+        let mut records = Vec::new();
+        let mut builder = RecordBuilder::default();
+        builder.push(&Entry::Counters { message: self.next_message, session: self.next_session });
+        let conversations: BTreeMap<_, _> = self.conversations.iter().collect();
+        for (topic, head) in conversations {
+            builder.push(&Entry::Conversation {
+                topic: topic.clone(),
+                seq: head.seq,
+                ts_unix_ms: head.ts_unix_ms,
+            });
+        }
+        records.push(builder.take());
+        for (message, set_retained) in self.durable_bodies().into_values() {
+            builder.push(&Entry::Message(Box::new(MessageEntry::of(message, set_retained))));
+            records.push(builder.take());
+        }
+        let mut sessions: Vec<_> = self.sessions.iter().map(|(_, s)| s).filter(|s| s.durable).collect();
+        sessions.sort_unstable_by_key(|s| s.no);
+        for session in sessions {
+            checkpoint_session(&mut builder, session);
+            records.push(builder.take());
+        }
+        let tracked: BTreeMap<_, _> = self.receipts.iter().collect();
+        for (message, t) in tracked {
+            let mut recipients = t.open.clone();
+            recipients.sort_unstable_by_key(|r| r.session);
+            builder.push(&Entry::Tracked {
+                message,
+                topic: t.topic.clone(),
+                seq: t.seq,
+                id: t.id.clone(),
+                sender: t.sender.clone(),
+                wanted: t.wanted,
+                of: t.of,
+                recipients,
+            });
+            records.push(builder.take());
+        }
+        records
+    }
+
+    /// Every body that a durable queue or the retained messages point to, and whether it is retained.
+    fn durable_bodies(&self) -> BTreeMap<MsgNo, (&Arc<Message>, bool)> {
+        let mut bodies = BTreeMap::new();
+        for (_, session) in self.sessions.iter().filter(|(_, s)| s.durable) {
+            let in_flight = session.in_flight.iter().map(|f| &f.delivery);
+            for delivery in in_flight.chain(&session.queue) {
+                bodies.insert(delivery.message.no, (&delivery.message, false));
+            }
+        }
+        for message in self.retained.iter() {
+            bodies.insert(message.no, (message, true));
+        }
+        bodies
+    }
+}
+
+fn checkpoint_session(builder: &mut RecordBuilder, s: &Session) {
+    let session = s.no;
+    builder.push(&Entry::SessionOpened { session, client_id: s.client_id.clone(), user: s.user.clone() });
+    builder.push(&match s.disconnected {
+        Some((_, at_unix_ms)) => {
+            Entry::SessionDisconnected { session, expiry_s: s.expiry_s, at_unix_ms, will: s.will.clone() }
+        }
+        None => Entry::SessionConnected { session, expiry_s: s.expiry_s, will: s.will.clone() },
+    });
+    let subscriptions: BTreeMap<_, _> = s.subscriptions.iter().collect();
+    for (filter, Subscription { options, identifier }) in subscriptions {
+        builder.push(&Entry::Subscribed {
+            session,
+            filter: filter.clone(),
+            options: *options,
+            identifier: *identifier,
+        });
+    }
+    let incoming: BTreeMap<_, _> = s.incoming.iter().collect();
+    for (packet_id, Incoming { seq, id }) in incoming {
+        builder.push(&Entry::IncomingTaken { session, packet_id: *packet_id, seq: *seq, id: id.clone() });
+    }
+    let in_flight = s.in_flight.iter().map(|f| (&f.delivery, Some(f.packet_id), f.state));
+    let queued = s.queue.iter().map(|d| (d, None, FlightState::Sent));
+    for (delivery, packet_id, state) in in_flight.chain(queued) {
+        let message = delivery.message.no;
+        builder.push(&Entry::Queued {
+            session,
+            message,
+            qos: delivery.qos,
+            retain: delivery.retain,
+            identifiers: delivery.subscription_identifiers.clone(),
+            packet_id,
+        });
+        if state == FlightState::Released {
+            builder.push(&Entry::Received { session, message });
+        }
+    }
+}
+
+impl MessageEntry {
+    pub(super) fn of(message: &Message, set_retained: bool) -> Self {
+        Self {
+            no: message.no,
+            topic: message.topic.clone(),
+            payload: message.payload.clone(),
+            qos: message.qos,
+            retain: message.retain,
+            set_retained,
+            expires_unix_ms: message.expiry.map(|e| e.unix_ms),
+            seq: message.seq,
+            id: message.id.clone(),
+            from: message.from.clone(),
+            ts_unix_ms: message.ts_unix_ms,
+            properties: message.properties.clone(),
+        }
+    }
+
+    fn into_message(self, now: Now) -> Message {
+        Message {
+            no: self.no,
+            ticket: 0,
+            topic: self.topic,
+            payload: self.payload,
+            qos: self.qos,
+            retain: self.retain,
+            expiry: self.expires_unix_ms.map(|at| Expiry::from_unix(at, now)),
+            seq: self.seq,
+            id: self.id,
+            from: self.from,
+            ts_unix_ms: self.ts_unix_ms,
+            properties: self.properties,
+        }
+    }
+}

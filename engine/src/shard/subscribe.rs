@@ -1,0 +1,172 @@
+//! SUBSCRIBE and UNSUBSCRIBE.
+
+use std::sync::Arc;
+
+use protocol::{
+    AckProperties, ByteString, Packet, QoS, ReasonCode, RetainHandling, SubAck, Subscribe, SubscribeFilter,
+    TopicFilter, UnsubAck, Unsubscribe,
+};
+
+use super::{Shard, Wait};
+use crate::message::{Delivery, Message};
+use crate::record::Entry;
+use crate::reserved::{FilterClass, classify_filter};
+use crate::route::{SessionKey, Subscriber};
+use crate::session::Subscription;
+use crate::{ConnId, Now};
+
+impl Shard {
+    pub(super) fn subscribe(&mut self, now: Now, conn: ConnId, subscribe: Subscribe) {
+        let Some(c) = self.conns.get(&conn) else { return };
+        let (key, problem_information) = (c.session, c.problem_information);
+        let mut reasons = Vec::with_capacity(subscribe.filters.len());
+        let mut why = None;
+        let mut retained = Vec::new();
+        for filter in &subscribe.filters {
+            match self.subscribe_one(now, key, filter, subscribe.subscription_identifier, &mut retained) {
+                Ok(reason) => reasons.push(reason),
+                Err((reason, what)) => {
+                    why.get_or_insert_with(|| format!("{:?}: {what}", filter.filter));
+                    reasons.push(reason);
+                }
+            }
+        }
+        let reason_string = why.filter(|_| problem_information).map(ByteString::from);
+        let properties = AckProperties { reason_string, ..AckProperties::default() };
+        // [MQTT-3.8.4-1] one SUBACK, [MQTT-3.8.4-6] with one code a filter.
+        let suback = Packet::SubAck(SubAck { packet_id: subscribe.packet_id, properties, reasons });
+        let suback = self.within_packet_limit(conn, suback);
+        self.send(conn, Wait::Record, suback);
+        for delivery in retained {
+            self.deliver(now, key, delivery);
+        }
+    }
+
+    /// Makes one subscription; adds the retained messages that it brings to `retained`.
+    fn subscribe_one(
+        &mut self,
+        now: Now,
+        key: SessionKey,
+        asked: &SubscribeFilter,
+        identifier: Option<u32>,
+        retained: &mut Vec<Delivery>,
+    ) -> Result<ReasonCode, (ReasonCode, String)> {
+        let filter = TopicFilter::parse(asked.filter.clone())
+            .map_err(|e| (ReasonCode::TopicFilterInvalid, e.to_string()))?;
+        if filter.share.is_some() {
+            let what = "shared subscriptions are not served".to_owned();
+            return Err((ReasonCode::SharedSubscriptionsNotSupported, what));
+        }
+        let class = classify_filter(&filter.filter);
+        if let FilterClass::Refused(reason, what) = class {
+            return Err((reason, what.to_owned()));
+        }
+        let levels = filter.filter.split('/').count();
+        if levels > self.config.topic_levels_max {
+            let what = format!("it has {levels} levels, the limit is {}", self.config.topic_levels_max);
+            return Err((ReasonCode::TopicFilterInvalid, what));
+        }
+        let session = &self.sessions[key];
+        let (no, durable) = (session.no, session.durable);
+        let is_new = !session.subscriptions.contains_key(&filter.full);
+        let max = self.config.subscriptions_max;
+        if is_new && session.subscriptions.len() >= max {
+            return Err((
+                ReasonCode::QuotaExceeded,
+                format!("the session has {max} subscriptions, its limit"),
+            ));
+        }
+        if durable && self.store_full {
+            return Err((ReasonCode::QuotaExceeded, "the broker's store is full".to_owned()));
+        }
+        let options = asked.options;
+        if durable {
+            let filter = filter.full.clone();
+            self.write(&Entry::Subscribed { session: no, filter, options, identifier });
+        }
+        self.add_subscription(key, &filter.full, Subscription { options, identifier });
+        let send_retained = class == FilterClass::Ordinary
+            && match options.retain_handling {
+                // [MQTT-3.3.1-9]
+                RetainHandling::Send => true,
+                // [MQTT-3.3.1-10]
+                RetainHandling::SendIfNew => is_new,
+                // [MQTT-3.3.1-11]
+                RetainHandling::DoNotSend => false,
+            };
+        if send_retained {
+            let found = self.retained.matching(&filter.filter);
+            let found = found.into_iter().filter(|m| !m.expiry.is_some_and(|e| e.is_past(now)));
+            retained.extend(found.map(|m| retained_delivery(m, options.qos, identifier)));
+        }
+        Ok(match options.qos {
+            QoS::AtMostOnce => ReasonCode::Success,
+            QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
+            QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
+        })
+    }
+
+    /// [MQTT-3.8.4-3] a subscription with the same filter replaces the one before.
+    pub(super) fn add_subscription(
+        &mut self,
+        key: SessionKey,
+        filter: &ByteString,
+        subscription: Subscription,
+    ) {
+        let Subscription { options, identifier } = subscription;
+        let session = &mut self.sessions[key];
+        session.subscriptions.insert(filter.clone(), subscription);
+        match classify_filter(filter) {
+            FilterClass::Receipts => self.receipts.hear(&session.user.clone(), key, options.qos),
+            FilterClass::Ordinary => {
+                let identifier = identifier.unwrap_or(0);
+                self.routes.insert(filter, Subscriber { session: key, options, identifier });
+            }
+            FilterClass::Errors | FilterClass::Refused(..) => {}
+        }
+    }
+
+    pub(super) fn unsubscribe(&mut self, conn: ConnId, unsubscribe: &Unsubscribe) {
+        let Some(key) = self.conns.get(&conn).map(|c| c.session) else { return };
+        let reasons = unsubscribe.filters.iter().map(|filter| self.unsubscribe_one(key, filter)).collect();
+        let properties = AckProperties::default();
+        // [MQTT-3.10.4-4] [MQTT-3.11.3-1] UNSUBACK even where nothing was subscribed, one code a filter.
+        let unsuback = UnsubAck { packet_id: unsubscribe.packet_id, properties, reasons };
+        self.send(conn, Wait::Record, Packet::UnsubAck(unsuback));
+    }
+
+    fn unsubscribe_one(&mut self, key: SessionKey, filter: &ByteString) -> ReasonCode {
+        if TopicFilter::parse(filter.clone()).is_err() {
+            return ReasonCode::TopicFilterInvalid;
+        }
+        if !self.remove_subscription(key, filter) {
+            return ReasonCode::NoSubscriptionExisted;
+        }
+        let session = &self.sessions[key];
+        if session.durable {
+            let session = session.no;
+            self.write(&Entry::Unsubscribed { session, filter: filter.clone() });
+        }
+        ReasonCode::Success
+    }
+
+    /// Says whether there was one.
+    pub(super) fn remove_subscription(&mut self, key: SessionKey, filter: &ByteString) -> bool {
+        let session = &mut self.sessions[key];
+        if session.subscriptions.remove(filter).is_none() {
+            return false;
+        }
+        match classify_filter(filter) {
+            FilterClass::Receipts => self.receipts.unhear(&session.user.clone(), key),
+            FilterClass::Ordinary => self.routes.remove(filter, key),
+            FilterClass::Errors | FilterClass::Refused(..) => {}
+        }
+        true
+    }
+}
+
+fn retained_delivery(message: Arc<Message>, qos: QoS, identifier: Option<u32>) -> Delivery {
+    let qos = qos.min(message.qos);
+    // [MQTT-3.3.1-8] sent because of a new subscription: RETAIN is 1.
+    Delivery { message, qos, retain: true, subscription_identifiers: identifier.into_iter().collect() }
+}
