@@ -1,1 +1,26 @@
-//! GPS as pure functions: plausibility, corridor, fences, formats
+//! GPS processing as pure functions: what a position fix means, whether it can be true, how far it is from a
+//! planned route, and whether it is inside a fence.
+//!
+//! Nothing here reads a clock, a file or a socket. Time comes in with the fixes and as arguments, so that the
+//! same fixes always give the same events: in the bridge, in the simulator and in a test.
+//!
+//! | module | answers |
+//! | --- | --- |
+//! | [`fix`] | what a device said, in the JSON of `dev/{id}/telemetry/gps` |
+//! | [`geodesy`] | distances, bearings, and a flat plane around a place |
+//! | [`route`] | a line on the ground: length, point at a distance, nearest point |
+//! | [`plausibility`] | can this fix be true, after the ones before it? |
+//! | [`corridor`] | has the vehicle left its route, is it back? |
+//! | [`fence`] | has the vehicle entered or left an area? |
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod corridor;
+pub mod fence;
+pub mod fix;
+pub mod geodesy;
+pub mod plausibility;
+pub mod route;
+
+pub use fix::{Fix, FixKind};
+pub use geodesy::LatLon;
