@@ -4,6 +4,9 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use protocol::{Publish, PublishProperties, QoS, UserProperties, Will};
 
+/// Most bytes that a packet's length field can say.
+const PACKET_BYTES_MAX: usize = 268_435_455;
+
 /// A message to publish, to enqueue, or to leave as a will.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
@@ -47,6 +50,29 @@ impl Message {
     pub fn expiry_s(mut self, seconds: u32) -> Self {
         self.properties.message_expiry_interval_s = Some(seconds);
         self
+    }
+
+    /// Checks that every field fits the wire format.
+    pub(crate) fn check_lengths(&self) -> Result<(), String> {
+        let properties = &self.properties;
+        let texts = properties.user_properties.iter().flat_map(|(name, value)| [name.len(), value.len()]);
+        let fields = [
+            properties.response_topic.as_ref().map_or(0, |text| text.len()),
+            properties.correlation_data.as_ref().map_or(0, bytes::Bytes::len),
+            properties.content_type.as_ref().map_or(0, |text| text.len()),
+        ];
+        let texts_bytes: usize = texts.clone().map(|bytes| bytes + 5).sum();
+        if let Some(bytes) = texts.chain(fields).find(|bytes| *bytes > usize::from(u16::MAX)) {
+            return Err(format!("a property has {bytes} bytes, the limit is 65535"));
+        }
+        // The property block's own length has four bytes at most, as has the packet's; fixed parts are below 512 KiB.
+        let bytes = self.payload.len() + texts_bytes;
+        if bytes > PACKET_BYTES_MAX - 512 * 1024 {
+            return Err(format!(
+                "payload and properties have {bytes} bytes, a packet has {PACKET_BYTES_MAX} at most"
+            ));
+        }
+        Ok(())
     }
 
     /// Turns the message into a PUBLISH without packet identifier.

@@ -1,10 +1,14 @@
 //! What a client is made with.
 
 use std::fmt;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 
-use protocol::ProtocolVersion;
+use bytes::{Bytes, BytesMut};
+use bytestring::ByteString;
+use protocol::{Connect, ConnectProperties, Packet, ProtocolVersion, encode};
 
+use crate::client::CoreConfig;
 use crate::{Backoff, Message, StartError};
 
 /// How to reach a broker and what session to keep there.
@@ -84,8 +88,48 @@ impl Options {
         }
     }
 
+    /// Makes the core's configuration, CONNECT included.
+    pub(crate) fn core_config(&self) -> Result<CoreConfig, StartError> {
+        self.check()?;
+        let version = self.version;
+        let properties = match version {
+            ProtocolVersion::V311 => ConnectProperties::default(),
+            ProtocolVersion::V5 => ConnectProperties {
+                session_expiry_interval_s: Some(self.session_expiry_s),
+                receive_maximum: NonZeroU16::new(self.inflight_max),
+                packet_bytes_max: NonZeroU32::new(self.packet_bytes_max),
+                user_properties: self
+                    .user_properties
+                    .iter()
+                    .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
+                    .collect(),
+                ..ConnectProperties::default()
+            },
+        };
+        let connect = Connect {
+            version,
+            clean_start: self.clean_start,
+            keep_alive_s: self.keep_alive_s,
+            client_id: self.client_id.as_str().into(),
+            will: self.will.clone().map(|will| Box::new(will.into_will())),
+            username: self.username.as_deref().map(ByteString::from),
+            password: self.password.clone().map(Bytes::from),
+            properties,
+        };
+        let packet = Packet::Connect(Box::new(connect.clone()));
+        if let Err(error) = encode(&packet, version, &mut BytesMut::new()) {
+            return Err(StartError::Options { what: format!("CONNECT cannot be encoded: {error}") });
+        }
+        Ok(CoreConfig {
+            connect,
+            inflight_max: self.inflight_max,
+            manual_ack: self.manual_ack,
+            connect_timeout_ms: self.connect_timeout_ms,
+        })
+    }
+
     /// Checks what can be checked without a broker.
-    pub(crate) fn check(&self) -> Result<(), StartError> {
+    fn check(&self) -> Result<(), StartError> {
         let bad = |what: String| Err(StartError::Options { what });
         if !self
             .address

@@ -39,6 +39,8 @@ pub(super) struct Inbound {
     due: VecDeque<Due>,
     /// QoS 2 by packet identifier, until PUBREL; outlives the connection.
     held: HashMap<PacketId, Held>,
+    /// Whether the broker's session may be another than the one `held` is of.
+    in_doubt: bool,
 }
 
 impl Inbound {
@@ -49,11 +51,13 @@ impl Inbound {
             next_serial: 0,
             due: VecDeque::new(),
             held: HashMap::new(),
+            in_doubt: false,
         }
     }
 
-    pub(super) fn resume(&mut self) {
+    pub(super) fn resume(&mut self, in_doubt: bool) {
         self.due.clear();
+        self.in_doubt = in_doubt;
     }
 
     /// The broker forgot the session and with it the identifiers.
@@ -85,6 +89,11 @@ impl Inbound {
             return Ok(());
         };
         let qos = publish.qos;
+        // In the session we know, what is held comes again with DUP [MQTT-3.3.1-1]; without it this is another session's
+        // first use of the identifier.
+        if self.in_doubt && !publish.dup && self.held.get(&packet_id).is_some_and(|held| held.link != link) {
+            self.held.remove(&packet_id);
+        }
         if qos == QoS::ExactlyOnce
             && let Some(held) = self.held.get_mut(&packet_id)
         {

@@ -22,8 +22,8 @@ use std::collections::VecDeque;
 
 use bytestring::ByteString;
 use protocol::{
-    Connect, Disconnect, DisconnectProperties, Packet, ProtocolVersion, Publish, ReasonCode, SubscribeFilter,
-    UserProperties,
+    Connect, Disconnect, DisconnectProperties, Packet, ProtocolVersion, Publish, ReasonCode, RetainHandling,
+    SubscribeFilter, UserProperties,
 };
 
 use crate::{AckToken, ClientError, Incoming, PublishError, Published};
@@ -32,7 +32,7 @@ use link::{Limits, Link, Liveness};
 use outgoing::Outgoing;
 use requests::{Request, Requests};
 
-pub use outgoing::WAITING_MAX;
+pub use outgoing::{WAITING_BYTES_MAX, WAITING_MAX};
 pub use requests::{FILTERS_MAX, REQUESTS_MAX, SUBSCRIPTIONS_MAX};
 
 /// What a core is made with.
@@ -152,6 +152,9 @@ pub struct Core {
     link_number: u64,
     /// Whether a CONNACK has ever accepted us: from then on the session is ours to resume.
     had_session: bool,
+    /// Whether a CONNECT has gone without CONNACK since the last one that came. The broker may have begun a new session for
+    /// it, which the next CONNACK then calls present although it is not the one we know.
+    in_doubt: bool,
     outgoing: Outgoing,
     inbound: Inbound,
     requests: Requests,
@@ -168,6 +171,7 @@ impl Core {
             link: Link::Down,
             link_number: 0,
             had_session: false,
+            in_doubt: false,
             outgoing: Outgoing::default(),
             inbound: Inbound::new(config.manual_ack, config.connect.properties.receive_maximum),
             requests: Requests::default(),
@@ -280,7 +284,11 @@ impl Core {
             let words = connack.properties.reason_string.as_deref().unwrap_or(connack.reason.text());
             let why = format!("the broker refused the connection: {words} (0x{:02x})", connack.reason as u8);
             self.outputs.push_back(Output::Refused { reason: connack.reason, why: why.clone() });
-            return self.close(why);
+            let in_doubt = self.in_doubt;
+            self.close(why);
+            // A refusal leaves no doubt about what the broker made of this attempt.
+            self.in_doubt = in_doubt;
+            return;
         }
         let limits = Limits::new(&connack.properties, self.config.inflight_max, self.version());
         // [MQTT-3.2.2-21] the broker's Server Keep Alive replaces ours.
@@ -293,13 +301,17 @@ impl Core {
         self.outputs.push_back(Output::Connected { session_present: present });
         if present {
             self.outgoing.resume(!self.had_session);
-            self.inbound.resume();
+            self.inbound.resume(self.in_doubt);
+            if self.in_doubt {
+                self.requests.renew_all(RetainHandling::SendIfNew);
+            }
         } else {
             self.outgoing.start_over(&mut self.outputs);
             self.inbound.start_over();
-            self.requests.renew_all();
+            self.requests.renew_all(RetainHandling::Send);
         }
         self.had_session = true;
+        self.in_doubt = false;
         self.link = Link::up(limits, Liveness::new(now_ms, keep_alive_s));
     }
 
@@ -391,8 +403,10 @@ impl Core {
     }
 
     fn close(&mut self, why: String) {
-        if matches!(self.link, Link::Down) {
-            return;
+        match &self.link {
+            Link::Down => return,
+            Link::AwaitingConnAck { .. } => self.in_doubt = true,
+            Link::Up(_) => {}
         }
         self.link = Link::Down;
         self.outgoing.disconnected();

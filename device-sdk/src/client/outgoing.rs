@@ -11,6 +11,8 @@ use crate::{PublishError, Published};
 
 /// Most publishes that may wait for the connection or for the broker's window.
 pub const WAITING_MAX: usize = 1024;
+/// Payload bytes of waiting publishes at which no more are accepted.
+pub const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Packet identifiers in use, for publishes and requests alike.
 #[derive(Debug, Default)]
@@ -62,6 +64,7 @@ pub(super) struct Outgoing {
     pub(super) ids: PacketIds,
     /// Accepted, no packet identifier yet, in order.
     waiting: VecDeque<(u64, Publish)>,
+    waiting_bytes: usize,
     in_flight: HashMap<PacketId, InFlight>,
     /// The order to send again in: of PUBLISH [MQTT-4.6.0-1], and of PUBREC for what is released [MQTT-4.6.0-4].
     order: BTreeMap<u64, PacketId>,
@@ -76,7 +79,7 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     pub(super) fn can_accept(&self) -> bool {
-        self.waiting.len() < WAITING_MAX
+        self.waiting.len() < WAITING_MAX && self.waiting_bytes < WAITING_BYTES_MAX
     }
 
     pub(super) fn has_room(&self, limits: &Limits) -> bool {
@@ -90,6 +93,7 @@ impl Outgoing {
         if !self.can_accept() {
             return Err(PublishError::Busy { waiting: self.waiting.len(), limit: WAITING_MAX });
         }
+        self.waiting_bytes += publish.payload.len();
         self.waiting.push_back((token, publish));
         Ok(())
     }
@@ -122,6 +126,7 @@ impl Outgoing {
             }
         }
         for entry in again.into_iter().rev() {
+            self.waiting_bytes += entry.1.payload.len();
             self.waiting.push_front(entry);
         }
     }
@@ -138,6 +143,7 @@ impl Outgoing {
                 return;
             }
             let (token, publish) = self.waiting.pop_front().expect("front() was Some");
+            self.waiting_bytes -= publish.payload.len();
             match check(&publish, limits) {
                 Ok(()) => self.send_new(token, publish, outputs),
                 Err(error) => outputs.push_back(Output::Published { token, result: Err(error) }),

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytestring::ByteString;
 use protocol::{
-    Packet, PacketId, ReasonCode, SubAck, Subscribe, SubscribeFilter, SubscribeOptions, UnsubAck,
-    Unsubscribe, UserProperties, encoded_len,
+    Packet, PacketId, ReasonCode, RetainHandling, SubAck, Subscribe, SubscribeFilter, SubscribeOptions,
+    UnsubAck, Unsubscribe, UserProperties, encoded_len,
 };
 
 use super::link::Limits;
@@ -105,13 +105,16 @@ impl Requests {
         Ok(())
     }
 
-    /// The broker has no session: everything granted is asked for again, before anything else.
-    pub(super) fn renew_all(&mut self) {
+    /// The broker has no session, or perhaps another than ours: everything granted is asked for again, before anything
+    /// else. `retained` says when retained messages are wanted, for subscriptions that want them at all.
+    pub(super) fn renew_all(&mut self, retained: RetainHandling) {
         self.waiting.retain(|request| request.token().is_some());
         let mut renewals: Vec<(usize, Request)> = Vec::new();
         for (filter, (options, properties)) in &self.granted {
             let bytes = filter.len() + 3;
-            let entry = SubscribeFilter { filter: filter.clone(), options: *options };
+            let mut options = *options;
+            options.retain_handling = stricter(options.retain_handling, retained);
+            let entry = SubscribeFilter { filter: filter.clone(), options };
             match renewals.last_mut() {
                 Some((total, Request::Subscribe { filters, user_properties, .. }))
                     if *total + bytes <= RENEWAL_BYTES_MAX
@@ -191,7 +194,10 @@ impl Requests {
         ids.free(suback.packet_id);
         for (entry, reason) in filters.into_iter().zip(&suback.reasons) {
             if !reason.is_failure() {
-                self.granted.insert(entry.filter, (entry.options, user_properties.clone()));
+                // A renewal is granted what is here already, with the options first asked for.
+                if token.is_some() {
+                    self.granted.insert(entry.filter, (entry.options, user_properties.clone()));
+                }
             } else if token.is_none() {
                 self.granted.remove(&entry.filter);
                 outputs.push_back(Output::SubscriptionRefused { filter: entry.filter, reason: *reason });
@@ -234,6 +240,10 @@ impl Requests {
         outputs.push_back(Output::Answered { token, result: Ok(reasons) });
         Ok(())
     }
+}
+
+fn stricter(a: RetainHandling, b: RetainHandling) -> RetainHandling {
+    if (a as u8) < (b as u8) { b } else { a }
 }
 
 fn refuse(request: &Request, error: &ClientError, outputs: &mut VecDeque<Output>) {

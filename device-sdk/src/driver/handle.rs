@@ -8,27 +8,37 @@ use protocol::{
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::task;
+use super::task::{Ends, Task};
 use crate::queue::Queue;
 use crate::{
     AckToken, ClientError, Event, Message, Options, PublishError, Published, QueueError, QueueStatus,
     StartError,
 };
 
-/// Requests that may wait for the driver.
-const REQUESTS_QUEUED_MAX: usize = 64;
+/// Publishes that may wait for the driver.
+const PUBLISHES_QUEUED_MAX: usize = 64;
+/// Subscribes, unsubscribes and disconnects that may wait for the driver.
+const CONTROLS_QUEUED_MAX: usize = 16;
 /// Events that may wait for the program; when they are full the socket is not read.
 const EVENTS_QUEUED_MAX: usize = 256;
 
-/// What handles ask of the driver.
+/// A message to publish.
 #[derive(Debug)]
-pub(super) enum Request {
-    Publish { message: Message, reply: oneshot::Sender<Result<Published, PublishError>> },
+pub(super) struct PublishRequest {
+    pub(super) message: Message,
+    pub(super) reply: PublishReply,
+}
+
+/// What else handles ask of the driver. A channel of its own, so that publishes that wait for the broker's window
+/// hold up none of it.
+#[derive(Debug)]
+pub(super) enum Control {
     Subscribe { filters: Vec<SubscribeFilter>, user_properties: UserProperties, reply: Reply },
     Unsubscribe { filters: Vec<ByteString>, reply: Reply },
     Disconnect { reply: oneshot::Sender<()> },
 }
 
+pub(super) type PublishReply = oneshot::Sender<Result<Published, PublishError>>;
 pub(super) type Reply = oneshot::Sender<Result<Vec<ReasonCode>, ClientError>>;
 
 /// Acknowledgements on their way to the driver. As many as messages were handed over: the bound is the
@@ -49,7 +59,8 @@ impl Acks {
 /// [`Events`] are dropped.
 #[derive(Clone, Debug)]
 pub struct Client {
-    requests: mpsc::Sender<Request>,
+    publishes: mpsc::Sender<PublishRequest>,
+    controls: mpsc::Sender<Control>,
     acks: Arc<Acks>,
     queue: Option<Queue>,
 }
@@ -76,15 +87,17 @@ impl Client {
     /// # Errors
     /// An option is out of range, there is no runtime, or the queue's directory is locked, corrupt or not accessible.
     pub fn spawn(options: Options) -> Result<(Self, Events), StartError> {
-        options.check()?;
+        let config = options.core_config()?;
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         let queue = options.queue.as_ref().map(Queue::open).transpose()?;
-        let (requests, request_receiver) = mpsc::channel(REQUESTS_QUEUED_MAX);
-        let (event_sender, receiver) = mpsc::channel(EVENTS_QUEUED_MAX);
+        let (publishes, publish_receiver) = mpsc::channel(PUBLISHES_QUEUED_MAX);
+        let (controls, control_receiver) = mpsc::channel(CONTROLS_QUEUED_MAX);
+        let (events, receiver) = mpsc::channel(EVENTS_QUEUED_MAX);
         let acks = Arc::new(Acks::default());
-        let task = task::Task::new(options, request_receiver, event_sender, acks.clone(), queue.clone());
-        runtime.spawn(task.run());
-        Ok((Self { requests, acks, queue }, Events { receiver }))
+        let ends =
+            Ends { publishes: publish_receiver, controls: control_receiver, events, acks: acks.clone() };
+        runtime.spawn(Task::new(options, config, ends, queue.clone()).run());
+        Ok((Self { publishes, controls, acks, queue }, Events { receiver }))
     }
 
     /// Publishes a message and waits for the broker: PUBACK at QoS 1, PUBCOMP at QoS 2, written to the socket at
@@ -106,9 +119,9 @@ impl Client {
         if let Err(source) = validate_topic_name(&message.topic) {
             return Err(PublishError::Topic { topic: cut(&message.topic), source });
         }
+        message.check_lengths().map_err(|what| PublishError::Unencodable { what })?;
         let (reply, receiver) = oneshot::channel();
-        let request = Request::Publish { message, reply };
-        self.requests.send(request).await.map_err(|_| PublishError::Stopped)?;
+        self.publishes.send(PublishRequest { message, reply }).await.map_err(|_| PublishError::Stopped)?;
         Ok(Pending { receiver })
     }
 
@@ -124,6 +137,7 @@ impl Client {
         if let Err(source) = validate_topic_name(&message.topic) {
             return Err(QueueError::Topic { topic: cut(&message.topic), source });
         }
+        message.check_lengths().map_err(|what| QueueError::Unencodable { what })?;
         queue.enqueue(message).await
     }
 
@@ -171,7 +185,7 @@ impl Client {
             .iter()
             .map(|(name, value)| (ByteString::from(*name), ByteString::from(*value)))
             .collect();
-        self.ask(|reply| Request::Subscribe { filters, user_properties, reply }).await
+        self.ask(|reply| Control::Subscribe { filters, user_properties, reply }).await
     }
 
     /// Unsubscribes and waits for UNSUBACK: one code a filter, in order.
@@ -183,7 +197,7 @@ impl Client {
             check_filter(&ByteString::from(*filter))?;
         }
         let filters = filters.iter().map(|filter| ByteString::from(*filter)).collect();
-        self.ask(|reply| Request::Unsubscribe { filters, reply }).await
+        self.ask(|reply| Control::Unsubscribe { filters, reply }).await
     }
 
     /// Sends DISCONNECT and ends the client; what waits in memory gets [`PublishError::Stopped`], what is in the disk
@@ -193,7 +207,7 @@ impl Client {
     /// The client had stopped before.
     pub async fn disconnect(&self) -> Result<(), ClientError> {
         let (reply, receiver) = oneshot::channel();
-        self.requests.send(Request::Disconnect { reply }).await.map_err(|_| ClientError::Stopped)?;
+        self.controls.send(Control::Disconnect { reply }).await.map_err(|_| ClientError::Stopped)?;
         receiver.await.map_err(|_| ClientError::Stopped)
     }
 
@@ -205,9 +219,9 @@ impl Client {
         self.acks.arrived.notify_one();
     }
 
-    async fn ask(&self, request: impl FnOnce(Reply) -> Request) -> Result<Vec<ReasonCode>, ClientError> {
+    async fn ask(&self, request: impl FnOnce(Reply) -> Control) -> Result<Vec<ReasonCode>, ClientError> {
         let (reply, receiver) = oneshot::channel();
-        self.requests.send(request(reply)).await.map_err(|_| ClientError::Stopped)?;
+        self.controls.send(request(reply)).await.map_err(|_| ClientError::Stopped)?;
         receiver.await.unwrap_or(Err(ClientError::Stopped))
     }
 }

@@ -1,33 +1,407 @@
-//! The driver's task.
+//! The task: waits for whatever comes first, lets the core decide, does what the core wants.
+//!
+//! A turn gathers everything that is there into one buffer and writes it once. Memory is bounded: publishes are taken only
+//! while the core has room, and the socket is not read while the program does not take its events.
 
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::mpsc;
+use protocol::Publish;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
-use super::handle::{Acks, Request};
-use crate::queue::Queue;
-use crate::{Event, Options};
+use super::callers::{Callers, Ended};
+use super::handle::{Acks, Control, PublishRequest};
+use super::outbox::Outbox;
+use super::transport::{OpenConnection, Transport};
+use crate::client::{Core, CoreConfig, Input, Output};
+use crate::queue::{Entry, Queue};
+use crate::{Event, Options, PublishError};
+
+/// Unwritten bytes above which no more publishes are taken.
+const UNWRITTEN_BYTES_HIGH: usize = 256 * 1024;
+/// Longest wait for the last bytes of a connection to leave.
+const CLOSING_TIMEOUT_MS: u64 = 1_000;
+/// Pauses before the disk queue goes on after the broker refused an entry for now, each twice the last.
+const ENTRY_RETRY_MS_MIN: u64 = 1_000;
+const ENTRY_RETRY_MS_MAX: u64 = 60_000;
 
 pub(super) struct Task {
     options: Options,
-    requests: mpsc::Receiver<Request>,
-    events: mpsc::Sender<Event>,
+    core: Core,
+    transport: Transport,
+    publishes: mpsc::Receiver<PublishRequest>,
+    controls: mpsc::Receiver<Control>,
+    /// Whether a [`crate::Client`] is left.
+    handles_left: bool,
+    outbox: Outbox,
     acks: Arc<Acks>,
     queue: Option<Queue>,
+    /// When the disk queue may go on after a refusal, and the pause that led to it.
+    queue_holds: Option<(Instant, u64)>,
+    callers: Callers,
+    started: Instant,
+    /// The last pause between connections, 0 after a good connection.
+    pause_ms: u64,
+    up_since: Option<Instant>,
+    refused: Option<(protocol::ReasonCode, String)>,
+    paused: bool,
+}
+
+/// What a wait ended with.
+enum Wake {
+    Control(Option<Control>),
+    Publish(Option<PublishRequest>),
+    Connected(io::Result<TcpStream>),
+    Read(io::Result<usize>),
+    Written(io::Result<usize>),
+    /// A deadline, room for events, acknowledgements, or entries of the disk queue: the turn looks for all of them.
+    Look,
+    EventsDropped,
+}
+
+/// What the driver's ends of the channels are.
+pub(super) struct Ends {
+    pub(super) publishes: mpsc::Receiver<PublishRequest>,
+    pub(super) controls: mpsc::Receiver<Control>,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) acks: Arc<Acks>,
 }
 
 impl Task {
-    pub(super) fn new(
-        options: Options,
-        requests: mpsc::Receiver<Request>,
-        events: mpsc::Sender<Event>,
-        acks: Arc<Acks>,
-        queue: Option<Queue>,
-    ) -> Self {
-        Self { options, requests, events, acks, queue }
+    pub(super) fn new(options: Options, config: CoreConfig, ends: Ends, queue: Option<Queue>) -> Self {
+        let now = Instant::now();
+        Self {
+            core: Core::new(config),
+            transport: Transport::Idle { retry_at: now },
+            publishes: ends.publishes,
+            controls: ends.controls,
+            handles_left: true,
+            outbox: Outbox::new(ends.events),
+            acks: ends.acks,
+            queue,
+            queue_holds: None,
+            callers: Callers::default(),
+            started: now,
+            pause_ms: 0,
+            up_since: None,
+            refused: None,
+            paused: false,
+            options,
+        }
     }
 
-    pub(super) async fn run(self) {
-        let _ = (self.options, self.requests, self.events, self.acks, self.queue);
+    pub(super) async fn run(mut self) {
+        let reply = loop {
+            self.turn().await;
+            match self.wait().await {
+                Wake::Control(Some(Control::Disconnect { reply })) => break Some(reply),
+                Wake::Control(Some(control)) => self.control(control),
+                Wake::Control(None) | Wake::Publish(None) => self.handles_left = false,
+                Wake::EventsDropped => break None,
+                Wake::Publish(Some(request)) => self.publish(request),
+                Wake::Connected(result) => self.connected(result),
+                Wake::Read(Ok(0)) => {
+                    self.input(Input::Closed { why: "the broker closed the connection".to_owned() })
+                }
+                Wake::Written(Ok(count)) => self.callers.written(count),
+                Wake::Read(Err(error)) | Wake::Written(Err(error)) => {
+                    self.input(Input::Closed { why: format!("the connection failed: {error}") });
+                }
+                Wake::Read(Ok(_)) | Wake::Look => {}
+            }
+        };
+        self.leave(reply).await;
+    }
+
+    /// Does everything that can be done without waiting, apart from writing.
+    async fn turn(&mut self) {
+        self.input(Input::Tick);
+        for token in self.acks.take() {
+            self.input(Input::Ack(token));
+        }
+        self.decode();
+        self.gather();
+        self.close_if_wanted().await;
+        if let Transport::Idle { retry_at } = &self.transport
+            && Instant::now() >= *retry_at
+        {
+            let timeout = Duration::from_millis(self.options.connect_timeout_ms);
+            self.transport = Transport::connect(self.options.address.clone(), timeout);
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn input(&mut self, input: Input) {
+        self.core.handle_input(self.now_ms(), input);
+        while let Some(output) = self.core.poll_output() {
+            self.output(output);
+        }
+    }
+
+    fn output(&mut self, output: Output) {
+        match output {
+            Output::Send(packet) => {
+                if let Transport::Open(open) = &mut self.transport {
+                    let bytes = open.send(&packet);
+                    self.callers.queued(bytes);
+                }
+            }
+            Output::Close { why } => {
+                if let Transport::Open(open) = &mut self.transport {
+                    open.closing = Some(why);
+                }
+            }
+            Output::Connected { session_present } => {
+                self.up_since = Some(Instant::now());
+                self.outbox.push(Event::Connected { session_present });
+            }
+            Output::Refused { reason, why } => self.refused = Some((reason, why)),
+            Output::Message(incoming) => self.outbox.push(Event::Message(incoming)),
+            Output::Answered { token, result } => self.callers.answered(token, result),
+            Output::Published { token, result } => match self.callers.published(token, result) {
+                Ended::Told => {}
+                Ended::Entry { entry, result } => self.entry_ended(entry, result.err()),
+            },
+            Output::SubscriptionRefused { filter, reason } => {
+                self.outbox.push(Event::SubscriptionRefused { filter: filter.to_string(), reason });
+            }
+        }
+    }
+
+    /// Takes the packets out of what was read, until the program must take events first.
+    fn decode(&mut self) {
+        self.outbox.flush();
+        while !self.outbox.is_blocked() {
+            let Transport::Open(open) = &mut self.transport else { break };
+            if open.closing.is_some() {
+                break;
+            }
+            match open.receive() {
+                Ok(Some(packet)) => self.input(Input::Received(packet)),
+                Ok(None) => break,
+                Err(error) => self.input(Input::Undecodable(error)),
+            }
+        }
+        let blocked = self.outbox.is_blocked();
+        if blocked != self.paused {
+            self.paused = blocked;
+            self.input(Input::Paused(blocked));
+        }
+    }
+
+    /// Takes publishes and queue entries in turn while they would go out at once.
+    fn gather(&mut self) {
+        if self.queue_holds.is_some_and(|(until, _)| Instant::now() < until) {
+            while self.may_send() {
+                let Ok(request) = self.publishes.try_recv() else { return };
+                self.publish(request);
+            }
+            return;
+        }
+        let mut more = true;
+        while more && self.may_send() {
+            more = false;
+            if let Some(entry) = self.queue.as_ref().and_then(Queue::pop) {
+                self.send_entry(entry);
+                more = true;
+            }
+            if self.may_send()
+                && let Ok(request) = self.publishes.try_recv()
+            {
+                self.publish(request);
+                more = true;
+            }
+        }
+    }
+
+    fn may_send(&self) -> bool {
+        self.core.can_send() && self.transport.unwritten() < UNWRITTEN_BYTES_HIGH
+    }
+
+    /// With a connection, what goes out at once; without one, as much as the core keeps.
+    fn may_take_publish(&self) -> bool {
+        match &self.transport {
+            Transport::Open(_) => self.may_send(),
+            _ => self.core.can_accept(),
+        }
+    }
+
+    fn publish(&mut self, request: PublishRequest) {
+        let publish = request.message.into_publish();
+        let token = self.callers.add_publish(publish.qos, request.reply);
+        self.input(Input::Publish { token, publish });
+    }
+
+    fn send_entry(&mut self, entry: Entry) {
+        let publish: Publish = entry.publish.clone();
+        let token = self.callers.add_entry(entry);
+        self.input(Input::Publish { token, publish });
+    }
+
+    /// An entry of the disk queue was answered.
+    fn entry_ended(&mut self, entry: Entry, error: Option<PublishError>) {
+        let Some(queue) = &self.queue else { return };
+        match error {
+            None => {
+                self.queue_holds = None;
+                queue.ack(entry.number);
+            }
+            Some(error) if is_passing(&error) => {
+                let pause_ms = match self.queue_holds {
+                    // One refusal a pause: those in flight together are refused together.
+                    Some((until, pause_ms)) if Instant::now() < until => pause_ms,
+                    Some((_, pause_ms)) => (pause_ms * 2).min(ENTRY_RETRY_MS_MAX),
+                    None => ENTRY_RETRY_MS_MIN,
+                };
+                tracing::warn!(%error, pause_ms, "the broker does not take a queued message now");
+                self.queue_holds = Some((Instant::now() + Duration::from_millis(pause_ms), pause_ms));
+                queue.put_back(entry);
+            }
+            Some(error) => {
+                let topic = entry.publish.topic.to_string();
+                tracing::warn!(topic, id = entry.id(), %error, "a queued message was refused and is removed");
+                let id = entry.id().to_owned();
+                self.outbox.push(Event::EntryRefused { topic, id, why: error.to_string() });
+                queue.ack(entry.number);
+            }
+        }
+    }
+
+    fn control(&mut self, control: Control) {
+        match control {
+            Control::Subscribe { filters, user_properties, reply } => {
+                let token = self.callers.add_request(reply);
+                self.input(Input::Subscribe { token, filters, user_properties });
+            }
+            Control::Unsubscribe { filters, reply } => {
+                let token = self.callers.add_request(reply);
+                self.input(Input::Unsubscribe { token, filters });
+            }
+            // The loop of `run` ends with it.
+            Control::Disconnect { .. } => {}
+        }
+    }
+
+    fn connected(&mut self, result: io::Result<TcpStream>) {
+        match result.and_then(|stream| OpenConnection::new(stream, &self.options)) {
+            Ok(open) => {
+                self.transport = Transport::Open(Box::new(open));
+                self.input(Input::Opened);
+            }
+            Err(error) => self.retry_later(format!("cannot connect to {}: {error}", self.options.address)),
+        }
+    }
+
+    /// Ends a connection that the core has given up: what was sent leaves first, then comes the pause.
+    async fn close_if_wanted(&mut self) {
+        let Transport::Open(open) = &mut self.transport else { return };
+        let Some(why) = open.closing.take() else { return };
+        open.finish(Duration::from_millis(CLOSING_TIMEOUT_MS)).await;
+        self.callers.connection_lost();
+        self.retry_later(why);
+    }
+
+    fn retry_later(&mut self, why: String) {
+        // Only a connection that outlived the last pause counts as good: a broker that accepts and drops, or another
+        // client with the same id, must not lead to a tight loop.
+        let good =
+            self.up_since.take().is_some_and(|since| since.elapsed().as_millis() > u128::from(self.pause_ms));
+        let previous_ms = if good { 0 } else { self.pause_ms };
+        self.pause_ms = self.options.backoff.next_ms(previous_ms, fastrand::u64(..));
+        let retry_in_ms = self.pause_ms;
+        self.transport = Transport::Idle { retry_at: Instant::now() + Duration::from_millis(retry_in_ms) };
+        self.paused = false;
+        tracing::debug!(why, retry_in_ms, "disconnected");
+        self.outbox.push(match self.refused.take() {
+            Some((reason, why)) => Event::Refused { reason, why, retry_in_ms },
+            None => Event::Disconnected { why, retry_in_ms },
+        });
+    }
+
+    async fn wait(&mut self) -> Wake {
+        let deadline = self.deadline();
+        let may_take_publish = self.may_take_publish() && self.handles_left;
+        let may_take_control = self.core.can_ask() && self.handles_left;
+        let may_feed = self.may_send();
+        let may_read = !self.outbox.is_blocked();
+        let handles_left = self.handles_left;
+        let queue = self.queue.as_ref().filter(|_| may_feed);
+        let outbox = &self.outbox;
+        let (connecting, read, write) = self.transport.halves(may_read);
+        tokio::select! {
+            control = self.controls.recv(), if may_take_control => Wake::Control(control),
+            request = self.publishes.recv(), if may_take_publish => Wake::Publish(request),
+            result = connecting => Wake::Connected(result),
+            result = read => Wake::Read(result),
+            result = write => Wake::Written(result),
+            () = outbox.has_room(), if outbox.is_waiting() => Wake::Look,
+            () = outbox.dropped(), if !handles_left => Wake::EventsDropped,
+            () = self.acks.arrived.notified() => Wake::Look,
+            () = next_entries(queue) => Wake::Look,
+            () = sleep_until(deadline) => Wake::Look,
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let core = self.core.next_deadline_ms().map(|at_ms| self.started + Duration::from_millis(at_ms));
+        let retry = match &self.transport {
+            Transport::Idle { retry_at } => Some(*retry_at),
+            _ => None,
+        };
+        let queue = self.queue_holds.map(|(until, _)| until).filter(|until| *until > Instant::now());
+        [core, retry, queue].into_iter().flatten().min()
+    }
+
+    async fn leave(mut self, reply: Option<oneshot::Sender<()>>) {
+        self.input(Input::Disconnect);
+        if let Transport::Open(open) = &mut self.transport {
+            open.finish(Duration::from_millis(CLOSING_TIMEOUT_MS)).await;
+        }
+        if let Some(queue) = &self.queue {
+            queue.close().await;
+        }
+        drop(self.callers);
+        if let Some(reply) = reply {
+            // The caller may have gone.
+            let _ = reply.send(());
+        }
+    }
+}
+
+/// Says whether the broker may take the same message later.
+fn is_passing(error: &PublishError) -> bool {
+    use protocol::ReasonCode as Reason;
+    match error {
+        PublishError::Refused { reason, .. } => matches!(
+            reason,
+            Reason::UnspecifiedError
+                | Reason::ImplementationSpecificError
+                | Reason::PacketIdentifierInUse
+                | Reason::QuotaExceeded
+        ),
+        PublishError::Busy { .. } | PublishError::ConnectionLost | PublishError::Stopped => true,
+        PublishError::Topic { .. } | PublishError::Unencodable { .. } | PublishError::TooLarge { .. } => {
+            false
+        }
+    }
+}
+
+async fn next_entries(queue: Option<&Queue>) {
+    match queue {
+        Some(queue) => queue.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }

@@ -1,0 +1,7 @@
+//! The SDK from outside: the core against a peer in memory, the driver against a peer on TCP, the disk queue and the
+//! command journal against SIGKILL.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod core_rules;
+mod core_sim;
+mod model;
