@@ -541,3 +541,6 @@ impl Reader<'_> {
         Ok(Box::new(Will { topic, payload, qos, retain: bits & 4 != 0, delay_interval_s, properties }))
     }
 }
+
+#[cfg(test)]
+mod tests;
