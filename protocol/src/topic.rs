@@ -166,3 +166,180 @@ pub fn filter_matches(filter: &str, topic: &str) -> bool {
     }
     at == topic.len()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(filter: &str) -> Result<TopicFilter, FilterError> {
+        TopicFilter::parse(filter.into())
+    }
+
+    #[test]
+    fn filters_match_as_the_standards_examples_say() {
+        // Sections 4.7.1 and 4.7.2
+        for (filter, topic, matches) in [
+            ("sport/tennis/player1/#", "sport/tennis/player1", true),
+            ("sport/tennis/player1/#", "sport/tennis/player1/ranking", true),
+            ("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon", true),
+            ("sport/tennis/player1/#", "sport/tennis/player2", false),
+            ("sport/tennis/player1/#", "sport/tennis/player10", false),
+            ("sport/#", "sport", true),
+            ("sport/#", "sport/", true),
+            ("#", "sport", true),
+            ("#", "/", true),
+            ("sport/tennis/+", "sport/tennis/player1", true),
+            ("sport/tennis/+", "sport/tennis/player1/ranking", false),
+            ("sport/+", "sport", false),
+            ("sport/+", "sport/", true),
+            ("+/+", "/finance", true),
+            ("/+", "/finance", true),
+            ("+", "/finance", false),
+            ("+", "finance", true),
+            ("+/#", "finance", true),
+            ("+/#", "/", true),
+            ("+/tennis/#", "sport/tennis", true),
+            ("+/tennis/#", "sport/tennis/a/b", true),
+            ("a/+/c", "a//c", true),
+            ("a/+/c", "a/b/d", false),
+            ("a/+/c", "a/b", false),
+            ("a/b", "a/b", true),
+            ("a/b", "a/b/", false),
+            ("a/b/", "a/b", false),
+            ("a/b", "a/bc", false),
+            ("a/bc", "a/b", false),
+            ("A", "a", false),
+            ("车/+", "车/七", true),
+        ] {
+            assert_eq!(filter_matches(filter, topic), matches, "{filter} {topic}");
+        }
+    }
+
+    #[test]
+    fn a_leading_wildcard_does_not_match_a_topic_with_a_dollar() {
+        // [MQTT-4.7.2-1]
+        for (filter, topic, matches) in [
+            ("#", "$SYS", false),
+            ("#", "$SYS/broker", false),
+            ("+", "$SYS", false),
+            ("+/monitor/Clients", "$SYS/monitor/Clients", false),
+            ("$SYS/#", "$SYS", true),
+            ("$SYS/#", "$SYS/broker", true),
+            ("$SYS/monitor/+", "$SYS/monitor/Clients", true),
+            ("$im/receipts", "$im/receipts", true),
+            ("a/#", "a/$b", true),
+            ("a/+", "a/$b", true),
+        ] {
+            assert_eq!(filter_matches(filter, topic), matches, "{filter} {topic}");
+        }
+    }
+
+    #[test]
+    fn valid_filters_parse() {
+        for filter in
+            ["#", "+", "/", "//", "a", "a/#", "+/+/#", "/+", "+/", "$SYS/#", "a b", "$shared/a", "车/+"]
+        {
+            let parsed = parse(filter).unwrap();
+            assert_eq!((&*parsed.full, parsed.share, &*parsed.filter), (filter, None, filter));
+        }
+        for (filter, group, inner) in
+            [("$share/g/#", "g", "#"), ("$share/g//a", "g", "/a"), ("$share/g g/a/+", "g g", "a/+")]
+        {
+            let parsed = parse(filter).unwrap();
+            assert_eq!(
+                (&*parsed.full, parsed.share.as_deref(), &*parsed.filter),
+                (filter, Some(group), inner)
+            );
+        }
+    }
+
+    #[test]
+    fn invalid_filters_do_not_parse() {
+        use FilterError::{Empty, Null, Share, TooLong, Wildcard};
+        for (filter, error) in [
+            ("", Empty),                 // [MQTT-4.7.3-1]
+            ("a\0", Null),               // [MQTT-4.7.3-2]
+            ("sport/tennis#", Wildcard), // [MQTT-4.7.1-1]
+            ("sport/tennis/#/ranking", Wildcard),
+            ("##", Wildcard),
+            ("#/", Wildcard),
+            ("a#/b", Wildcard),
+            ("sport+", Wildcard), // [MQTT-4.7.1-2]
+            ("+a", Wildcard),
+            ("a/+b/c", Wildcard),
+            ("++", Wildcard),
+            ("+#", Wildcard),
+            ("$share", Share), // [MQTT-4.8.2-1], [MQTT-4.8.2-2]
+            ("$share/", Share),
+            ("$share/g", Share),
+            ("$share/g/", Share),
+            ("$share//a", Share),
+            ("$share/+/a", Share),
+            ("$share/g#/a", Share),
+            ("$share/g/$share/h/a", Share),
+            ("$share/g/a#", Wildcard),
+            ("$share/g/#/a", Wildcard),
+        ] {
+            assert_eq!(parse(filter), Err(error), "{filter}");
+        }
+        // [MQTT-4.7.3-3]
+        assert!(parse(&"x".repeat(65_535)).is_ok());
+        assert_eq!(parse(&"x".repeat(65_536)), Err(TooLong));
+    }
+
+    #[test]
+    fn topic_names_have_characters_and_no_wildcards() {
+        for name in ["a", "/", "a/b", " ", "$SYS", "车/7", &"x".repeat(65_535)] {
+            assert_eq!(validate_topic_name(name), Ok(()), "{name}");
+        }
+        for (name, error) in [
+            ("", TopicError::Empty),
+            ("#", TopicError::Wildcard),
+            ("a/+/b", TopicError::Wildcard),
+            ("a+b", TopicError::Wildcard),
+            ("a\0", TopicError::Null),
+            (&"x".repeat(65_536), TopicError::TooLong),
+        ] {
+            assert_eq!(validate_topic_name(name), Err(error), "{name}");
+        }
+    }
+
+    /// Matching as the standard's words put it, level by level.
+    fn matches_by_levels(filter: &str, topic: &str) -> bool {
+        let starts_wild = filter.starts_with(['+', '#']);
+        if topic.starts_with('$') && starts_wild {
+            return false;
+        }
+        let filter: Vec<_> = filter.split('/').collect();
+        let topic: Vec<_> = topic.split('/').collect();
+        let (fixed, rest) = match filter.split_last() {
+            Some((&"#", fixed)) => (fixed, true),
+            _ => (&filter[..], false),
+        };
+        let long_enough = if rest { topic.len() >= fixed.len() } else { topic.len() == fixed.len() };
+        long_enough && fixed.iter().zip(&topic).all(|(filter, topic)| *filter == "+" || filter == topic)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        #[test]
+        fn matching_bytes_is_matching_levels(
+            filter in "(\\+|[ab$]{0,2})(/(\\+|[ab]{0,2})){0,3}(/#)?",
+            topic in "[ab$]{0,2}(/[ab]{0,2}){0,4}",
+        ) {
+            prop_assume!(parse(&filter).is_ok() && validate_topic_name(&topic).is_ok());
+            prop_assert_eq!(filter_matches(&filter, &topic), matches_by_levels(&filter, &topic));
+        }
+
+        #[test]
+        fn any_text_parses_or_not_without_panic(filter in "[a+#/$\u{0}é]{0,12}|\\$share/[a+/]{0,6}") {
+            if let Ok(parsed) = parse(&filter) {
+                prop_assert!(filter.ends_with(&*parsed.filter));
+                filter_matches(&parsed.filter, "a/b/$c");
+            }
+        }
+    }
+}

@@ -194,7 +194,9 @@ pub(super) trait PutProperty: Sink + Sized {
         let mut measure = Measure::default();
         properties.write(&mut measure);
         self.varint("property length", u32::try_from(measure.bytes).unwrap_or(u32::MAX));
-        properties.write(self);
+        if measure.bytes > 0 || measure.fault.is_some() {
+            properties.write(self);
+        }
     }
 
     #[inline]
