@@ -34,8 +34,8 @@ pub enum Role {
 /// Cuts a byte stream into packets of one connection.
 ///
 /// Strings and payloads of a packet share the buffer's memory: what is kept longer than the packet should
-/// be copied. The typed packet takes at most about 16 times the bytes it came in (empty user properties),
-/// so the limit given bounds memory.
+/// be copied. A typed packet takes at most 26 times the bytes it came in (empty user properties, in a
+/// vector that has just doubled), so the limit given bounds memory.
 #[derive(Clone, Debug)]
 pub struct Decoder {
     role: Role,

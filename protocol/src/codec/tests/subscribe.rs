@@ -72,33 +72,6 @@ fn a_wrong_subscribe_is_refused() {
             "malformed SUBSCRIBE: topic filter contains the null character",
         ),
         (
-            V311,
-            "MQTT-3-8.3-4",
-            b"\0\x01\0\x01a\x04",
-            "malformed SUBSCRIBE: reserved subscription options are set in 0x04",
-        ),
-        (V311, "MQTT-3-8.3-4", b"\0\x01\0\x01a\x03", "malformed SUBSCRIBE: requested qos is 3"),
-        (
-            V5,
-            "MQTT-3.8.3-5",
-            b"\0\x01\0\0\x01a\x40",
-            "malformed SUBSCRIBE: reserved subscription options are set in 0x40",
-        ),
-        (
-            V5,
-            "MQTT-3.8.3-5",
-            b"\0\x01\0\0\x01a\x80",
-            "malformed SUBSCRIBE: reserved subscription options are set in 0x80",
-        ),
-        (V5, "section 3.8.3.1", b"\0\x01\0\0\x01a\x03", "protocol error in SUBSCRIBE: maximum qos is 3"),
-        (V5, "section 3.8.3.1", b"\0\x01\0\0\x01a\x30", "protocol error in SUBSCRIBE: retain handling is 3"),
-        (
-            V5,
-            "MQTT-3.8.3-4",
-            b"\0\x01\0\0\x0a$share/g/a\x04",
-            "protocol error in SUBSCRIBE: no local is set on the shared subscription \"$share/g/a\"",
-        ),
-        (
             V5,
             "section 3.8.2.1.2",
             b"\0\x01\x02\x0b\0\0\x01a\0",
@@ -121,6 +94,41 @@ fn a_wrong_subscribe_is_refused() {
             "section 3.8.3",
             b"\0\x01\0\0\x01a\0\0",
             "malformed SUBSCRIBE: topic filter needs 2 bytes, 1 are left",
+        ),
+    ] {
+        check_refused(Role::Broker, version, statement, &frame(0x82, body), message);
+    }
+}
+
+#[test]
+fn wrong_subscription_options_are_refused() {
+    for (version, statement, body, message) in [
+        (
+            V311,
+            "MQTT-3-8.3-4",
+            &b"\0\x01\0\x01a\x04"[..],
+            "malformed SUBSCRIBE: reserved subscription options are set in 0x04",
+        ),
+        (V311, "MQTT-3-8.3-4", &b"\0\x01\0\x01a\x03", "malformed SUBSCRIBE: requested qos is 3"),
+        (
+            V5,
+            "MQTT-3.8.3-5",
+            b"\0\x01\0\0\x01a\x40",
+            "malformed SUBSCRIBE: reserved subscription options are set in 0x40",
+        ),
+        (
+            V5,
+            "MQTT-3.8.3-5",
+            b"\0\x01\0\0\x01a\x80",
+            "malformed SUBSCRIBE: reserved subscription options are set in 0x80",
+        ),
+        (V5, "section 3.8.3.1", b"\0\x01\0\0\x01a\x03", "protocol error in SUBSCRIBE: maximum qos is 3"),
+        (V5, "section 3.8.3.1", b"\0\x01\0\0\x01a\x30", "protocol error in SUBSCRIBE: retain handling is 3"),
+        (
+            V5,
+            "MQTT-3.8.3-4",
+            b"\0\x01\0\0\x0a$share/g/a\x04",
+            "protocol error in SUBSCRIBE: no local is set on the shared subscription \"$share/g/a\"",
         ),
     ] {
         check_refused(Role::Broker, version, statement, &frame(0x82, body), message);
