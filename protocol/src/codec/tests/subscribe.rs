@@ -109,7 +109,7 @@ fn wrong_subscription_options_are_refused() {
             &b"\0\x01\0\x01a\x04"[..],
             "malformed SUBSCRIBE: reserved subscription options are set in 0x04",
         ),
-        (V311, "MQTT-3-8.3-4", &b"\0\x01\0\x01a\x03", "malformed SUBSCRIBE: requested qos is 3"),
+        (V311, "MQTT-3-8.3-4", b"\0\x01\0\x01a\x03", "malformed SUBSCRIBE: requested qos is 3"),
         (
             V5,
             "MQTT-3.8.3-5",
