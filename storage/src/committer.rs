@@ -1,0 +1,360 @@
+//! The writer thread: takes everything that was submitted meanwhile, appends it, commits once.
+//!
+//! ```text
+//!            submit, checkpoint                 no space for the next record
+//!  idle ──────────────────────▶ writing ◀──────────────────────────────────▶ waiting for space
+//!    ▲                            │   │            retry each second
+//!    └── all is committed ────────┘   └── a write or sync failed ──▶ failed, takes nothing more
+//! ```
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::disk::Disk;
+use crate::error::LogError;
+use crate::log::Log;
+
+/// Bytes that one group takes before it is committed, if more is waiting: bounds memory and the wait of the first.
+const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How often space is asked for while there is none.
+const RETRY_SPACE: Duration = Duration::from_secs(1);
+/// What the queue needs per record beside its bytes.
+const RECORD_OVERHEAD_BYTES: usize = size_of::<Bytes>();
+
+/// What the writer thread tells.
+#[derive(Debug)]
+pub enum CommitEvent {
+    /// Everything up to this ticket is kept, as the log's durability says.
+    Committed {
+        /// The newest ticket.
+        ticket: u64,
+        /// `Log::bytes`.
+        log_bytes: u64,
+    },
+    /// There is no space for another segment (`true`), or there is again. Told at each change. While it is
+    /// `true`, records are written as long as the reserve lasts; then they wait.
+    Full(bool),
+    /// A checkpoint is done with. If there was no space for it, the log is as it was before.
+    Checkpointed {
+        /// `Log::bytes`.
+        log_bytes: u64,
+    },
+    /// The log failed and nothing more is written: the process must stop. The last event.
+    Failed(LogError),
+}
+
+/// A handle to the thread that writes the log. Dropping it ends the thread after what was submitted, without
+/// telling whether that was committed; `close` tells.
+#[derive(Debug)]
+pub struct Committer {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<Result<(), LogError>>>,
+}
+
+#[derive(Debug)]
+enum Job {
+    Append { ticket: u64, records: Vec<Bytes> },
+    Checkpoint { ticket: u64, records: Vec<Bytes> },
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    pending_bytes: AtomicUsize,
+}
+
+/// Its length is bounded by the submitter, through `pending_bytes`.
+#[derive(Debug, Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    is_closing: bool,
+    /// The log failed: jobs are ignored.
+    is_failed: bool,
+    /// The thread waits for a change.
+    is_idle: bool,
+}
+
+impl Committer {
+    /// Starts the thread. `on_event` is called on it.
+    pub fn spawn<D: Disk>(log: Log<D>, on_event: impl FnMut(CommitEvent) + Send + 'static) -> Self {
+        let shared = Arc::new(Shared::default());
+        let writer = Writer { log, on_event, shared: shared.clone(), is_full: false };
+        let thread = thread::Builder::new().name("log-writer".to_owned()).spawn(|| writer.run());
+        Self { shared, thread: Some(thread.expect("the operating system can start one more thread")) }
+    }
+
+    /// Hands over records to be appended; `Committed` with this ticket or a later one tells when they are kept. Never
+    /// waits for the disk. Takes any amount: the caller stops at its own limit on `pending_bytes`.
+    pub fn submit(&self, last_ticket: u64, records: Vec<Bytes>) {
+        self.push(Job::Append { ticket: last_ticket, records });
+    }
+
+    /// Hands over the records that replace the whole log, in order with `submit`: they must hold the state after
+    /// everything submitted before. `Committed` with the ticket and `Checkpointed` follow.
+    pub fn checkpoint(&self, last_ticket: u64, records: Vec<Bytes>) {
+        self.push(Job::Checkpoint { ticket: last_ticket, records });
+    }
+
+    /// Returns the bytes handed over and not committed yet, a small overhead per record included.
+    pub fn pending_bytes(&self) -> usize {
+        self.shared.pending_bytes.load(Ordering::Acquire)
+    }
+
+    /// Commits what was submitted, closes the log and ends the thread.
+    ///
+    /// # Errors
+    /// The log failed, or there was no space for what was left.
+    pub fn close(mut self) -> Result<(), LogError> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), LogError> {
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        self.shared.lock().is_closing = true;
+        self.shared.changed.notify_one();
+        match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    fn push(&self, job: Job) {
+        let bytes = job.bytes();
+        let mut queue = self.shared.lock();
+        if queue.is_failed {
+            return;
+        }
+        self.shared.pending_bytes.fetch_add(bytes, Ordering::AcqRel);
+        queue.jobs.push_back(job);
+        let is_idle = std::mem::take(&mut queue.is_idle);
+        drop(queue);
+        if is_idle {
+            self.shared.changed.notify_one();
+        }
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            // `close` is there for who wants to know.
+            let _ = self.end();
+        }
+    }
+}
+
+impl Job {
+    fn bytes(&self) -> usize {
+        let (Self::Append { records, .. } | Self::Checkpoint { records, .. }) = self;
+        records.iter().map(|record| record.len() + RECORD_OVERHEAD_BYTES).sum()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().expect("no holder of this lock panics")
+    }
+
+    fn done(&self, bytes: usize) {
+        self.pending_bytes.fetch_sub(bytes, Ordering::AcqRel);
+    }
+}
+
+/// What the thread owns.
+struct Writer<D: Disk, E> {
+    log: Log<D>,
+    on_event: E,
+    shared: Arc<Shared>,
+    is_full: bool,
+}
+
+/// Why a round ended.
+enum Round {
+    Goes,
+    /// These records found no space.
+    Stuck(u64, Vec<Bytes>, LogError),
+}
+
+impl<D: Disk, E: FnMut(CommitEvent)> Writer<D, E> {
+    fn run(mut self) -> Result<(), LogError> {
+        let result = self.work();
+        if let Err(error) = result {
+            if matches!(error, LogError::Full { .. }) {
+                return Err(error);
+            }
+            {
+                let mut queue = self.shared.lock();
+                queue.is_failed = true;
+                queue.jobs.clear();
+                self.shared.pending_bytes.store(0, Ordering::Release);
+            }
+            let why = error.to_string();
+            (self.on_event)(CommitEvent::Failed(error));
+            return Err(LogError::Poisoned { why });
+        }
+        self.log.close()
+    }
+
+    /// Writes until the end; an error is the log's failure, or `Full` at the end.
+    fn work(&mut self) -> Result<(), LogError> {
+        self.tell_full(self.log.is_full());
+        while let Some(mut jobs) = self.wait()? {
+            while !jobs.is_empty() {
+                if let Round::Stuck(ticket, records, error) = self.round(&mut jobs)? {
+                    jobs.push_front(Job::Append { ticket, records });
+                    self.wait_for_space(&mut jobs, error)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes everything that was submitted; `None` at the end.
+    fn wait(&mut self) -> Result<Option<VecDeque<Job>>, LogError> {
+        loop {
+            {
+                let mut queue = self.shared.lock();
+                if !queue.jobs.is_empty() {
+                    return Ok(Some(std::mem::take(&mut queue.jobs)));
+                }
+                if queue.is_closing {
+                    return Ok(None);
+                }
+                queue.is_idle = true;
+                if !self.is_full {
+                    drop(self.shared.changed.wait(queue).expect("no holder of this lock panics"));
+                    continue;
+                }
+                let waited = self.shared.changed.wait_timeout(queue, RETRY_SPACE);
+                let (_queue, timeout) = waited.expect("no holder of this lock panics");
+                if !timeout.timed_out() {
+                    continue;
+                }
+            }
+            self.log.ensure_spare()?;
+            self.tell_full(self.log.is_full());
+        }
+    }
+
+    /// Writes one group, or one checkpoint.
+    fn round(&mut self, jobs: &mut VecDeque<Job>) -> Result<Round, LogError> {
+        let (mut bytes, mut committed, mut round) = (0, None, Round::Goes);
+        while bytes < GROUP_BYTES_MAX {
+            match jobs.pop_front() {
+                Some(Job::Append { ticket, records }) => {
+                    match self.append(&records) {
+                        Ok(()) => {}
+                        Err((done, error @ LogError::Full { .. })) => {
+                            let left = records[done..].to_vec();
+                            bytes += total(&records[..done]);
+                            round = Round::Stuck(ticket, left, error);
+                            break;
+                        }
+                        Err((_, error)) => return Err(error),
+                    }
+                    bytes += total(&records);
+                    committed = Some(ticket);
+                }
+                Some(checkpoint) if bytes > 0 || committed.is_some() => {
+                    jobs.push_front(checkpoint);
+                    break;
+                }
+                Some(Job::Checkpoint { ticket, records }) => {
+                    self.checkpoint(ticket, records)?;
+                    return Ok(Round::Goes);
+                }
+                None => break,
+            }
+        }
+        self.log.commit_pending()?;
+        self.shared.done(bytes);
+        if let Some(ticket) = committed {
+            (self.on_event)(CommitEvent::Committed { ticket, log_bytes: self.log.bytes() });
+        }
+        // After the event: nobody waits for the next segment yet.
+        if !self.log.is_full() {
+            self.log.ensure_spare()?;
+        }
+        self.tell_full(self.log.is_full() || matches!(round, Round::Stuck(..)));
+        Ok(round)
+    }
+
+    /// Appends in order; on an error tells how many were appended.
+    fn append(&mut self, records: &[Bytes]) -> Result<(), (usize, LogError)> {
+        for (done, record) in records.iter().enumerate() {
+            self.log.append(record).map_err(|error| (done, error))?;
+        }
+        Ok(())
+    }
+
+    /// Writes a checkpoint; returns whether there was space for it.
+    fn checkpoint(&mut self, ticket: u64, records: Vec<Bytes>) -> Result<bool, LogError> {
+        let bytes = total(&records);
+        let is_written = match self.log.checkpoint(records.into_iter()) {
+            Ok(()) => true,
+            Err(LogError::NoSpace { .. }) => false,
+            Err(error) => return Err(error),
+        };
+        self.shared.done(bytes);
+        if is_written {
+            (self.on_event)(CommitEvent::Committed { ticket, log_bytes: self.log.bytes() });
+        }
+        (self.on_event)(CommitEvent::Checkpointed { log_bytes: self.log.bytes() });
+        self.tell_full(self.log.is_full());
+        Ok(is_written)
+    }
+
+    /// Waits until another try is worth it: a second passed, or a checkpoint came, which is written at once.
+    fn wait_for_space(&mut self, jobs: &mut VecDeque<Job>, error: LogError) -> Result<(), LogError> {
+        let shared = self.shared.clone();
+        let mut queue = shared.lock();
+        loop {
+            jobs.append(&mut queue.jobs);
+            if let Some(at) = jobs.iter().position(|job| matches!(job, Job::Checkpoint { .. })) {
+                drop(queue);
+                return self.skip_to_checkpoint(jobs, at);
+            }
+            if queue.is_closing {
+                return Err(error);
+            }
+            queue.is_idle = true;
+            let waited = shared.changed.wait_timeout(queue, RETRY_SPACE);
+            let (again, timeout) = waited.expect("no holder of this lock panics");
+            queue = again;
+            if timeout.timed_out() {
+                drop(queue);
+                return self.log.ensure_spare();
+            }
+        }
+    }
+
+    /// Writes the checkpoint at this place of the queue. It holds the state after the records before it, which
+    /// need no space of their own then.
+    fn skip_to_checkpoint(&mut self, jobs: &mut VecDeque<Job>, at: usize) -> Result<(), LogError> {
+        let Some(Job::Checkpoint { ticket, records }) = jobs.remove(at) else {
+            unreachable!("the caller found a checkpoint there")
+        };
+        if self.checkpoint(ticket, records)? {
+            let skipped = jobs.drain(..at).map(|job| job.bytes()).sum();
+            self.shared.done(skipped);
+        }
+        Ok(())
+    }
+
+    fn tell_full(&mut self, is_full: bool) {
+        if self.is_full != is_full {
+            self.is_full = is_full;
+            (self.on_event)(CommitEvent::Full(is_full));
+        }
+    }
+}
+
+fn total(records: &[Bytes]) -> usize {
+    records.iter().map(|record| record.len() + RECORD_OVERHEAD_BYTES).sum()
+}

@@ -1,0 +1,212 @@
+//! The bytes on disk: segment header, group header, record. All numbers are little-endian.
+//!
+//! ```text
+//! file    = segment header (64) , group* , zeros up to the preallocated size
+//! group   = group header (48) , record* , zeros up to a multiple of 8
+//! record  = crc u32 , length u32 , payload
+//!
+//! segment header:  0 magic "POSTRLOG"   8 version u16  10 kind u8 (1 segment, 2 checkpoint)  11 zeros
+//!                 16 id u64            24 nonce u64    32 zeros                              60 crc u32 of 0..60
+//! group header:    0 nonce u64          8 offset u64 of this header in the file  16 first LSN u64
+//!                 24 durable LSN u64   32 body length u32 (records, without the zeros after them)
+//!                 36 record count u32  40 flags u32 (1 = end of checkpoint)      44 crc u32 of 0..44
+//! ```
+//!
+//! Every version keeps magic, version and the header's length and CRC where they are. The nonce is random, new for
+//! each file and never zero: it starts every group header and seeds every CRC, so that bytes of another
+//! file, of another place in this one, or chosen by a client, never decode. A record's CRC is also seeded with
+//! its LSN and covers its length. Zeros where a group header would be are the end.
+
+use crc32fast::Hasher;
+
+pub(crate) const VERSION: u16 = 1;
+pub(crate) const FILE_HEADER_BYTES: usize = 64;
+pub(crate) const GROUP_HEADER_BYTES: usize = 48;
+pub(crate) const RECORD_HEADER_BYTES: usize = 8;
+/// Groups start at multiples of this.
+pub(crate) const ALIGN_BYTES: u64 = 8;
+/// No log lives this long; keeps sums of record numbers in their type.
+const LSN_MAX: u64 = 1 << 62;
+/// Flag of the last group of a checkpoint.
+pub(crate) const END_OF_CHECKPOINT: u32 = 1;
+
+const MAGIC: [u8; 8] = *b"POSTRLOG";
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// A part of the log.
+    Segment,
+    /// The records that replace all segments up to and including its id.
+    Checkpoint,
+}
+
+/// The first bytes of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileHeader {
+    pub(crate) kind: Kind,
+    pub(crate) id: u64,
+    pub(crate) nonce: u64,
+}
+
+/// Why the first bytes of a file are no header.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum HeaderError {
+    Damaged(&'static str),
+    Version(u16),
+}
+
+impl FileHeader {
+    pub(crate) fn encode(&self) -> [u8; FILE_HEADER_BYTES] {
+        let mut bytes = [0; FILE_HEADER_BYTES];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[10] = match self.kind {
+            Kind::Segment => 1,
+            Kind::Checkpoint => 2,
+        };
+        bytes[16..24].copy_from_slice(&self.id.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.nonce.to_le_bytes());
+        let crc = crc32fast::hash(&bytes[..60]);
+        bytes[60..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8; FILE_HEADER_BYTES]) -> Result<Self, HeaderError> {
+        if bytes[..8] != MAGIC {
+            return Err(HeaderError::Damaged("the file header does not start with POSTRLOG"));
+        }
+        if crc32fast::hash(&bytes[..60]) != u32_at(bytes, 60) {
+            return Err(HeaderError::Damaged("the file header's checksum does not match"));
+        }
+        let version = u16::from_le_bytes([bytes[8], bytes[9]]);
+        if version != VERSION {
+            return Err(HeaderError::Version(version));
+        }
+        let kind = match bytes[10] {
+            1 => Kind::Segment,
+            2 => Kind::Checkpoint,
+            _ => return Err(HeaderError::Damaged("the file header names an unknown kind of file")),
+        };
+        let (id, nonce) = (u64_at(bytes, 16), u64_at(bytes, 24));
+        if nonce == 0 {
+            return Err(HeaderError::Damaged("the file header's nonce is zero"));
+        }
+        Ok(Self { kind, id, nonce })
+    }
+}
+
+/// The frame of the records that were written together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GroupHeader {
+    /// Where it is in the file.
+    pub(crate) offset: u64,
+    /// Number of its first record; without records, the next that will be given.
+    pub(crate) first_lsn: u64,
+    /// Everything up to this record was synced before this group was written.
+    pub(crate) durable_lsn: u64,
+    pub(crate) body_bytes: u32,
+    pub(crate) count: u32,
+    pub(crate) flags: u32,
+}
+
+impl GroupHeader {
+    pub(crate) fn encode(&self, nonce: u64) -> [u8; GROUP_HEADER_BYTES] {
+        let mut bytes = [0; GROUP_HEADER_BYTES];
+        bytes[..8].copy_from_slice(&nonce.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.offset.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.first_lsn.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.durable_lsn.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.body_bytes.to_le_bytes());
+        bytes[36..40].copy_from_slice(&self.count.to_le_bytes());
+        bytes[40..44].copy_from_slice(&self.flags.to_le_bytes());
+        let crc = crc32fast::hash(&bytes[..44]);
+        bytes[44..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// Decodes a header that belongs at `offset` of the file with this nonce.
+    pub(crate) fn decode(bytes: &[u8], nonce: u64, offset: u64) -> Result<Self, &'static str> {
+        let Some(bytes) = bytes.first_chunk::<GROUP_HEADER_BYTES>() else {
+            return Err("the file ends inside a group header");
+        };
+        if u64_at(bytes, 0) != nonce {
+            return Err("no group of this file starts here");
+        }
+        if crc32fast::hash(&bytes[..44]) != u32_at(bytes, 44) {
+            return Err("a group header's checksum does not match");
+        }
+        if u64_at(bytes, 8) != offset {
+            return Err("a group header belongs to another place");
+        }
+        let (first_lsn, durable_lsn) = (u64_at(bytes, 16), u64_at(bytes, 24));
+        if durable_lsn >= first_lsn || first_lsn > LSN_MAX {
+            return Err("a group header's record numbers make no sense");
+        }
+        Ok(Self {
+            offset,
+            first_lsn,
+            durable_lsn,
+            body_bytes: u32_at(bytes, 32),
+            count: u32_at(bytes, 36),
+            flags: u32_at(bytes, 40),
+        })
+    }
+
+    /// Returns the bytes from this group's start to the next one's.
+    pub(crate) fn stride(&self) -> u64 {
+        group_bytes(u64::from(self.body_bytes))
+    }
+}
+
+/// Returns the size of a group whose records take `body_bytes`.
+pub(crate) fn group_bytes(body_bytes: u64) -> u64 {
+    (GROUP_HEADER_BYTES as u64 + body_bytes).next_multiple_of(ALIGN_BYTES)
+}
+
+/// Returns the size of a record in a group.
+pub(crate) fn record_bytes(payload_bytes: usize) -> u64 {
+    RECORD_HEADER_BYTES as u64 + payload_bytes as u64
+}
+
+/// Appends a record to a group's body.
+pub(crate) fn encode_record(body: &mut Vec<u8>, nonce: u64, lsn: u64, payload: &[u8]) {
+    let length = u32::try_from(payload.len()).expect("records are limited to 1 GiB");
+    body.reserve(RECORD_HEADER_BYTES + payload.len());
+    let start = body.len();
+    body.extend_from_slice(&[0; 4]);
+    body.extend_from_slice(&length.to_le_bytes());
+    body.extend_from_slice(payload);
+    let crc = record_crc(nonce, lsn, &body[start + 4..]);
+    body[start..start + 4].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// Splits the first record off a group's body.
+pub(crate) fn split_record(body: &[u8], nonce: u64, lsn: u64) -> Result<(&[u8], &[u8]), &'static str> {
+    let Some((header, rest)) = body.split_first_chunk::<RECORD_HEADER_BYTES>() else {
+        return Err("a record's header goes beyond its group");
+    };
+    let length = u32_at(header, 4) as usize;
+    let Some((payload, rest)) = rest.split_at_checked(length) else {
+        return Err("a record's length goes beyond its group");
+    };
+    if record_crc(nonce, lsn, &body[4..RECORD_HEADER_BYTES + length]) != u32_at(header, 0) {
+        return Err("a record's checksum does not match");
+    }
+    Ok((payload, rest))
+}
+
+fn record_crc(nonce: u64, lsn: u64, length_and_payload: &[u8]) -> u32 {
+    let seed = nonce ^ lsn;
+    let mut hasher = Hasher::new_with_initial((seed ^ (seed >> 32)) as u32);
+    hasher.update(length_and_payload);
+    hasher.finalize()
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(*bytes[at..].first_chunk().expect("the caller's array is longer"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(*bytes[at..].first_chunk().expect("the caller's array is longer"))
+}
