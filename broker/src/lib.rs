@@ -1,5 +1,17 @@
-//! The broker process: shard runtime, sockets, configuration, HTTP
+//! The broker as a process: configuration, sockets, the threads that drive the engine, HTTP.
+//!
+//! [`Broker::start`] binds the addresses, takes the state back from the store and starts the threads; the
+//! [`RunningBroker`] it gives tells the addresses, ends the broker in order, and tells of its failure.
+//! What MQTT and the IM layer demand is decided in `engine`, what is on disk in `storage`.
 
+mod bind;
 pub mod config;
+mod http;
+mod metrics;
+mod runtime;
+mod start;
 
+pub use bind::BindError;
 pub use config::Config;
+pub use runtime::Recovered;
+pub use start::{Broker, FatalError, RunningBroker, StartError};

@@ -322,6 +322,12 @@ impl Merge {
                 ("queue.bytes_max", config.queue.bytes_max),
             ),
         ];
+        if config.http.enabled && config.http.listen == mqtt.listen && mqtt.listen.port() != 0 {
+            let keys = ["mqtt.listen", "http.listen"];
+            let origin = keys.into_iter().find_map(|key| self.origins.get(key).cloned());
+            let what = format!("mqtt.listen and http.listen are both {}", mqtt.listen);
+            self.problem(origin.unwrap_or(Origin::Default), what);
+        }
         for ((small_key, small), (large_key, large)) in pairs {
             if small > large {
                 let origin =

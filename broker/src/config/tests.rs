@@ -185,6 +185,7 @@ fn a_bad_file_is_told_with_line_key_value_and_what_is_allowed() {
             "[[conversation]]\nfilter = \"$im/a\"",
             ":1: [[conversation]] number 1: filter = \"$im/a\" is invalid: topics that start with $ are no conversations",
         ),
+        ("[mqtt]\nlisten = \"127.0.0.1:8080\"", ":2: mqtt.listen and http.listen are both 127.0.0.1:8080"),
         (
             "[mqtt]\nunsent_bytes_low = 5000\nunsent_bytes_high = 4999",
             ":2: mqtt.unsent_bytes_low = 5000 must not be above mqtt.unsent_bytes_high = 4999",

@@ -1,0 +1,214 @@
+//! HTTP on a thread of its own, so that no scrape waits for the shard or makes it wait.
+//!
+//! `/healthz` says that the process lives, `/readyz` that the shard answers and takes messages,
+//! `/metrics` its numbers.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    thread,
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::{Instant, Sleep},
+};
+
+use crate::{
+    Config, StartError,
+    bind::{BindError, Bound, bind},
+    metrics,
+    runtime::{Snapshot, SnapshotRequest},
+};
+
+/// Open HTTP connections; one more waits until another ends.
+const CONNECTIONS_MAX: usize = 256;
+
+/// A connection that neither reads nor writes for this long is closed.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// The shard has this long to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+
+/// HTTP that is served.
+#[derive(Debug)]
+pub(crate) struct HttpServer {
+    addr: SocketAddr,
+    stop: oneshot::Sender<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+/// Binds the HTTP address; a default one that is taken is given up, a configured one is an error.
+pub(crate) fn bind_optional(config: &Config) -> Result<Option<Bound>, BindError> {
+    if !config.http.enabled {
+        return Ok(None);
+    }
+    match bind(&config.http.listen, "--http") {
+        Ok(bound) => Ok(Some(bound)),
+        Err(error @ BindError::InUse { .. }) if config.http_is_optional => {
+            tracing::warn!(%error, "going on without http");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl HttpServer {
+    /// Serves on `bound`, asking the shard through `ask`.
+    pub(crate) fn start(bound: Bound, ask: mpsc::Sender<SnapshotRequest>) -> Result<Self, StartError> {
+        let addr = bound.local_addr()?;
+        let listener = bound.listen()?;
+        let executor =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
+        let (stop, stopped) = oneshot::channel();
+        let thread = thread::Builder::new()
+            .name("http".to_owned())
+            .spawn(move || executor.block_on(serve(listener, ask, stopped)))
+            .map_err(StartError::Thread)?;
+        Ok(Self { addr, stop, thread })
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Ends it; open requests are cut.
+    pub(crate) fn stop(self) {
+        drop(self.stop);
+        // A panic there has been printed, and nothing depends on it.
+        let _ = self.thread.join();
+    }
+}
+
+async fn serve(
+    listener: std::net::TcpListener,
+    ask: mpsc::Sender<SnapshotRequest>,
+    stopped: oneshot::Receiver<()>,
+) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(inner) => Limited { inner, permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)) },
+        Err(error) => return tracing::error!(%error, "http cannot be served"),
+    };
+    let app = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics_text))
+        .with_state(ask);
+    tokio::select! {
+        result = axum::serve(listener, app).into_future() => {
+            if let Err(error) = result {
+                tracing::error!(%error, "http ended");
+            }
+        }
+        _ = stopped => {}
+    }
+}
+
+async fn snapshot(ask: &mpsc::Sender<SnapshotRequest>) -> Result<Snapshot, &'static str> {
+    let (request, answer) = oneshot::channel();
+    ask.try_send(request).map_err(|_| "the broker does not answer: too many requests wait, or it ended\n")?;
+    match tokio::time::timeout(ANSWER_MAX, answer).await {
+        Ok(Ok(snapshot)) => Ok(snapshot),
+        Ok(Err(_)) => Err("the broker ended\n"),
+        Err(_) => Err("the broker does not answer in time\n"),
+    }
+}
+
+async fn readyz(State(ask): State<mpsc::Sender<SnapshotRequest>>) -> Response {
+    let what = match snapshot(&ask).await {
+        Ok(snapshot) if snapshot.stopping => "shutting down\n",
+        Ok(snapshot) if snapshot.store_full => "the store is full\n",
+        Ok(_) => return "ready\n".into_response(),
+        Err(what) => what,
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, what).into_response()
+}
+
+async fn metrics_text(State(ask): State<mpsc::Sender<SnapshotRequest>>) -> Response {
+    match snapshot(&ask).await {
+        Ok(snapshot) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render(&snapshot)).into_response(),
+        Err(what) => (StatusCode::SERVICE_UNAVAILABLE, what).into_response(),
+    }
+}
+
+/// A listener with a bounded number of open connections, each with an idle limit.
+struct Limited {
+    inner: TcpListener,
+    permits: Arc<Semaphore>,
+}
+
+impl axum::serve::Listener for Limited {
+    type Io = Idle;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Idle, SocketAddr) {
+        let permit = Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed");
+        // Axum's own listener waits when the process is out of file descriptors.
+        let (stream, addr) = axum::serve::Listener::accept(&mut self.inner).await;
+        (Idle { stream, sleep: Box::pin(tokio::time::sleep(IDLE_MAX)), _permit: permit }, addr)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+}
+
+/// A connection that fails when nothing happens on it.
+struct Idle {
+    stream: TcpStream,
+    sleep: Pin<Box<Sleep>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Idle {
+    /// Puts the limit off when something happened; fails when it is reached.
+    fn check<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.sleep.as_mut().reset(Instant::now() + IDLE_MAX);
+            return polled;
+        }
+        match self.sleep.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for Idle {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.check(cx, polled)
+    }
+}
+
+impl AsyncWrite for Idle {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.check(cx, polled)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

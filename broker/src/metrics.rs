@@ -1,0 +1,75 @@
+//! The broker's numbers as Prometheus text (exposition format 0.0.4): no label has a client's value.
+
+use std::fmt::Write;
+
+use crate::runtime::Snapshot;
+
+/// The content type of [`render`].
+pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+enum Kind {
+    Gauge,
+    Counter,
+}
+
+/// Writes all numbers of a snapshot.
+pub(crate) fn render(snapshot: &Snapshot) -> String {
+    use Kind::{Counter, Gauge};
+    let Snapshot { engine, counts, .. } = snapshot;
+    let flag = u64::from;
+    let metrics = [
+        (Gauge, "connections", "Clients that are connected.", engine.connections),
+        (Gauge, "sockets", "Open MQTT sockets, with or without a CONNECT.", snapshot.sockets),
+        (Gauge, "sessions", "Sessions, connected or not.", engine.sessions),
+        (Gauge, "subscriptions", "Subscriptions over all sessions.", engine.subscriptions),
+        (Gauge, "retained_messages", "Retained messages.", engine.retained),
+        (Gauge, "queued_messages", "Messages queued or in flight, over all sessions.", engine.queued),
+        (Counter, "publishes_received_total", "PUBLISH packets taken.", engine.publishes_in),
+        (Counter, "publishes_sent_total", "PUBLISH packets sent.", engine.publishes_out),
+        (Counter, "messages_dropped_total", "Messages dropped, all reasons.", engine.dropped),
+        (Counter, "connections_accepted_total", "Sockets accepted.", counts.accepted),
+        (
+            Counter,
+            "connections_refused_total",
+            "Connections refused before the engine saw them.",
+            counts.refused,
+        ),
+        (
+            Counter,
+            "connections_overflowed_total",
+            "Connections closed for reading too slowly.",
+            counts.overflowed,
+        ),
+        (Counter, "malformed_total", "Connections that sent what is no packet.", counts.malformed),
+        (Counter, "packets_received_total", "Packets taken.", counts.packets_in),
+        (Counter, "packets_sent_total", "Packets sent.", counts.packets_out),
+        (Counter, "received_bytes_total", "Bytes read from MQTT sockets.", counts.bytes_in),
+        (Counter, "sent_bytes_total", "Bytes written to MQTT sockets.", counts.bytes_out),
+        (Gauge, "store_bytes", "Size of the log on disk.", snapshot.log_bytes),
+        (Gauge, "store_pending_bytes", "Bytes on their way to the disk.", snapshot.pending_bytes),
+        (Gauge, "store_full", "1 when the store takes no more messages.", flag(snapshot.store_full)),
+        (Counter, "store_compactions_total", "Compactions of the log begun.", counts.compactions),
+        (Gauge, "reading_paused", "1 while reading waits for the disk.", flag(snapshot.reading_paused)),
+        (Gauge, "uptime_seconds", "Seconds since the start.", snapshot.uptime_ms / 1000),
+    ];
+    let mut out = String::with_capacity(4096);
+    for (kind, name, help, value) in metrics {
+        let kind = match kind {
+            Gauge => "gauge",
+            Counter => "counter",
+        };
+        writeln!(
+            out,
+            "# HELP postrider_{name} {help}\n# TYPE postrider_{name} {kind}\npostrider_{name} {value}"
+        )
+        .expect("writing to a String");
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    writeln!(
+        out,
+        "# HELP postrider_build_info The version.\n# TYPE postrider_build_info gauge\n\
+         postrider_build_info{{version=\"{version}\"}} 1"
+    )
+    .expect("writing to a String");
+    out
+}

@@ -1,0 +1,132 @@
+//! One network connection: its socket, the packet it has cut, the bytes it has not sent yet.
+//!
+//! ```text
+//! New --CONNECT--> Open --Output::Close--> Closing --all sent--> Lingering --end of stream--> gone
+//!  \--refused, no packet at all-------------^  \--client left-------------------------------^
+//! ```
+//! `Lingering` has sent everything and closed its half: what the client still sends is read and thrown
+//! away, because closing a socket with unread bytes resets it, and a reset may destroy the last packet on
+//! its way to the client. Invariants: `out` is empty in `Lingering`; the engine knows the connection only
+//! in `Open`; a connection that is not reading or writing holds no buffer.
+
+use std::{net::SocketAddr, task::Waker};
+
+use bytes::BytesMut;
+use engine::ConnId;
+use protocol::{Decoder, ProtocolVersion, Role};
+use tokio::net::tcp::OwnedWriteHalf;
+
+/// Bytes thrown away of one connection after its end; more, and it is reset.
+pub(super) const LINGER_BYTES_MAX: usize = 1024 * 1024;
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Accepted; CONNECT has not come.
+    New,
+    /// The engine has it.
+    Open,
+    /// Nothing is read any more; what was sent goes out.
+    Closing {
+        /// Whether to wait for the client's end.
+        linger: bool,
+    },
+    /// All is sent and our half is closed.
+    Lingering {
+        /// Bytes that may still be thrown away.
+        bytes_left: usize,
+    },
+}
+
+/// A connection of the shard.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) id: ConnId,
+    pub(super) peer: SocketAddr,
+    pub(super) phase: Phase,
+    pub(super) write: OwnedWriteHalf,
+    pub(super) decoder: Decoder,
+    /// The version that CONNECT names, known even if the rest of it is wrong.
+    pub(super) version_seen: Option<ProtocolVersion>,
+    /// What was read of a packet that has not come whole.
+    pub(super) cut: BytesMut,
+    /// Encoded packets, not sent.
+    pub(super) out: BytesMut,
+    /// Wakes the connection's task.
+    pub(super) waker: Option<Waker>,
+    /// It stands in the shard's list of connections to flush.
+    pub(super) is_dirty: bool,
+    /// The socket took less than there was: the task waits for it.
+    pub(super) is_blocked: bool,
+    /// The engine was told to hold back.
+    pub(super) is_congested: bool,
+    /// It stands in the shard's list of connections that wait for the disk.
+    pub(super) is_parked: bool,
+}
+
+impl Connection {
+    pub(super) fn new(id: ConnId, peer: SocketAddr, write: OwnedWriteHalf, packet_bytes_max: u32) -> Self {
+        Self {
+            id,
+            peer,
+            phase: Phase::New,
+            write,
+            decoder: Decoder::new(Role::Broker, None, packet_bytes_max),
+            version_seen: None,
+            cut: BytesMut::new(),
+            out: BytesMut::new(),
+            waker: None,
+            is_dirty: false,
+            is_blocked: false,
+            is_congested: false,
+            is_parked: false,
+        }
+    }
+
+    /// The version to write in.
+    pub(super) fn version(&self) -> ProtocolVersion {
+        self.decoder.version().or(self.version_seen).unwrap_or(ProtocolVersion::V311)
+    }
+
+    pub(super) fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub(super) fn is_reading(&self) -> bool {
+        matches!(self.phase, Phase::New | Phase::Open)
+    }
+}
+
+/// Finds the version in the first bytes of a CONNECT of 5.0, so that a CONNECT with something wrong
+/// behind it can be answered in its own format.
+pub(super) fn version_of_connect(bytes: &[u8]) -> Option<ProtocolVersion> {
+    let (&0x10, rest) = bytes.split_first()? else { return None };
+    let length_bytes = 1 + rest.iter().take(3).take_while(|byte| **byte >= 0x80).count();
+    let variable_header = rest.get(length_bytes..)?;
+    variable_header.starts_with(b"\x00\x04MQTT\x05").then_some(ProtocolVersion::V5)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_seen_behind_a_remaining_length_of_any_size() {
+        for length in [&[0x0a][..], &[0x8a, 0x01], &[0xff, 0xff, 0xff, 0x7f]] {
+            let bytes = [&[0x10], length, b"\x00\x04MQTT\x05"].concat();
+            assert_eq!(version_of_connect(&bytes), Some(ProtocolVersion::V5));
+            assert_eq!(version_of_connect(&bytes[..bytes.len() - 1]), None);
+        }
+        for other in [
+            &b""[..],
+            b"\x10",
+            b"\x10\x0a\x00\x04MQTT\x04",
+            b"\x30\x0a\x00\x04MQTT\x05",
+            b"\x10\xff\xff\xff\xff",
+        ] {
+            assert_eq!(version_of_connect(other), None);
+        }
+    }
+}

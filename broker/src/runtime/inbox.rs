@@ -1,0 +1,96 @@
+//! What other threads tell the shard: levels and marks, never a queue, so that nothing can pile up.
+
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Release},
+};
+
+use storage::CommitEvent;
+use tokio::sync::Notify;
+
+use crate::FatalError;
+
+/// Shared by the shard, the committer's thread and the handle of the broker.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    committed: AtomicU64,
+    log_bytes: AtomicU64,
+    full: AtomicBool,
+    checkpointed: AtomicBool,
+    stop: AtomicBool,
+    failed: Mutex<Option<FatalError>>,
+    changed: Notify,
+}
+
+impl Inbox {
+    /// Takes an event of the committer; called on its thread.
+    pub(crate) fn commit_event(&self, event: CommitEvent) {
+        match event {
+            CommitEvent::Committed { ticket, log_bytes } => {
+                self.log_bytes.store(log_bytes, Release);
+                self.committed.fetch_max(ticket, AcqRel);
+            }
+            CommitEvent::Full(full) => self.full.store(full, Release),
+            CommitEvent::Checkpointed { log_bytes } => {
+                self.log_bytes.store(log_bytes, Release);
+                self.checkpointed.store(true, Release);
+            }
+            CommitEvent::Failed(error) => self.fail(FatalError::Store(error)),
+        }
+        self.changed.notify_one();
+    }
+
+    /// Notes the size of the log before the first event.
+    pub(crate) fn set_log_bytes(&self, log_bytes: u64) {
+        self.log_bytes.store(log_bytes, Release);
+    }
+
+    /// Asks the shard to end in order.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Release);
+        self.changed.notify_one();
+    }
+
+    /// Ends the shard at once; the first failure is the one told.
+    pub(crate) fn fail(&self, error: FatalError) {
+        self.failed.lock().expect("no holder of this lock panics").get_or_insert(error);
+        self.changed.notify_one();
+    }
+
+    /// Makes the shard look at its inbox.
+    pub(crate) fn wake(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Waits until something may have changed.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Returns the newest ticket that is durable.
+    pub(crate) fn committed(&self) -> u64 {
+        self.committed.load(Acquire)
+    }
+
+    /// Returns the size of the log at the last event.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.log_bytes.load(Acquire)
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Acquire)
+    }
+
+    /// Says, once, that a checkpoint is finished.
+    pub(crate) fn take_checkpointed(&self) -> bool {
+        self.checkpointed.swap(false, AcqRel)
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.load(Acquire)
+    }
+
+    pub(crate) fn take_failure(&self) -> Option<FatalError> {
+        self.failed.lock().expect("no holder of this lock panics").take()
+    }
+}

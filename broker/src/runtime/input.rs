@@ -1,0 +1,220 @@
+//! From the socket into the engine: reading, cutting packets, and what happens before a CONNECT is there.
+
+use std::{
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use bytes::BytesMut;
+use engine::{ConnId, Input, Now};
+use protocol::{ConnAck, ConnAckProperties, DecodeError, Packet, ProtocolVersion, ReasonCode};
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    net::tcp::OwnedReadHalf,
+};
+
+use super::{
+    Core, SCRATCH_BYTES, Shared,
+    connection::{LINGER_BYTES_MAX, Phase, version_of_connect},
+};
+
+/// The task of one connection.
+pub(super) async fn connection(shared: Rc<Shared>, id: ConnId, mut read: OwnedReadHalf) {
+    std::future::poll_fn(|cx| shared.with(|core| core.poll_connection(cx, id, &mut read))).await;
+}
+
+impl Core {
+    fn poll_connection(&mut self, cx: &mut Context<'_>, id: ConnId, read: &mut OwnedReadHalf) -> Poll<()> {
+        let Some(connection) = self.connection(id) else { return Poll::Ready(()) };
+        if connection.waker.is_none() {
+            connection.waker = Some(cx.waker().clone());
+        }
+        if connection.is_blocked {
+            self.poll_flush(cx, id);
+        }
+        loop {
+            let paused = self.reading_paused;
+            let Some(connection) = self.connection(id) else { return Poll::Ready(()) };
+            match connection.phase {
+                Phase::Closing { .. } => return Poll::Pending,
+                Phase::New | Phase::Open if paused => {
+                    if !std::mem::replace(&mut connection.is_parked, true) {
+                        self.parked.push(id);
+                    }
+                    return Poll::Pending;
+                }
+                Phase::New | Phase::Open | Phase::Lingering { .. } => {}
+            }
+            let mut buf = ReadBuf::new(&mut self.scratch);
+            let bytes = match Pin::new(&mut *read).poll_read(cx, &mut buf) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) => buf.filled().len(),
+                Poll::Ready(Err(_)) => 0,
+            };
+            if bytes == 0 {
+                let now = self.clock.now();
+                self.lose(now, id);
+                return Poll::Ready(());
+            }
+            self.received(id, bytes);
+            if bytes == SCRATCH_BYTES {
+                // There is more; the others come first.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Takes what was just read into the scratch buffer.
+    fn received(&mut self, id: ConnId, bytes: usize) {
+        self.counts.bytes_in += bytes as u64;
+        let read = &self.scratch[..bytes];
+        let Some(connection) = self.connections.get_mut(super::slot(id)) else { return };
+        match &mut connection.phase {
+            Phase::New | Phase::Open => {}
+            Phase::Closing { .. } => return,
+            Phase::Lingering { bytes_left } => {
+                *bytes_left = bytes_left.saturating_sub(bytes);
+                if *bytes_left == 0 {
+                    self.remove(id);
+                }
+                return;
+            }
+        }
+        // Packets share the memory they are decoded from, and the engine may keep a payload for long: so
+        // that a small one never holds a big buffer, each read gets memory of just its size.
+        let mut buf = std::mem::take(&mut connection.cut);
+        if buf.is_empty() {
+            buf = BytesMut::from(read);
+        } else {
+            buf.extend_from_slice(read);
+        }
+        if connection.phase == Phase::New {
+            connection.version_seen = version_of_connect(&buf);
+        }
+        let read_whole = buf.len();
+        let now = self.clock.now();
+        self.decode(now, id, &mut buf);
+        let Some(connection) = self.connection(id).filter(|c| c.is_reading() && !buf.is_empty()) else {
+            return;
+        };
+        connection.cut = if buf.len() < read_whole { BytesMut::from(&buf[..]) } else { buf };
+    }
+
+    fn decode(&mut self, now: Now, id: ConnId, buf: &mut BytesMut) {
+        loop {
+            let Some(connection) = self.connection(id).filter(|c| c.is_reading()) else { return };
+            match connection.decoder.decode(buf) {
+                Ok(Some(packet)) => self.packet(now, id, packet),
+                Ok(None) => return,
+                Err(error) => return self.malformed(now, id, error),
+            }
+        }
+    }
+
+    fn packet(&mut self, now: Now, id: ConnId, packet: Packet) {
+        self.counts.packets_in += 1;
+        let stopping = self.stop.is_some();
+        let is_over_limit = self.connections.len() > self.limits.connections_max;
+        let Some(connection) = self.connection(id) else { return };
+        match packet {
+            Packet::Connect(_) if connection.phase == Phase::New && stopping => {
+                self.refuse(id, ReasonCode::ServerUnavailable, "the broker is shutting down");
+            }
+            Packet::Connect(_) if connection.phase == Phase::New && is_over_limit => {
+                let what = format!("the broker has {} connections, its limit", self.limits.connections_max);
+                self.refuse(id, ReasonCode::ServerBusy, &what);
+            }
+            Packet::Connect(connect) if connection.phase == Phase::New => {
+                connection.phase = Phase::Open;
+                tracing::debug!(conn = id.0, peer = %connection.peer, client = %connect.client_id, "connect");
+                self.input(now, Input::Connect { conn: id, connect, user: None });
+            }
+            packet => self.input(now, Input::Packet { conn: id, packet }),
+        }
+    }
+
+    fn malformed(&mut self, now: Now, id: ConnId, error: DecodeError) {
+        self.counts.malformed += 1;
+        let Some(connection) = self.connection(id) else { return };
+        tracing::debug!(conn = id.0, peer = %connection.peer, %error, "malformed packet");
+        if connection.phase == Phase::Open {
+            return self.input(now, Input::Malformed { conn: id, error });
+        }
+        match &error {
+            // [MQTT-3.1.2-2] a version that is not served is answered, in the nearest format that the
+            // client may know.
+            DecodeError::UnsupportedProtocolVersion { level, .. } => {
+                connection.version_seen = (*level > 4).then_some(ProtocolVersion::V5);
+                self.refuse(id, error.reason(), &error.to_string());
+            }
+            _ if connection.version_seen == Some(ProtocolVersion::V5) => {
+                self.refuse(id, error.reason(), &error.to_string());
+            }
+            // [MQTT-3.1.4-1] 3.1.1 has no code for it: the connection is closed without a CONNACK.
+            _ => self.begin_close(id, true, &error),
+        }
+    }
+
+    /// Answers a CONNECT that the engine never sees. [MQTT-3.2.2-7] the connection ends after it.
+    fn refuse(&mut self, id: ConnId, reason: ReasonCode, what: &str) {
+        self.counts.refused += 1;
+        let properties =
+            ConnAckProperties { reason_string: Some(what.into()), ..ConnAckProperties::default() };
+        // [MQTT-3.2.2-6] a refusal never says that a session is present.
+        let connack = ConnAck { session_present: false, reason, properties };
+        self.send(id, &Packet::ConnAck(Box::new(connack)));
+        self.begin_close(id, true, &what);
+    }
+
+    /// Stops reading and, when all is sent, closes the socket.
+    pub(super) fn begin_close(&mut self, id: ConnId, linger: bool, why: &dyn std::fmt::Display) {
+        let deadline_ms = self.clock.now().monotonic_ms + self.limits.close_timeout_ms;
+        let Some(connection) = self.connection(id) else { return };
+        if !connection.is_reading() {
+            return;
+        }
+        tracing::debug!(conn = id.0, peer = %connection.peer, %why, "close");
+        connection.phase = Phase::Closing { linger };
+        connection.cut = BytesMut::new();
+        if !std::mem::replace(&mut connection.is_dirty, true) {
+            self.dirty.push(id);
+        }
+        self.close_deadlines.push_back((deadline_ms, id));
+        self.turn.raise();
+    }
+
+    /// Closes our half when all was sent; the client's end, or a deadline, ends the connection.
+    pub(super) fn finish_close(&mut self, id: ConnId, linger: bool) {
+        let Some(connection) = self.connection(id) else { return };
+        let half_closed = linger
+            && socket2::SockRef::from(connection.write.as_ref()).shutdown(std::net::Shutdown::Write).is_ok();
+        if half_closed {
+            connection.phase = Phase::Lingering { bytes_left: LINGER_BYTES_MAX };
+            connection.wake();
+        } else {
+            self.remove(id);
+        }
+    }
+
+    /// Ends a connection whose socket is of no more use.
+    pub(super) fn lose(&mut self, now: Now, id: ConnId) {
+        if let Some(phase) = self.remove(id)
+            && phase == Phase::Open
+        {
+            self.input(now, Input::Closed { conn: id });
+        }
+    }
+
+    /// Forgets a connection and closes its socket; says where it stood.
+    pub(super) fn remove(&mut self, id: ConnId) -> Option<Phase> {
+        self.connection(id)?;
+        let connection = self.connections.remove(super::slot(id));
+        connection.wake();
+        if self.stop.is_some() {
+            self.inbox.wake();
+        }
+        Some(connection.phase)
+    }
+}

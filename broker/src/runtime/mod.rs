@@ -1,0 +1,286 @@
+//! The runtime of one shard: one thread that owns the engine, its sockets and its turn.
+//!
+//! A connection is a light task that waits for its socket; what it reads goes into the engine at once and
+//! what the engine says is collected. The first thing collected wakes the turn's task, which the executor
+//! runs after all tasks that were ready before it: so one turn takes in what every ready socket has, hands
+//! all its records to the committer in one batch and writes once to each connection it touched. Nothing
+//! leaves the thread when nothing must be stored.
+//!
+//! Owns everything between sockets and engine. Knows nothing of sessions, topics or QoS: what the protocol
+//! demands is decided in the engine, except what happens before a CONNECT is there.
+//!
+//! Invariants: [`Core`] is borrowed for one poll and never across an await; the engine's outputs are
+//! drained before its next input; a panic in any task ends the broker, because a half-done change of the
+//! state must not be served on.
+
+mod accept;
+mod clock;
+mod connection;
+mod inbox;
+mod input;
+mod log;
+mod output;
+mod turn;
+
+use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc, task::Waker};
+
+use bytes::{Bytes, BytesMut};
+use engine::{ConnId, Input, Now};
+use slab::Slab;
+use storage::Committer;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+    task::LocalSet,
+};
+
+pub(crate) use self::inbox::Inbox;
+pub use self::log::Recovered;
+pub(crate) use self::log::{Store, StoreError};
+use self::{clock::Clock, connection::Connection};
+use crate::{Config, FatalError};
+
+/// Bytes read from a socket at once.
+const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// Counts of the runtime, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) accepted: u64,
+    pub(crate) refused: u64,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    pub(crate) packets_in: u64,
+    pub(crate) packets_out: u64,
+    pub(crate) malformed: u64,
+    pub(crate) overflowed: u64,
+    pub(crate) compactions: u64,
+}
+
+/// What the shard looks like from outside at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) engine: engine::Stats,
+    pub(crate) counts: Counts,
+    pub(crate) sockets: u64,
+    pub(crate) log_bytes: u64,
+    pub(crate) pending_bytes: u64,
+    pub(crate) store_full: bool,
+    pub(crate) reading_paused: bool,
+    pub(crate) stopping: bool,
+    pub(crate) uptime_ms: u64,
+}
+
+/// Somebody who wants a snapshot.
+pub(crate) type SnapshotRequest = oneshot::Sender<Snapshot>;
+
+/// What the shard's thread is started with.
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) listener: std::net::TcpListener,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) snapshots: mpsc::Receiver<SnapshotRequest>,
+}
+
+/// The limits of the runtime.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    connections_max: usize,
+    connect_timeout_ms: u64,
+    close_timeout_ms: u64,
+    packet_bytes_max: u32,
+    unsent_bytes_high: usize,
+    unsent_bytes_low: usize,
+    unsent_bytes_max: usize,
+    pending_bytes_max: usize,
+}
+
+impl Limits {
+    fn new(config: &Config) -> Self {
+        let (mqtt, store) = (&config.mqtt, &config.store);
+        Self {
+            connections_max: mqtt.connections_max as usize,
+            connect_timeout_ms: u64::from(mqtt.connect_timeout_s) * 1000,
+            close_timeout_ms: u64::from(mqtt.close_timeout_s) * 1000,
+            packet_bytes_max: mqtt.packet_bytes_max,
+            unsent_bytes_high: mqtt.unsent_bytes_high as usize,
+            unsent_bytes_low: mqtt.unsent_bytes_low as usize,
+            unsent_bytes_max: mqtt.unsent_bytes_max as usize,
+            pending_bytes_max: store.pending_bytes_max as usize,
+        }
+    }
+}
+
+/// Wakes one task of the shard, at most once until it runs.
+#[derive(Debug, Default)]
+struct Alarm {
+    waker: Option<Waker>,
+    is_raised: bool,
+}
+
+impl Alarm {
+    fn raise(&mut self) {
+        if !self.is_raised {
+            self.is_raised = true;
+            if let Some(waker) = &self.waker {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// Takes the alarm down; notes the task as the one to wake.
+    fn lower(&mut self, waker: &Waker) -> bool {
+        if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            self.waker = Some(waker.clone());
+        }
+        std::mem::take(&mut self.is_raised)
+    }
+}
+
+/// Everything the shard's thread owns.
+struct Core {
+    engine: engine::Shard,
+    clock: Clock,
+    limits: Limits,
+    counts: Counts,
+    inbox: Arc<Inbox>,
+    log: log::LogState,
+    committer: Option<Committer>,
+    connections: Slab<Connection>,
+    next_serial: u64,
+    scratch: Box<[u8]>,
+    /// Output buffers of connections that have nothing to send.
+    spare: Vec<BytesMut>,
+    /// Connections with something to send or to close since the last turn's end.
+    dirty: Vec<ConnId>,
+    /// Connections whose packets cannot be encoded; closed after the outputs are drained.
+    broken: Vec<ConnId>,
+    /// Records since the last turn's end.
+    batch: Vec<Bytes>,
+    last_ticket: u64,
+    /// The newest ticket the engine was told to be durable.
+    committed: u64,
+    turn: Alarm,
+    timer: Alarm,
+    /// When the timer's task will look next.
+    timer_ms: u64,
+    connect_deadlines: VecDeque<(u64, ConnId)>,
+    close_deadlines: VecDeque<(u64, ConnId)>,
+    reading_paused: bool,
+    parked: Vec<ConnId>,
+    stop: Option<turn::Stop>,
+}
+
+/// The core, shared by the tasks of its thread.
+struct Shared {
+    core: RefCell<Core>,
+    inbox: Arc<Inbox>,
+}
+
+/// Ends the broker when it is dropped by a panic.
+struct PanicAlarm<'a>(&'a Inbox);
+
+impl Drop for PanicAlarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(FatalError::Panicked);
+        }
+    }
+}
+
+impl Shared {
+    fn with<R>(&self, f: impl FnOnce(&mut Core) -> R) -> R {
+        let _alarm = PanicAlarm(&self.inbox);
+        f(&mut self.core.borrow_mut())
+    }
+}
+
+impl Core {
+    fn new(config: &Config, store: Store, inbox: &Arc<Inbox>) -> Self {
+        let Store { log, engine, clock, state, .. } = store;
+        let events = Arc::clone(inbox);
+        inbox.set_log_bytes(log.bytes());
+        Self {
+            engine,
+            clock,
+            limits: Limits::new(config),
+            counts: Counts::default(),
+            inbox: Arc::clone(inbox),
+            log: state,
+            committer: Some(Committer::spawn(log, move |event| events.commit_event(event))),
+            connections: Slab::new(),
+            next_serial: 0,
+            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            spare: Vec::new(),
+            dirty: Vec::new(),
+            broken: Vec::new(),
+            batch: Vec::new(),
+            last_ticket: 0,
+            committed: 0,
+            turn: Alarm::default(),
+            timer: Alarm::default(),
+            timer_ms: 0,
+            connect_deadlines: VecDeque::new(),
+            close_deadlines: VecDeque::new(),
+            reading_paused: false,
+            parked: Vec::new(),
+            stop: None,
+        }
+    }
+
+    fn connection(&mut self, id: ConnId) -> Option<&mut Connection> {
+        self.connections.get_mut(slot(id)).filter(|connection| connection.id == id)
+    }
+
+    /// Gives the engine one input and does what it says.
+    fn input(&mut self, now: Now, input: Input) {
+        self.engine.handle(now, input);
+        self.drain();
+        while let Some(id) = self.broken.pop() {
+            self.lose(now, id);
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            engine: self.engine.stats(),
+            counts: self.counts,
+            sockets: self.connections.len() as u64,
+            log_bytes: self.inbox.log_bytes(),
+            pending_bytes: self.pending_bytes() as u64,
+            store_full: self.log.is_full(),
+            reading_paused: self.reading_paused,
+            stopping: self.stop.is_some(),
+            uptime_ms: self.clock.now().monotonic_ms,
+        }
+    }
+}
+
+/// Bits of a connection's number that are its place in the table; the others are never used twice.
+const SLOT_BITS: u32 = 25;
+
+fn slot(id: ConnId) -> usize {
+    (id.0 & ((1 << SLOT_BITS) - 1)) as usize
+}
+
+/// Runs the shard until it is stopped or fails.
+pub(crate) fn run(runtime: &tokio::runtime::Runtime, parts: Parts) -> Result<(), FatalError> {
+    let Parts { config, store, listener, inbox, snapshots } = parts;
+    let core = Core::new(&config, store, &inbox);
+    let shared = Rc::new(Shared { core: RefCell::new(core), inbox });
+    let tasks = LocalSet::new();
+    let ended = tasks.block_on(runtime, async {
+        let listener = TcpListener::from_std(listener).map_err(FatalError::Socket)?;
+        tokio::task::spawn_local(turn::turns(Rc::clone(&shared)));
+        tokio::task::spawn_local(turn::timer(Rc::clone(&shared)));
+        let accepting = tokio::task::spawn_local(accept::accept(Rc::clone(&shared), listener));
+        let control = turn::control(Rc::clone(&shared), snapshots, accepting.abort_handle());
+        tokio::task::spawn_local(control).await.unwrap_or(Err(FatalError::Panicked))
+    });
+    drop(tasks);
+    // Also after a failure: what was handed over is committed if the store still can.
+    let committer = shared.core.borrow_mut().committer.take();
+    let closed = committer.map_or(Ok(()), |committer| committer.close().map_err(FatalError::Store));
+    ended.and(closed)
+}

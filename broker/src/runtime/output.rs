@@ -1,0 +1,177 @@
+//! From the engine to the sockets: encoding into each connection's buffer, and writing it.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, BytesMut};
+use engine::{CloseReason, ConnId, Input, Now, Output, Ticket};
+use protocol::Packet;
+use tokio::io::AsyncWrite;
+
+use super::{Core, connection::Phase};
+
+/// Unsent bytes at which a connection is written to before the turn ends.
+const EARLY_FLUSH_BYTES: usize = 256 * 1024;
+
+/// Output buffers kept for the next connection that has something to send ...
+const SPARE_MAX: usize = 64;
+
+/// ... if they are no larger than this.
+const SPARE_BYTES_MAX: usize = 64 * 1024;
+
+/// Size of a new output buffer.
+const OUT_BYTES: usize = 4 * 1024;
+
+impl Core {
+    /// Does what the engine says, until it says no more.
+    pub(super) fn drain(&mut self) {
+        while let Some(output) = self.engine.poll_output() {
+            match output {
+                Output::Send { conn, packet } => self.send(conn, &packet),
+                Output::Close { conn, reason } => {
+                    // A client that said goodbye closes its side itself.
+                    let linger = !matches!(reason, CloseReason::Disconnected | CloseReason::Lost);
+                    self.begin_close(conn, linger, &reason);
+                }
+                Output::Append { ticket: Ticket(ticket), record } => {
+                    self.batch.push(record);
+                    self.last_ticket = ticket;
+                }
+            }
+        }
+        self.turn.raise();
+    }
+
+    /// Encodes a packet behind what the connection has not sent yet.
+    pub(super) fn send(&mut self, id: ConnId, packet: &Packet) {
+        let Some(connection) = self.connections.get_mut(super::slot(id)).filter(|c| c.id == id) else {
+            return;
+        };
+        if connection.out.capacity() == 0 {
+            connection.out = self.spare.pop().unwrap_or_else(|| BytesMut::with_capacity(OUT_BYTES));
+        }
+        if let Err(error) = protocol::encode(packet, connection.version(), &mut connection.out) {
+            // The engine bounds every field, so this is a bug: the client comes back to a resumed session.
+            tracing::error!(conn = id.0, %error, "a packet cannot be encoded, the connection is closed");
+            self.broken.push(id);
+            return;
+        }
+        self.counts.packets_out += 1;
+        let flush_now = connection.out.len() >= EARLY_FLUSH_BYTES && !connection.is_blocked;
+        if !std::mem::replace(&mut connection.is_dirty, true) {
+            self.dirty.push(id);
+        }
+        if flush_now {
+            // What goes wrong is seen at the turn's end.
+            let _ = self.write(id);
+        }
+        self.turn.raise();
+    }
+
+    /// Writes what is there, once.
+    fn write(&mut self, id: ConnId) -> io::Result<()> {
+        let Some(connection) = self.connections.get_mut(super::slot(id)).filter(|c| c.id == id) else {
+            return Ok(());
+        };
+        let written = match connection.write.try_write(&connection.out) {
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        self.counts.bytes_out += written as u64;
+        connection.out.advance(written);
+        connection.is_blocked = !connection.out.is_empty();
+        Ok(())
+    }
+
+    /// Writes to every connection that was touched in this turn.
+    pub(super) fn flush(&mut self, now: Now) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for id in dirty.drain(..) {
+            let Some(connection) = self.connection(id) else { continue };
+            connection.is_dirty = false;
+            let unsent = !connection.out.is_empty();
+            if unsent && !connection.is_blocked {
+                if self.write(id).is_err() {
+                    self.lose(now, id);
+                    continue;
+                }
+                if let Some(connection) = self.connection(id).filter(|c| c.is_blocked) {
+                    // Its task waits for the socket from now on.
+                    connection.wake();
+                }
+            }
+            self.after_write(now, id);
+        }
+        // The list's memory is kept; what was touched meanwhile is of the next turn.
+        dirty.append(&mut self.dirty);
+        self.dirty = dirty;
+        if !self.dirty.is_empty() {
+            self.turn.raise();
+        }
+    }
+
+    /// Goes on writing to a socket that was full; called by the connection's task.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>, id: ConnId) {
+        let now = self.clock.now();
+        loop {
+            let Some(connection) = self.connections.get_mut(super::slot(id)).filter(|c| c.id == id) else {
+                return;
+            };
+            if connection.out.is_empty() {
+                connection.is_blocked = false;
+                break;
+            }
+            match Pin::new(&mut connection.write).poll_write(cx, &connection.out) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0) | Err(_)) => return self.lose(now, id),
+                Poll::Ready(Ok(written)) => {
+                    connection.out.advance(written);
+                    self.counts.bytes_out += written as u64;
+                }
+            }
+        }
+        self.after_write(now, id);
+    }
+
+    /// Looks at what is left unsent: the water marks, the end of a closing connection, the buffer.
+    fn after_write(&mut self, now: Now, id: ConnId) {
+        let limits = self.limits;
+        let Some(connection) = self.connection(id) else { return };
+        let unsent = connection.out.len();
+        if unsent > limits.unsent_bytes_max {
+            self.counts.overflowed += 1;
+            tracing::warn!(
+                conn = id.0,
+                unsent,
+                limit = limits.unsent_bytes_max,
+                "client reads too slowly, closed"
+            );
+            return self.lose(now, id);
+        }
+        match (connection.phase, connection.is_congested) {
+            (Phase::Open, false) if unsent > limits.unsent_bytes_high => {
+                connection.is_congested = true;
+                self.input(now, Input::Congested { conn: id });
+            }
+            (Phase::Open, true) if unsent <= limits.unsent_bytes_low => {
+                connection.is_congested = false;
+                self.input(now, Input::Drained { conn: id });
+            }
+            _ => {}
+        }
+        let Some(connection) = self.connection(id).filter(|c| c.out.is_empty()) else { return };
+        let phase = connection.phase;
+        let mut out = std::mem::take(&mut connection.out);
+        out.clear();
+        if out.capacity() > 0 && out.capacity() <= SPARE_BYTES_MAX && self.spare.len() < SPARE_MAX {
+            self.spare.push(out);
+        }
+        if let Phase::Closing { linger } = phase {
+            self.finish_close(id, linger);
+        }
+    }
+}

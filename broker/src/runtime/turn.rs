@@ -1,0 +1,223 @@
+//! The tasks that are no connection: the end of a turn, the one timer, and what other threads ask.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use engine::{Input, Ticket};
+use tokio::{sync::mpsc, task::AbortHandle, time::Sleep};
+
+use super::{Core, Shared, SnapshotRequest, connection::Phase};
+use crate::FatalError;
+
+/// The timer looks at least this often.
+const TIMER_MAX_MS: u64 = 60 * 60 * 1000;
+
+/// When the broker ends, clients that were told and do not close are waited for this long.
+const STOP_LINGER_MS: u64 = 500;
+
+/// The end of the broker has begun.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stop {
+    /// Until then clients that were sent everything may close in order.
+    linger_ms: u64,
+    /// Until then what was sent may go out.
+    deadline_ms: u64,
+}
+
+impl Stop {
+    fn next_ms(self, now_ms: u64) -> u64 {
+        if now_ms < self.linger_ms { self.linger_ms } else { self.deadline_ms }
+    }
+}
+
+/// Runs the end of each turn: one batch to the committer, one write to each connection.
+pub(super) async fn turns(shared: Rc<Shared>) {
+    poll_fn(|cx: &mut Context<'_>| -> Poll<()> {
+        shared.with(|core| {
+            if core.turn.lower(cx.waker()) {
+                core.end_turn();
+            }
+        });
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Waits for the next deadline of all: the engine's, and those of connections that open or close.
+pub(super) async fn timer(shared: Rc<Shared>) {
+    let mut sleep = pin!(tokio::time::sleep(Duration::ZERO));
+    poll_fn(|cx: &mut Context<'_>| -> Poll<()> {
+        shared.with(|core| {
+            core.timer.lower(cx.waker());
+            core.poll_timer(cx, sleep.as_mut());
+        });
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Brings what other threads say to the shard, until the broker is stopped or fails.
+pub(super) async fn control(
+    shared: Rc<Shared>,
+    mut snapshots: mpsc::Receiver<SnapshotRequest>,
+    accepting: AbortHandle,
+) -> Result<(), FatalError> {
+    shared.with(Core::begin);
+    loop {
+        tokio::select! {
+            () = shared.inbox.changed() => {}
+            Some(request) = snapshots.recv() => {
+                // Who asked may have gone.
+                let _ = request.send(shared.with(|core| core.snapshot()));
+                continue;
+            }
+        }
+        if let Some(failure) = shared.inbox.take_failure() {
+            return Err(failure);
+        }
+        shared.with(Core::take_inbox);
+        if shared.inbox.is_stopping() {
+            accepting.abort();
+            if shared.with(Core::poll_stop) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Core {
+    fn end_turn(&mut self) {
+        self.submit();
+        let now = self.clock.now();
+        self.flush(now);
+        if self.next_deadline_ms() < self.timer_ms {
+            self.timer.raise();
+        }
+    }
+
+    fn next_deadline_ms(&self) -> u64 {
+        let front = |deadlines: &std::collections::VecDeque<(u64, _)>| deadlines.front().map(|(ms, _)| *ms);
+        [
+            self.engine.next_deadline_ms(),
+            front(&self.connect_deadlines),
+            front(&self.close_deadlines),
+            self.log.retry_ms(self.last_ticket),
+            self.stop.map(|stop| stop.next_ms(self.clock.now().monotonic_ms)),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(u64::MAX)
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>, mut sleep: std::pin::Pin<&mut Sleep>) {
+        loop {
+            let now_ms = self.clock.now().monotonic_ms;
+            if self.next_deadline_ms() <= now_ms {
+                self.timer_due();
+            }
+            if self.stop.is_some() {
+                self.inbox.wake();
+            }
+            // A deadline that stays behind although it was served is looked at again in a millisecond: the
+            // timer never spins.
+            self.timer_ms = self.next_deadline_ms().clamp(now_ms + 1, now_ms + TIMER_MAX_MS);
+            sleep.as_mut().reset(self.clock.instant(self.timer_ms));
+            if sleep.as_mut().poll(cx).is_pending() {
+                return;
+            }
+        }
+    }
+
+    fn timer_due(&mut self) {
+        let now = self.clock.now();
+        if self.engine.next_deadline_ms().is_some_and(|due| due <= now.monotonic_ms) {
+            self.input(now, Input::Timer);
+        }
+        if self.log.retry_ms(self.last_ticket).is_some() {
+            self.compact_if_due(now);
+        }
+        while let Some(&(_, id)) = self.connect_deadlines.front().filter(|(due, _)| *due <= now.monotonic_ms)
+        {
+            self.connect_deadlines.pop_front();
+            if self.connection(id).is_some_and(|connection| connection.phase == Phase::New) {
+                self.begin_close(id, true, &"no CONNECT in time");
+            }
+        }
+        while let Some(&(_, id)) = self.close_deadlines.front().filter(|(due, _)| *due <= now.monotonic_ms) {
+            self.close_deadlines.pop_front();
+            self.remove(id);
+        }
+    }
+
+    /// Does what the state taken back asks for: wills of connections that died with the last process, a
+    /// log that holds mostly garbage.
+    fn begin(&mut self) {
+        self.drain();
+        self.take_inbox();
+    }
+
+    fn take_inbox(&mut self) {
+        let now = self.clock.now();
+        let committed = self.inbox.committed();
+        if committed > self.committed {
+            self.committed = committed;
+            self.input(now, Input::Committed { ticket: Ticket(committed) });
+        }
+        if self.inbox.take_checkpointed() {
+            self.compacted(now);
+        }
+        self.store_full(now, self.inbox.is_full());
+        self.compact_if_due(now);
+        self.resume_reading();
+    }
+
+    /// Reads again when half of what waited for the disk is there, or all.
+    fn resume_reading(&mut self) {
+        let is_low = self.pending_bytes() <= self.limits.pending_bytes_max / 2;
+        if !self.reading_paused || !(is_low || self.committed >= self.last_ticket) {
+            return;
+        }
+        self.reading_paused = false;
+        for id in std::mem::take(&mut self.parked) {
+            if let Some(connection) = self.connection(id) {
+                connection.is_parked = false;
+                connection.wake();
+            }
+        }
+    }
+
+    /// Tells every client at first; says whether all that can be done is done.
+    fn poll_stop(&mut self) -> bool {
+        let now = self.clock.now();
+        let stop = match self.stop {
+            Some(stop) => stop,
+            None => {
+                let stop = Stop {
+                    linger_ms: now.monotonic_ms + STOP_LINGER_MS.min(self.limits.close_timeout_ms),
+                    deadline_ms: now.monotonic_ms + self.limits.close_timeout_ms,
+                };
+                self.stop = Some(stop);
+                self.input(now, Input::Shutdown);
+                stop
+            }
+        };
+        let may_linger = now.monotonic_ms < stop.linger_ms;
+        let is_awaited = |phase| match phase {
+            Phase::New => false,
+            Phase::Open | Phase::Closing { .. } => true,
+            Phase::Lingering { .. } => may_linger,
+        };
+        let all_gone = !self.connections.iter().any(|(_, connection)| is_awaited(connection.phase));
+        let done = all_gone || now.monotonic_ms >= stop.deadline_ms;
+        if done {
+            self.submit();
+        }
+        done
+    }
+}

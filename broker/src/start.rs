@@ -1,0 +1,194 @@
+//! Starts the broker's threads, and ends them.
+
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, thread};
+
+use storage::{LogError, OpenError};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    Config, Recovered,
+    bind::{BindError, bind},
+    http::{self, HttpServer},
+    runtime::{self, Inbox, Parts, Store, StoreError},
+};
+
+/// Requests for a snapshot that may wait.
+const SNAPSHOT_REQUESTS_MAX: usize = 16;
+
+/// Starts brokers.
+#[derive(Debug)]
+pub struct Broker;
+
+/// A broker that runs. Dropping it ends the broker too, without waiting for the end.
+#[derive(Debug)]
+pub struct RunningBroker {
+    mqtt_addr: SocketAddr,
+    recovered: Recovered,
+    inbox: Arc<Inbox>,
+    ended: Option<oneshot::Receiver<Result<(), FatalError>>>,
+    thread: Option<thread::JoinHandle<()>>,
+    http: Option<HttpServer>,
+}
+
+/// Why a broker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The store cannot be opened or read.
+    #[error("the store in {dir} cannot be used: {what}")]
+    Store {
+        /// The data directory.
+        dir: PathBuf,
+        /// What is wrong, and what to do.
+        what: String,
+    },
+    /// A thread or its executor cannot be made.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// Why a running broker ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum FatalError {
+    /// The store failed: going on could lose what is acknowledged.
+    #[error("the store failed, so the broker stopped; nothing acknowledged is lost: {0}")]
+    Store(#[source] LogError),
+    /// The listening socket cannot be used.
+    #[error("the listening socket cannot be used: {0}")]
+    Socket(#[source] io::Error),
+    /// A bug: the state may be half changed, the store is not.
+    #[error(
+        "a bug made the broker stop (see the panic message above); a restart takes the state from the store"
+    )]
+    Panicked,
+}
+
+impl Broker {
+    /// Starts a broker: binds its addresses, takes the state back from the store, and lets clients in.
+    /// Blocks while it reads the store.
+    ///
+    /// # Errors
+    /// An address or the store cannot be used.
+    pub fn start(config: Config) -> Result<RunningBroker, StartError> {
+        let mqtt = bind(&config.mqtt.listen, "--listen")?;
+        let mqtt_addr = mqtt.local_addr()?;
+        let http = http::bind_optional(&config)?;
+        let store = Store::open(&config).map_err(|error| StartError::Store {
+            dir: config.store.data_dir.clone(),
+            what: explain(&error),
+        })?;
+        let recovered = store.recovered;
+        let inbox = Arc::new(Inbox::default());
+        let (ask, snapshots) = mpsc::channel(SNAPSHOT_REQUESTS_MAX);
+        let http = http.map(|bound| HttpServer::start(bound, ask)).transpose()?;
+
+        let executor =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
+        let parts = Parts { config, store, listener: mqtt.listen()?, inbox: Arc::clone(&inbox), snapshots };
+        let (tell_end, ended) = oneshot::channel();
+        let thread = thread::Builder::new()
+            .name("shard-0".to_owned())
+            .spawn(move || {
+                // The handle may be gone: then nobody wants to know.
+                let _ = tell_end.send(runtime::run(&executor, parts));
+            })
+            .map_err(StartError::Thread)?;
+        Ok(RunningBroker { mqtt_addr, recovered, inbox, ended: Some(ended), thread: Some(thread), http })
+    }
+}
+
+impl RunningBroker {
+    /// Returns where MQTT is served.
+    pub fn mqtt_addr(&self) -> SocketAddr {
+        self.mqtt_addr
+    }
+
+    /// Returns where HTTP is served, if it is.
+    pub fn http_addr(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(HttpServer::addr)
+    }
+
+    /// Returns what was found in the store at start.
+    pub fn recovered(&self) -> Recovered {
+        self.recovered
+    }
+
+    /// Waits until the broker fails; for ever, if it does not. May be dropped and called again.
+    pub async fn failed(&mut self) -> FatalError {
+        let Some(ended) = &mut self.ended else { return std::future::pending().await };
+        let result = ended.await;
+        self.ended = None;
+        match result {
+            Ok(Err(error)) => error,
+            // Without an order to stop the thread ends only by failing.
+            Ok(Ok(())) | Err(_) => FatalError::Panicked,
+        }
+    }
+
+    /// Ends the broker in order: tells every client, sends what is to be sent, commits what is to be
+    /// committed.
+    ///
+    /// # Errors
+    /// The broker failed before or at its end.
+    pub async fn stop(mut self) -> Result<(), FatalError> {
+        self.inbox.stop();
+        let result = match self.ended.take() {
+            Some(ended) => ended.await.unwrap_or(Err(FatalError::Panicked)),
+            None => Ok(()),
+        };
+        // Both have nothing left to do but to return.
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        if let Some(http) = self.http.take() {
+            http.stop();
+        }
+        result
+    }
+}
+
+impl Drop for RunningBroker {
+    fn drop(&mut self) {
+        self.inbox.stop();
+    }
+}
+
+/// Says what is wrong with a store, and what to do.
+fn explain(error: &StoreError) -> String {
+    match error {
+        StoreError::Open(OpenError::Locked { pid, .. }) => {
+            let owner = pid.map_or("another process".to_owned(), |pid| format!("process {pid}"));
+            format!("it is in use by {owner}; stop it or choose another with --data-dir DIR")
+        }
+        StoreError::Recover(error) => format!(
+            "{error}; it was written by another version of postrider, or is damaged: \
+             start the version that wrote it, or restore a copy"
+        ),
+        error => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use storage::CommitEvent;
+
+    use super::*;
+
+    #[test]
+    fn a_failed_store_ends_the_broker_and_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.mqtt.listen = crate::config::HostPort::new("127.0.0.1", 0);
+        config.http.enabled = false;
+        config.store.data_dir = dir.path().join("store");
+        let mut broker = Broker::start(config).unwrap();
+        broker.inbox.commit_event(CommitEvent::Failed(LogError::Poisoned { why: "no such disk".into() }));
+        let executor = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let error = executor.block_on(broker.failed()).to_string();
+        assert!(error.starts_with("the store failed, so the broker stopped; nothing acknowledged is lost: "));
+        assert!(error.contains("no such disk"), "{error}");
+        assert!(std::net::TcpStream::connect(broker.mqtt_addr()).is_err(), "clients are still let in");
+    }
+}

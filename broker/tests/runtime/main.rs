@@ -1,0 +1,12 @@
+//! The broker's runtime, driven over real sockets.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+
+extern crate postrider_broker as broker;
+
+mod harness;
+mod http;
+mod limits;
+mod packets;
+mod start;
+mod store;

@@ -1,0 +1,118 @@
+//! The runtime and its store: coming back, compaction, running full.
+
+use broker::{Config, config::HostPort};
+use protocol::{Packet, QoS, ReasonCode};
+
+use crate::{
+    harness::{RawClient, TestBroker, connect_lasting, publish},
+    http::metric,
+};
+
+fn lasting(broker: &TestBroker, id: &str, clean_start: bool) -> RawClient {
+    let mut client = broker.client();
+    client.send(&connect_lasting(id, clean_start));
+    assert_eq!(client.expect_connack(ReasonCode::Success).session_present, !clean_start);
+    client
+}
+
+fn small_store(config: &mut Config) {
+    config.store.segment_bytes = 262_144;
+    config.store.compact_bytes_min = 524_288;
+    config.store.compact_growth = 2;
+    config.http.enabled = true;
+    config.http.listen = HostPort::new("127.0.0.1", 0);
+}
+
+#[test]
+fn sessions_retained_and_queued_messages_come_back_after_a_restart() {
+    let broker = TestBroker::start();
+    lasting(&broker, "durable", true).subscribe("t/#", QoS::AtLeastOnce);
+    let mut publisher = broker.connected("publisher");
+    for id in 1..=3 {
+        publisher.send(&publish("t/x", QoS::AtLeastOnce, id, &[id as u8]));
+        publisher.expect_puback(id);
+    }
+    let Packet::Publish(mut retained) = publish("kept", QoS::AtLeastOnce, 4, b"value") else {
+        unreachable!()
+    };
+    retained.retain = true;
+    publisher.send(&Packet::Publish(retained));
+    publisher.expect_puback(4);
+    let dir = broker.stop();
+
+    let broker = TestBroker::start_in(dir, |_| {});
+    let recovered = broker.running().recovered();
+    assert_eq!((recovered.sessions, recovered.messages, recovered.retained), (1, 3, 1));
+    let mut durable = lasting(&broker, "durable", false);
+    for id in 1..=3 {
+        assert_eq!(durable.expect_publish().payload[..], [id]);
+    }
+    durable.subscribe("kept", QoS::AtLeastOnce);
+    assert_eq!(durable.expect_publish().payload[..], *b"value");
+}
+
+#[test]
+fn a_log_of_mostly_garbage_is_compacted_and_still_holds_the_state() {
+    let broker = TestBroker::start_with(small_store);
+    let http = broker.running().http_addr().unwrap();
+    lasting(&broker, "offline", true).subscribe("keep", QoS::AtLeastOnce);
+    let mut publisher = broker.connected("publisher");
+    for id in 1..=10 {
+        publisher.send(&publish("keep", QoS::AtLeastOnce, id, &id.to_be_bytes()));
+        publisher.expect_puback(id);
+    }
+    let mut worker = lasting(&broker, "worker", true);
+    worker.subscribe("work", QoS::AtLeastOnce);
+    let mut written = 0;
+    while metric(http, "postrider_store_compactions_total") < 3 {
+        for id in 1..=100 {
+            publisher.send(&publish("work", QoS::AtLeastOnce, id, &[1; 4_000]));
+            publisher.expect_puback(id);
+            let packet_id = worker.expect_publish().packet_id.unwrap();
+            worker.send(&Packet::PubAck(protocol::Ack::new(packet_id, ReasonCode::Success)));
+            written += 4_000;
+        }
+        worker.ping();
+        assert!(written < 64 * 1024 * 1024, "no compaction after {written} bytes");
+    }
+    let dir = broker.stop();
+
+    let broker = TestBroker::start_in(dir, small_store);
+    assert!(broker.running().recovered().log_bytes < written);
+    let mut offline = lasting(&broker, "offline", false);
+    for id in 1..=10u16 {
+        assert_eq!(offline.expect_publish().payload[..], id.to_be_bytes());
+    }
+}
+
+#[test]
+fn a_full_store_refuses_what_needs_it_and_takes_messages_again_when_there_is_space() {
+    let broker = TestBroker::start_with(|config| {
+        small_store(config);
+        config.store.bytes_max = 2 * 1024 * 1024;
+    });
+    lasting(&broker, "offline", true).subscribe("t", QoS::AtLeastOnce);
+    let mut publisher = broker.connected("publisher");
+    let mut accepted = 0;
+    let refused = (1..=2_000).find_map(|id| {
+        publisher.send(&publish("t", QoS::AtLeastOnce, id, &[2; 4_000]));
+        let reason = publisher.expect_puback(id).reason;
+        accepted += u32::from(!reason.is_failure());
+        reason.is_failure().then_some(reason)
+    });
+    assert_eq!(refused, Some(ReasonCode::QuotaExceeded));
+    // Others go on: what needs no store passes.
+    publisher.ping();
+
+    let mut offline = lasting(&broker, "offline", false);
+    for _ in 0..accepted {
+        let packet_id = offline.expect_publish().packet_id.unwrap();
+        offline.send(&Packet::PubAck(protocol::Ack::new(packet_id, ReasonCode::Success)));
+    }
+    offline.ping();
+    let again = (1..=60_000).find(|id| {
+        publisher.send(&publish("t", QoS::AtLeastOnce, *id, b"again"));
+        !publisher.expect_puback(*id).reason.is_failure()
+    });
+    assert!(again.is_some(), "the store never took a message again");
+}
