@@ -217,7 +217,7 @@ mod tests {
         let mut promised = Vec::new();
         let mut steps = Vec::new();
         for seed in 0..20 {
-            let seen = drive("route-2", options.clone(), seed);
+            let seen = drive("route-6", options.clone(), seed);
             promised.extend(seen.iter().filter_map(|(_, fix)| Some(fix.as_ref()?.sigma_m().powi(2))));
             let errors = errors_m(&seen);
             squares.extend(errors.iter().map(|e| e * e));
@@ -233,7 +233,7 @@ mod tests {
     fn reflections_of_60_m_last_several_fixes_and_some_go_unnoticed() {
         let (mut noticed, mut unnoticed) = (0, 0);
         for seed in 0..20 {
-            let seen = drive("route-3", ReceiverOptions::default(), seed);
+            let seen = drive("route-7", ReceiverOptions::default(), seed);
             for (truth, fix) in &seen {
                 let Some(fix) = fix else { continue };
                 if truth.position.distance_m(fix.position()) > 45.0 {

@@ -1,12 +1,19 @@
 //! Simulated trucks that run the real device SDK against a real broker.
 //!
-//! The body of a truck is simulated: where it is ([`motion`]), what its receiver says about that ([`gps`]), what its lock
-//! does ([`lock`]). Its connection is not: telemetry goes through the SDK's disk queue, commands come through the SDK's
-//! journal ([`truck`]). A fleet ([`fleet`]) is many of them. All chance comes from one seed: the same seed gives the same
-//! places, the same noise and the same jumps, whatever the network does.
+//! The body of a truck is simulated: where it is ([`motion`]), what its receiver says about that ([`gps`]), both over
+//! simulated time ([`body`]), and what its lock does ([`lock`]). Its connection is not: telemetry goes through the SDK's
+//! disk queue, commands come through the SDK's journal ([`truck`]). A fleet ([`fleet`]) is many of them, laid out by a
+//! [`plan`]. All chance comes from one seed: the same seed gives the same places, the same noise and the same jumps,
+//! whatever the network does.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod body;
+pub mod detour;
+pub mod fleet;
 pub mod gps;
+pub mod lock;
 pub mod motion;
+pub mod plan;
 pub mod route;
+pub mod truck;

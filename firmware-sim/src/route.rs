@@ -114,7 +114,7 @@ impl Route {
     }
 }
 
-/// The routes that come with the simulator: `route-1`, `route-2`, `route-3` and `route-5`, each about 5 km in Helsinki.
+/// The routes that come with the simulator, in Helsinki: `route-1` of 2.7 km, `route-6`, `route-7` and `route-8` of 5 to 6 km.
 pub fn builtin() -> Vec<Route> {
     parse(Path::new("helsinki.geojson"), BUILTIN.as_bytes()).expect("a test reads the built-in routes")
 }
@@ -359,9 +359,9 @@ mod tests {
     #[test]
     fn the_built_in_routes_are_there_and_about_as_long_as_they_say() {
         let names: Vec<String> = builtin().into_iter().map(|route| route.name).collect();
-        assert_eq!(names, ["route-1", "route-2", "route-3", "route-5"]);
+        assert_eq!(names, ["route-1", "route-6", "route-7", "route-8"]);
         for (name, length_m) in
-            [("route-1", 5335.0), ("route-2", 5052.0), ("route-3", 5118.0), ("route-5", 5354.0)]
+            [("route-1", 2710.0), ("route-6", 5970.0), ("route-7", 5165.0), ("route-8", 5275.0)]
         {
             let route = builtin_named(name).unwrap();
             assert!((route.line.length_m() - length_m).abs() < 30.0, "{name}: {}", route.line.length_m());
