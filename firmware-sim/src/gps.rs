@@ -58,7 +58,7 @@ pub struct Receiver {
     chance: fastrand::Rng,
     /// When it was switched on: the time of the first observation.
     on_since_ms: Option<i64>,
-    last_ms: i64,
+    last_ms: Option<i64>,
     /// East and north, in units of sigma.
     error: (f64, f64),
     hdop_error: f64,
@@ -78,19 +78,15 @@ impl Receiver {
         let mut chance = fastrand::Rng::with_seed(seed);
         let error = (gauss(&mut chance), gauss(&mut chance));
         let hdop_error = gauss(&mut chance);
-        Receiver { options, chance, on_since_ms: None, last_ms: 0, error, hdop_error, jump: None }
+        Receiver { options, chance, on_since_ms: None, last_ms: None, error, hdop_error, jump: None }
     }
 
     /// What the receiver says at `ts_ms` (milliseconds since the Unix epoch) about a truck that is really at `truth`; `None`
     /// while it has no fix yet. Call it in the order of time.
     pub fn observe(&mut self, ts_ms: i64, truth: &Truth) -> Option<Fix> {
         let on_since_ms = *self.on_since_ms.get_or_insert(ts_ms);
-        let elapsed_s = if ts_ms > self.last_ms && self.last_ms != 0 {
-            (ts_ms - self.last_ms) as f64 / 1_000.0
-        } else {
-            0.0
-        };
-        self.last_ms = ts_ms;
+        let last_ms = self.last_ms.replace(ts_ms).unwrap_or(ts_ms);
+        let elapsed_s = ts_ms.saturating_sub(last_ms).max(0) as f64 / 1_000.0;
         let stands = truth.speed_mps < STANDS_MPS;
         self.drift(elapsed_s);
         self.reflect(ts_ms, elapsed_s, stands);
@@ -142,7 +138,8 @@ impl Receiver {
         let speed_mps = (truth.speed_mps + SPEED_SIGMA_MPS * speed_error).max(STANDS_MPS);
         let course_deg =
             truth.course_deg + COURSE_SIGMA_DEG * course_error * (10.0 / truth.speed_mps.max(1.0));
-        let alt_m = GROUND_M + 2.0 * sigma_m * (self.error.0 + self.error.1) / 2.0;
+        // Height is known about half as well as the place.
+        let alt_m = GROUND_M + sigma_m * (self.error.0 + self.error.1);
         Fix {
             ts_ms,
             lat: rounded(place.lat, 1e7),
