@@ -59,9 +59,9 @@ mod tests {
             }
         }
         at.sort_unstable();
-        // No second sees more than a tenth of the fleet.
+        // No second sees more than a fifth of the fleet; with plain doubling one sees all of it.
         let busiest = (0..at.len()).map(|i| at[i..].iter().take_while(|t| **t < at[i] + 1_000).count()).max();
-        assert!(busiest < Some(400), "{busiest:?} of 1000 in one second");
+        assert!(busiest < Some(200), "{busiest:?} of 1000 in one second");
     }
 
     #[test]

@@ -14,14 +14,12 @@ pub enum StartError {
     /// There is no tokio runtime to run on.
     #[error("a client must be started inside a tokio runtime with time and I/O enabled")]
     NoRuntime,
-    /// The disk queue's directory cannot be used.
-    #[error("queue directory {dir}: {source}")]
-    Queue {
-        /// The directory.
-        dir: String,
-        /// Locked by another process, corrupt, or not accessible.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    /// The disk queue's directory is locked by another process, damaged, or not accessible.
+    #[error("disk queue: {0}")]
+    Queue(storage::OpenError),
+    /// The disk queue's thread cannot be started.
+    #[error("disk queue: cannot start its thread: {0}")]
+    QueueThread(std::io::Error),
     /// The disk queue's records cannot be read.
     #[error("queue directory {dir} cannot be read: {what}; move it away to start with an empty queue")]
     QueueRecords {
@@ -36,12 +34,12 @@ pub enum StartError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
     /// The topic name is not allowed.
-    #[error("topic {topic:?} is not allowed: {source}")]
+    #[error("topic {topic:?} is not allowed: {why}")]
     Topic {
         /// The name.
         topic: String,
         /// What is wrong with it.
-        source: protocol::TopicError,
+        why: protocol::TopicError,
     },
     /// A string or the packet is longer than MQTT allows.
     #[error("the message does not fit MQTT: {what}")]
@@ -88,12 +86,12 @@ pub enum QueueError {
     #[error("the client has no disk queue (Options::queue)")]
     NoQueue,
     /// The topic name is not allowed.
-    #[error("topic {topic:?} is not allowed: {source}")]
+    #[error("topic {topic:?} is not allowed: {why}")]
     Topic {
         /// The name.
         topic: String,
         /// What is wrong with it.
-        source: protocol::TopicError,
+        why: protocol::TopicError,
     },
     /// The message cannot be stored: longer than MQTT or a queue record may be.
     #[error("the message cannot be queued: {what}")]
@@ -138,12 +136,12 @@ pub enum QueueError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
     /// A filter is not allowed.
-    #[error("filter {filter:?} is not allowed: {source}")]
+    #[error("filter {filter:?} is not allowed: {why}")]
     Filter {
         /// The filter.
         filter: String,
         /// What is wrong with it.
-        source: protocol::FilterError,
+        why: protocol::FilterError,
     },
     /// The request is empty or over a limit.
     #[error("{what}")]

@@ -317,9 +317,7 @@ impl Core {
 
     fn received_up(&mut self, packet: Packet) {
         let result = match packet {
-            Packet::Publish(publish) => {
-                self.inbound.publish(publish, self.link_number, self.version(), &mut self.outputs)
-            }
+            Packet::Publish(publish) => self.inbound.publish(publish, self.link_number, &mut self.outputs),
             Packet::PubRel(ack) => {
                 self.inbound.pubrel(&ack, self.version(), &mut self.outputs);
                 Ok(())

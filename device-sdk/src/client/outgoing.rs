@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-use protocol::{Ack, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, encoded_len};
+use protocol::{Ack, Packet, PacketId, Publish, QoS, ReasonCode, encoded_len};
 
 use super::link::Limits;
 use super::{Output, Violation};

@@ -8,7 +8,9 @@
 mod journal;
 mod runner;
 
-pub use journal::{CommandJournal, JournalError};
+pub use journal::{
+    COMMANDS_KEPT_MIN, COMMANDS_MAX, CommandJournal, JournalError, KEPT_BYTES_MAX, KEPT_MS, RESULT_BYTES_MAX,
+};
 pub use runner::{CommandError, CommandRunner, Handled};
 
 use serde::{Deserialize, Serialize};

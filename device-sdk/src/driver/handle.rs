@@ -116,8 +116,8 @@ impl Client {
     /// # Errors
     /// The topic is not allowed, or the client has stopped.
     pub async fn submit(&self, message: Message) -> Result<Pending, PublishError> {
-        if let Err(source) = validate_topic_name(&message.topic) {
-            return Err(PublishError::Topic { topic: cut(&message.topic), source });
+        if let Err(why) = validate_topic_name(&message.topic) {
+            return Err(PublishError::Topic { topic: cut(&message.topic), why });
         }
         message.check_lengths().map_err(|what| PublishError::Unencodable { what })?;
         let (reply, receiver) = oneshot::channel();
@@ -134,8 +134,8 @@ impl Client {
     /// There is no queue, it is full or its disk failed, the message is not allowed, or the client has stopped.
     pub async fn enqueue(&self, message: Message) -> Result<(), QueueError> {
         let queue = self.queue.as_ref().ok_or(QueueError::NoQueue)?;
-        if let Err(source) = validate_topic_name(&message.topic) {
-            return Err(QueueError::Topic { topic: cut(&message.topic), source });
+        if let Err(why) = validate_topic_name(&message.topic) {
+            return Err(QueueError::Topic { topic: cut(&message.topic), why });
         }
         message.check_lengths().map_err(|what| QueueError::Unencodable { what })?;
         queue.enqueue(message).await
@@ -246,7 +246,7 @@ impl Pending {
 fn check_filter(filter: &ByteString) -> Result<(), ClientError> {
     match TopicFilter::parse(filter.clone()) {
         Ok(_) => Ok(()),
-        Err(source) => Err(ClientError::Filter { filter: cut(filter), source }),
+        Err(why) => Err(ClientError::Filter { filter: cut(filter), why }),
     }
 }
 

@@ -359,6 +359,10 @@ impl Task {
     }
 
     async fn leave(mut self, reply: Option<oneshot::Sender<()>>) {
+        // What the program has done with must not come again.
+        for token in self.acks.take() {
+            self.input(Input::Ack(token));
+        }
         self.input(Input::Disconnect);
         if let Transport::Open(open) = &mut self.transport {
             open.finish(Duration::from_millis(CLOSING_TIMEOUT_MS)).await;

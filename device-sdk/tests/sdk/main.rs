@@ -2,6 +2,11 @@
 //! command journal against SIGKILL.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod child;
+mod commands;
 mod core_rules;
 mod core_sim;
+mod driver;
 mod model;
+mod queue;
+mod tcp_peer;
