@@ -103,6 +103,10 @@ impl Client {
     /// Publishes a message and waits for the broker: PUBACK at QoS 1, PUBCOMP at QoS 2, written to the socket at
     /// QoS 0. Waits through reconnects; the message is sent again as MQTT prescribes.
     ///
+    /// Not to be awaited in the loop that takes [`Events`]: while that loop stands still and many messages arrive, the socket
+    /// is not read, and the acknowledgement with it. Use [`Self::submit`] there, or a task of its own. The same holds for
+    /// [`Self::subscribe`] and [`Self::unsubscribe`].
+    ///
     /// # Errors
     /// The message is not allowed, too large for the broker, or refused by it; the client has stopped.
     pub async fn publish(&self, message: Message) -> Result<Published, PublishError> {

@@ -125,8 +125,10 @@ impl Task {
         self.decode();
         self.gather();
         self.close_if_wanted().await;
+        // While the program takes nothing, CONNACK would not be read either.
         if let Transport::Idle { retry_at } = &self.transport
             && Instant::now() >= *retry_at
+            && !self.outbox.is_blocked()
         {
             let timeout = Duration::from_millis(self.options.connect_timeout_ms);
             self.transport = Transport::connect(self.options.address.clone(), timeout);
@@ -351,7 +353,7 @@ impl Task {
     fn deadline(&self) -> Option<Instant> {
         let core = self.core.next_deadline_ms().map(|at_ms| self.started + Duration::from_millis(at_ms));
         let retry = match &self.transport {
-            Transport::Idle { retry_at } => Some(*retry_at),
+            Transport::Idle { retry_at } if !self.outbox.is_blocked() => Some(*retry_at),
             _ => None,
         };
         let queue = self.queue_holds.map(|(until, _)| until).filter(|until| *until > Instant::now());

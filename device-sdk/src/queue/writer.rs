@@ -18,6 +18,8 @@ use crate::{QueueError, QueueOptions, StartError};
 
 /// Small, so that space comes back soon.
 const SEGMENT_BYTES: u64 = 256 * 1024;
+/// A simulated fleet has thousands of these threads, and none needs more.
+const STACK_BYTES: usize = 256 * 1024;
 /// Longest that an acknowledgement stays unsynced, and most of them.
 const ACK_DELAY: Duration = Duration::from_secs(1);
 const ACKS_UNWRITTEN_MAX: usize = 256;
@@ -78,7 +80,8 @@ fn each_record(
 /// Starts the thread.
 pub(super) fn spawn(log: Log, last: u64, shared: Arc<Shared>) -> io::Result<()> {
     let writer = Writer { log, shared, last, acks_since: None };
-    std::thread::Builder::new().name("device-queue".to_owned()).spawn(move || writer.run())?;
+    let builder = std::thread::Builder::new().name("device-queue".to_owned()).stack_size(STACK_BYTES);
+    builder.spawn(move || writer.run())?;
     Ok(())
 }
 
