@@ -19,7 +19,7 @@ pub enum FleetError {
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// A truck cannot start; those before it were stopped.
-    #[error("{id} cannot start: {source}")]
+    #[error("{id} cannot start: {source}{}", hint(&source.to_string()))]
     Truck {
         /// Which truck.
         id: Arc<str>,
@@ -32,6 +32,16 @@ pub enum FleetError {
         /// What the panic said.
         what: String,
     },
+}
+
+/// What to do about a start that failed for want of files: a truck has a socket, two logs of two segments, and their locks.
+fn hint(why: &str) -> &'static str {
+    // EMFILE; the errors of logs and sockets end with the system's number.
+    if why.contains("(os error 24)") {
+        "; each truck needs 9 open files: raise the limit (ulimit -n) or run fewer"
+    } else {
+        ""
+    }
 }
 
 /// What became of a fleet.
@@ -129,5 +139,17 @@ pub async fn run_planned(
             reports.sort_by_key(|(index, _)| *index);
             Ok(FleetReport { trucks: reports.into_iter().map(|(_, report)| report).collect() })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fleet_that_runs_out_of_files_is_told_what_to_do() {
+        let out_of_files = std::io::Error::from_raw_os_error(24).to_string();
+        assert!(hint(&out_of_files).contains("ulimit -n"), "{out_of_files}");
+        assert_eq!(hint(&std::io::Error::from_raw_os_error(13).to_string()), "");
     }
 }

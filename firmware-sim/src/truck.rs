@@ -231,6 +231,7 @@ impl Truck {
     }
 
     async fn drive(&mut self) {
+        self.lock.observe(self.ts_ms, None);
         if let Err(error) = self.client.enqueue(state_message(&self.id, &self.lock)).await {
             self.tell(Step::Trouble { what: format!("the state was not queued: {error}") }).await;
         }
