@@ -1,0 +1,350 @@
+//! The bridge as a pure state machine: what comes from the broker in, changes to store out.
+//!
+//! Invariants: a change is applied in memory when it is returned, so whatever [`Core::handle`] returns must be stored
+//! before its input is acknowledged and before anything in it is sent; a target is handed its messages one at a time, in
+//! the order they were put; the same input given twice puts nothing new.
+//!
+//! It knows no clock, socket, disk or task: time is an argument, and is the wall clock, since fixes and commands carry it.
+
+mod commands;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{HashMap, hash_map},
+    sync::Arc,
+};
+
+use tracks::Fix;
+
+use crate::{
+    chat,
+    config::Config,
+    report::{self, Post},
+    state::{Change, Entry, State, Target, VehicleMark},
+    watch::Vehicle,
+};
+
+/// Most vehicles that are watched at a time.
+const VEHICLES_MAX: usize = 50_000;
+/// A vehicle not heard of for so long may be forgotten for a new one, milliseconds.
+const VEHICLE_IDLE_MS: u64 = 3_600_000;
+/// Longest payload that is looked into, bytes.
+const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Something from the broker, or time that passed.
+#[derive(Debug)]
+pub(crate) enum Input<'a> {
+    /// A message on `dev/{device}/telemetry/gps`.
+    Gps {
+        /// The device.
+        device: &'a str,
+        /// The fix in JSON.
+        payload: &'a [u8],
+    },
+    /// A message in the conversation.
+    Chat(Chat<'a>),
+    /// A message on `dev/{device}/cmd/result`.
+    Result {
+        /// The device.
+        device: &'a str,
+        /// The result in JSON.
+        payload: &'a [u8],
+    },
+    /// A message on `$im/receipts`.
+    Receipt {
+        /// The receipt in JSON.
+        payload: &'a [u8],
+    },
+    /// [`Core::next_deadline_ms`] may have passed.
+    Tick,
+}
+
+/// A message in the conversation, with what the broker says about it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Chat<'a> {
+    pub(crate) payload: &'a [u8],
+    /// `im-id`.
+    pub(crate) id: Option<&'a str>,
+    /// `im-seq`.
+    pub(crate) seq: Option<u64>,
+    /// `im-from`.
+    pub(crate) from: Option<&'a str>,
+    /// `im-ts`.
+    pub(crate) ts_ms: Option<u64>,
+    pub(crate) retain: bool,
+    pub(crate) dup: bool,
+}
+
+/// What became of an entry at its target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The target has it.
+    Delivered,
+    /// The target will never have it.
+    Dead {
+        /// Why.
+        why: String,
+    },
+}
+
+/// A message that was given up.
+#[derive(Clone, Debug)]
+pub(crate) struct DeadLetter {
+    pub(crate) entry: Entry,
+    pub(crate) why: String,
+}
+
+/// What a bridge has done since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Fixes of watched vehicles that were believed.
+    pub fixes: u64,
+    /// Fixes of watched vehicles that were not.
+    pub fixes_rejected: u64,
+    /// Fixes of devices that no rule matches, or for which there is no room.
+    pub fixes_unwatched: u64,
+    /// Alerts raised.
+    pub alerts: u64,
+    /// Commands given.
+    pub commands: u64,
+    /// Messages that their target took.
+    pub delivered: u64,
+    /// Messages that were given up.
+    pub dead_letters: u64,
+}
+
+/// The state machine, see the module.
+#[derive(Debug)]
+pub(crate) struct Core {
+    config: Arc<Config>,
+    state: State,
+    vehicles: HashMap<String, Watched>,
+    /// No search for an idle vehicle before this time: one costs a look at all of them.
+    next_eviction_ms: u64,
+    next_deadline_ms: Option<u64>,
+    dead: Vec<DeadLetter>,
+    pub(crate) counts: Counts,
+}
+
+#[derive(Debug)]
+struct Watched {
+    vehicle: Vehicle,
+    mark: VehicleMark,
+    seen_ms: u64,
+}
+
+impl Core {
+    /// Goes on from the stored state. Returns changes to store too: what waits for a webhook that is not configured any
+    /// more becomes a dead letter, and vehicles that no rule matches any more are forgotten.
+    pub(crate) fn recover(config: Arc<Config>, state: State, now_ms: u64) -> (Core, Vec<Change>) {
+        let mut core = Core {
+            config,
+            state,
+            vehicles: HashMap::new(),
+            next_eviction_ms: 0,
+            next_deadline_ms: None,
+            dead: Vec::new(),
+            counts: Counts::default(),
+        };
+        let mut out = Vec::new();
+        for (device, mark) in core.state.vehicles.clone() {
+            if core.watch(now_ms, &device, mark).is_none() {
+                core.change(&mut out, Change::VehicleGone { device });
+            }
+        }
+        let targets = core.targets();
+        let gone: Vec<_> = core.state.targets().filter(|target| !targets.contains(target)).cloned().collect();
+        for target in gone {
+            for entry in core.state.queue(&target).cloned().collect::<Vec<_>>() {
+                core.bury(&mut out, entry, "its webhook is not configured any more".to_owned());
+            }
+        }
+        core.find_deadline();
+        (core, out)
+    }
+
+    /// Takes one input. What is returned must be stored before the input is acknowledged.
+    pub(crate) fn handle(&mut self, now_ms: u64, input: Input<'_>) -> Vec<Change> {
+        let mut out = Vec::new();
+        match input {
+            Input::Gps { device, payload } => self.gps(&mut out, now_ms, device, payload),
+            Input::Chat(chat) => self.chat(&mut out, now_ms, &chat),
+            Input::Result { device, payload } => self.result(&mut out, now_ms, device, payload),
+            Input::Receipt { payload } => self.receipt(&mut out, now_ms, payload),
+            Input::Tick => self.tick(&mut out, now_ms),
+        }
+        out
+    }
+
+    /// Takes the outcome of the entry that [`Core::head`] gave.
+    pub(crate) fn settle(&mut self, now_ms: u64, entry: Entry, outcome: Outcome) -> Vec<Change> {
+        let mut out = Vec::new();
+        match outcome {
+            Outcome::Delivered => {
+                self.counts.delivered += 1;
+                self.change(&mut out, Change::Done { no: entry.no });
+            }
+            Outcome::Dead { why } => {
+                if entry.expires_at_ms.is_some() {
+                    self.not_sent(&mut out, now_ms, &entry.id, &why);
+                }
+                self.bury(&mut out, entry, why);
+            }
+        }
+        out
+    }
+
+    /// All targets there are.
+    pub(crate) fn targets(&self) -> Vec<Target> {
+        let hooks = self.config.webhooks.iter().map(|hook| Target::Webhook(hook.name.clone()));
+        std::iter::once(Target::Broker).chain(hooks).collect()
+    }
+
+    /// The next message for a target.
+    pub(crate) fn head(&self, target: &Target) -> Option<&Entry> {
+        self.state.queue(target).next()
+    }
+
+    /// Whether no more input may be taken until the broker takes messages.
+    pub(crate) fn is_full(&self) -> bool {
+        self.state.queue(&Target::Broker).len() >= self.config.outbox.entries_max
+    }
+
+    /// When [`Input::Tick`] is due.
+    pub(crate) fn next_deadline_ms(&self) -> Option<u64> {
+        self.next_deadline_ms
+    }
+
+    /// The changes that make the whole state.
+    pub(crate) fn snapshot(&self) -> impl Iterator<Item = Change> + '_ {
+        self.state.snapshot()
+    }
+
+    /// Returns the messages given up since it was last asked.
+    pub(crate) fn take_dead(&mut self) -> Vec<DeadLetter> {
+        std::mem::take(&mut self.dead)
+    }
+
+    fn gps(&mut self, out: &mut Vec<Change>, now_ms: u64, device: &str, payload: &[u8]) {
+        if !chat::is_device(device) || !self.make_room(out, now_ms, device) {
+            self.counts.fixes_unwatched += 1;
+            return;
+        }
+        let Some(watched) = self.watch(now_ms, device, VehicleMark::default()) else {
+            self.counts.fixes_unwatched += 1;
+            return;
+        };
+        let fix: Result<Fix, _> = serde_json::from_slice(&payload[..payload.len().min(PAYLOAD_BYTES_MAX)]);
+        let judged = fix
+            .map_err(|error| error.to_string())
+            .and_then(|fix| watched.vehicle.push(&fix, now_ms).map_err(|rejected| rejected.to_string()));
+        let sightings = match judged {
+            Ok(sightings) => sightings,
+            Err(why) => {
+                tracing::debug!(device, why, "fix rejected");
+                self.counts.fixes_rejected += 1;
+                return;
+            }
+        };
+        let mark = watched.vehicle.mark();
+        let moved = std::mem::replace(&mut watched.mark, mark) != mark;
+        self.counts.fixes += 1;
+        if moved {
+            self.change(out, Change::Vehicle { device: device.to_owned(), mark });
+        }
+        for sighting in sightings {
+            let post = report::alert(device, &sighting, now_ms);
+            tracing::info!(device, text = post.text, "alert");
+            self.counts.alerts += 1;
+            for target in self.targets() {
+                self.put_post(out, now_ms, target, &post);
+            }
+        }
+    }
+
+    /// Finds the vehicle, or begins to watch it; `None` if no rule matches.
+    fn watch(&mut self, now_ms: u64, device: &str, mark: VehicleMark) -> Option<&mut Watched> {
+        match self.vehicles.entry(device.to_owned()) {
+            hash_map::Entry::Occupied(entry) => {
+                let watched = entry.into_mut();
+                watched.seen_ms = now_ms;
+                Some(watched)
+            }
+            hash_map::Entry::Vacant(entry) => {
+                let rule = self.config.vehicles.iter().find(|rule| rule.devices.matches(device))?;
+                let vehicle = Vehicle::new(&self.config.gate, rule, mark);
+                Some(entry.insert(Watched { vehicle, mark, seen_ms: now_ms }))
+            }
+        }
+    }
+
+    /// Whether the vehicle is watched or there is room for it; forgets the longest idle one if need be.
+    fn make_room(&mut self, out: &mut Vec<Change>, now_ms: u64, device: &str) -> bool {
+        if self.vehicles.len() < VEHICLES_MAX || self.vehicles.contains_key(device) {
+            return true;
+        }
+        if now_ms < self.next_eviction_ms {
+            return false;
+        }
+        let idlest = self.vehicles.iter().min_by_key(|(_, watched)| watched.seen_ms);
+        match idlest {
+            Some((idle, watched)) if now_ms.saturating_sub(watched.seen_ms) >= VEHICLE_IDLE_MS => {
+                let idle = idle.clone();
+                self.vehicles.remove(&idle);
+                self.change(out, Change::VehicleGone { device: idle });
+                true
+            }
+            _ => {
+                tracing::warn!(limit = VEHICLES_MAX, "no room to watch another vehicle");
+                self.next_eviction_ms = now_ms + 60_000;
+                false
+            }
+        }
+    }
+
+    fn put_post(&mut self, out: &mut Vec<Change>, now_ms: u64, target: Target, post: &Post) {
+        let topic = (target == Target::Broker).then(|| self.config.dispatch_topic.clone());
+        self.put(
+            out,
+            target,
+            Entry {
+                no: 0,
+                target: Target::Broker,
+                id: post.id.clone(),
+                kind: post.kind.as_str().to_owned(),
+                created_ms: now_ms,
+                payload: post.to_json(),
+                topic,
+                expires_at_ms: None,
+            },
+        );
+    }
+
+    /// Puts an entry into the outbox, which gives it its number. For a webhook that is hopelessly behind the oldest that
+    /// is not being sent makes room.
+    fn put(&mut self, out: &mut Vec<Change>, target: Target, entry: Entry) {
+        let limit = self.config.outbox.entries_max.max(2);
+        if target != Target::Broker && self.state.queue(&target).len() >= limit {
+            let oldest = self.state.queue(&target).nth(1).cloned().expect("the limit is at least 2");
+            self.bury(out, oldest, format!("{limit} newer messages wait for the same webhook"));
+        }
+        let no = self.state.next_no();
+        self.change(out, Change::Put(Entry { no, target, ..entry }));
+    }
+
+    fn bury(&mut self, out: &mut Vec<Change>, entry: Entry, why: String) {
+        tracing::error!(target_name = ?entry.target, id = entry.id, why, payload = entry.payload, "dead letter");
+        self.counts.dead_letters += 1;
+        self.change(out, Change::Done { no: entry.no });
+        self.dead.push(DeadLetter { entry, why });
+    }
+
+    fn change(&mut self, out: &mut Vec<Change>, change: Change) {
+        self.state.apply(&change);
+        if matches!(change, Change::Request(_) | Change::RequestGone { .. }) {
+            self.find_deadline();
+        }
+        out.push(change);
+    }
+}

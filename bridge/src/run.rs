@@ -1,0 +1,290 @@
+//! The task around the pure core: what comes from the broker goes in, what follows is stored, then acknowledged, then
+//! sent.
+//!
+//! Owns the journal, the broker's client and the sinks. Per input, in this order: the core takes it; its changes are
+//! committed to the journal; the message is acknowledged; sinks are given what waits. A crash before the commit brings
+//! the message again, a crash after it finds the changes in the journal.
+
+use std::time::Duration;
+
+use device_sdk::{AckToken, Client, Event, Events, Incoming, QoS};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::{JoinSet, spawn_blocking},
+    time::{sleep, timeout},
+};
+
+use crate::{
+    BridgeError, Counts, Observed,
+    config::Config,
+    core::{Chat, Core, Input},
+    journal::{Journal, StoreError},
+    sinks::{Settled, broker::BrokerSink, unix_ms, webhook::WebhookSink},
+    state::{Change, Entry, Target},
+    topics::{self, Topic},
+};
+
+/// How long a stopping bridge waits for the broker to take its DISCONNECT.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// Pause before a full disk is tried again.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
+/// Longest sleep: a jump of the wall clock is noticed after it.
+const NAP_MAX_MS: u64 = 60_000;
+
+/// A sink's mailbox.
+#[derive(Debug)]
+struct Sink {
+    target: Target,
+    entries: mpsc::Sender<Entry>,
+    busy: bool,
+}
+
+/// Everything the task owns.
+pub(crate) struct Runner {
+    core: Core,
+    /// Away only while a commit runs.
+    journal: Option<Journal>,
+    client: Client,
+    events: Events,
+    sinks: Vec<Sink>,
+    settled: mpsc::Receiver<Settled>,
+    tasks: JoinSet<()>,
+    dispatch_topic: String,
+    /// How the task speaks to the program.
+    ends: Ends,
+}
+
+/// The task's ends of the channels to the program.
+pub(crate) struct Ends {
+    pub(crate) observers: mpsc::Sender<Observed>,
+    pub(crate) counts: watch::Sender<Counts>,
+    pub(crate) ready: watch::Sender<bool>,
+    pub(crate) stop: oneshot::Receiver<()>,
+}
+
+impl Runner {
+    /// Puts the parts together and starts the sinks.
+    pub(crate) fn new(
+        config: &Config,
+        core: Core,
+        journal: Journal,
+        (client, events): (Client, Events),
+        webhooks: Vec<(String, WebhookSink)>,
+        ends: Ends,
+    ) -> Runner {
+        let mut tasks = JoinSet::new();
+        let (settle, settled) = mpsc::channel(webhooks.len() + 1);
+        let mut sinks = Vec::new();
+        let mut mailbox = |target: Target| {
+            let (entries, receiver) = mpsc::channel(1);
+            sinks.push(Sink { target, entries, busy: false });
+            receiver
+        };
+        let broker = BrokerSink { client: client.clone() };
+        let entries = mailbox(Target::Broker);
+        tasks.spawn(crate::sinks::run(Target::Broker, broker, config.outbox, false, entries, settle.clone()));
+        for (name, sink) in webhooks {
+            let target = Target::Webhook(name);
+            let entries = mailbox(target.clone());
+            tasks.spawn(crate::sinks::run(target, sink, config.outbox, true, entries, settle.clone()));
+        }
+        subscribe(&mut tasks, client.clone(), config, ends.ready.clone());
+        let dispatch_topic = config.dispatch_topic.clone();
+        Runner { core, journal: Some(journal), client, events, sinks, settled, tasks, dispatch_topic, ends }
+    }
+
+    /// Runs until it is stopped or cannot go on.
+    pub(crate) async fn run(mut self, first: Vec<Change>) -> Result<(), BridgeError> {
+        let result = self.serve(first).await;
+        self.tasks.shutdown().await;
+        // The session stays at the broker, with all that was not acknowledged.
+        let _ = timeout(GOODBYE, self.client.disconnect()).await;
+        if let Some(journal) = self.journal.take()
+            && let Err(StoreError::Full { what } | StoreError::Failed { what }) = journal.close()
+        {
+            tracing::error!(what, "the journal was not closed in order");
+        }
+        result
+    }
+
+    async fn serve(&mut self, first: Vec<Change>) -> Result<(), BridgeError> {
+        if self.store(first).await?.is_stopped() {
+            return Ok(());
+        }
+        loop {
+            self.hand_out();
+            let nap = self.nap();
+            let (changes, done) = tokio::select! {
+                _ = &mut self.ends.stop => return Ok(()),
+                Some(settled) = self.settled.recv() => (self.settle(settled), None),
+                event = self.events.next(), if !self.core.is_full() => match event {
+                    Some(event) => self.event(event),
+                    None => return Err(BridgeError::ClientEnded),
+                },
+                () = sleep(nap) => (self.core.handle(unix_ms(), Input::Tick), None),
+            };
+            if self.store(changes).await?.is_stopped() {
+                return Ok(());
+            }
+            if let Some(token) = done {
+                self.client.ack(token);
+            }
+            self.ends.counts.send_replace(self.core.counts);
+        }
+    }
+
+    fn nap(&self) -> Duration {
+        let until_ms = self.core.next_deadline_ms().map_or(NAP_MAX_MS, |at| at.saturating_sub(unix_ms()));
+        Duration::from_millis(until_ms.min(NAP_MAX_MS))
+    }
+
+    /// Gives every idle sink the next message of its target.
+    fn hand_out(&mut self) {
+        for sink in self.sinks.iter_mut().filter(|sink| !sink.busy) {
+            if let Some(entry) = self.core.head(&sink.target) {
+                // An idle sink's mailbox is empty; a sink that died cannot settle, so its entry stays where it is.
+                sink.busy = sink.entries.try_send(entry.clone()).is_ok();
+            }
+        }
+    }
+
+    fn settle(&mut self, settled: Settled) -> Vec<Change> {
+        let Settled { target, entry, outcome } = settled;
+        if let Some(sink) = self.sinks.iter_mut().find(|sink| sink.target == target) {
+            sink.busy = false;
+        }
+        if outcome == crate::core::Outcome::Delivered {
+            self.tell(Observed::Delivered { entry: entry.clone() });
+        }
+        self.core.settle(unix_ms(), entry, outcome)
+    }
+
+    fn event(&mut self, event: Event) -> (Vec<Change>, Option<AckToken>) {
+        match event {
+            Event::Message(mut incoming) => {
+                let token = incoming.ack.take();
+                (self.message(&incoming), token)
+            }
+            Event::Connected { session_present } => {
+                tracing::info!(session_present, "connected to the broker");
+                self.tell(Observed::Connected { session_present });
+                (Vec::new(), None)
+            }
+            Event::Disconnected { why, retry_in_ms } => {
+                tracing::warn!(why, retry_in_ms, "no connection to the broker");
+                (Vec::new(), None)
+            }
+            Event::Refused { reason, why, retry_in_ms } => {
+                tracing::error!(?reason, why, retry_in_ms, "the broker refuses the connection");
+                (Vec::new(), None)
+            }
+            Event::SubscriptionRefused { filter, reason } => {
+                tracing::error!(filter, ?reason, "the broker refuses a subscription");
+                (Vec::new(), None)
+            }
+            Event::EntryRefused { .. } => (Vec::new(), None),
+        }
+    }
+
+    fn message(&mut self, incoming: &Incoming) -> Vec<Change> {
+        let payload = &incoming.payload[..];
+        let input = match topics::parse(&incoming.topic, &self.dispatch_topic) {
+            Some(Topic::Dispatch) => Input::Chat(Chat {
+                payload,
+                id: incoming.user_property("im-id"),
+                seq: incoming.seq(),
+                from: incoming.user_property("im-from"),
+                ts_ms: incoming.user_property("im-ts").and_then(|ts| ts.parse().ok()),
+                retain: incoming.retain,
+                dup: incoming.dup,
+            }),
+            Some(Topic::Gps { device }) => Input::Gps { device, payload },
+            Some(Topic::Result { device }) => Input::Result { device, payload },
+            Some(Topic::Receipts) => Input::Receipt { payload },
+            None => return Vec::new(),
+        };
+        self.core.handle(unix_ms(), input)
+    }
+
+    /// Commits changes. While the disk is full it waits, and with it everything: nothing more is acknowledged.
+    async fn store(&mut self, changes: Vec<Change>) -> Result<Stored, BridgeError> {
+        for dead in self.core.take_dead() {
+            self.tell(Observed::Dead { entry: dead.entry, why: dead.why });
+        }
+        if changes.is_empty() {
+            return Ok(Stored::Yes);
+        }
+        let mut full = false;
+        loop {
+            let journal = self.journal.take().expect("it is put back after every commit");
+            // A log that is full of what is done with may become small.
+            let all = (full || journal.wants_checkpoint()).then(|| self.core.snapshot().collect::<Vec<_>>());
+            let part = changes.clone();
+            let (journal, result) =
+                spawn_blocking(move || commit(journal, &part, all)).await.map_err(|error| {
+                    BridgeError::Store { what: format!("the commit did not return: {error}") }
+                })?;
+            self.journal = Some(journal);
+            match result {
+                Ok(()) => return Ok(Stored::Yes),
+                Err(StoreError::Full { .. }) if !full => full = true,
+                Err(StoreError::Full { what }) => {
+                    tracing::error!(what, "no space to store messages: nothing more is taken until there is");
+                    tokio::select! {
+                        _ = &mut self.ends.stop => return Ok(Stored::Stopped),
+                        () = sleep(FULL_PAUSE) => {}
+                    }
+                }
+                Err(StoreError::Failed { what }) => return Err(BridgeError::Store { what }),
+            }
+        }
+    }
+
+    /// Tells the program, if it listens: an observer that does not read loses news, the bridge loses nothing.
+    fn tell(&self, observed: Observed) {
+        let _ = self.ends.observers.try_send(observed);
+    }
+}
+
+enum Stored {
+    Yes,
+    Stopped,
+}
+
+impl Stored {
+    fn is_stopped(&self) -> bool {
+        matches!(self, Stored::Stopped)
+    }
+}
+
+/// A checkpoint holds the changes already, since the core has applied them.
+fn commit(
+    mut journal: Journal,
+    changes: &[Change],
+    all: Option<Vec<Change>>,
+) -> (Journal, Result<(), StoreError>) {
+    let result = match all.map(|all| journal.checkpoint(&all)) {
+        // Without space for a second copy of the state there may be some for these changes.
+        None | Some(Err(StoreError::Full { .. })) => journal.store(changes),
+        Some(result) => result,
+    };
+    (journal, result)
+}
+
+/// Subscribes in a task of its own, since the answer comes only when there is a connection.
+fn subscribe(tasks: &mut JoinSet<()>, client: Client, config: &Config, ready: watch::Sender<bool>) {
+    let filters = topics::filters(&config.dispatch_topic, !config.commands.is_empty());
+    tasks.spawn(async move {
+        let asked: Vec<_> = filters.iter().map(|filter| (filter.as_str(), QoS::AtLeastOnce)).collect();
+        match client.subscribe(&asked).await {
+            Ok(reasons) => {
+                for (filter, reason) in filters.iter().zip(&reasons).filter(|(_, reason)| reason.is_failure())
+                {
+                    tracing::error!(filter, ?reason, "the broker refuses a subscription");
+                }
+                ready.send_replace(!reasons.iter().any(|reason| reason.is_failure()));
+            }
+            Err(error) => tracing::error!(%error, "cannot subscribe"),
+        }
+    });
+}

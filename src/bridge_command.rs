@@ -1,0 +1,103 @@
+//! `postrider bridge`: watches vehicles, tells people, takes commands back.
+
+use std::{io, path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use bridge::{Bridge, Config, StartError};
+
+/// Watch vehicles on their routes, tell people in a conversation and by webhooks, and take their commands
+#[derive(Debug, clap::Args)]
+pub(crate) struct BridgeArgs {
+    /// The configuration, TOML; configs/bridge.toml is a commented example
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The broker, instead of the file's broker.address
+    #[arg(long, value_name = "HOST:PORT")]
+    broker: Option<String>,
+    /// Where unsent messages are kept, instead of the file's store.data_dir
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// What to log: error, warn, info, debug, trace, or per module as in bridge=debug
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "POSTRIDER_LOG")]
+    log: String,
+}
+
+/// Runs the bridge until SIGTERM or Ctrl-C.
+pub(crate) async fn run(args: BridgeArgs) -> anyhow::Result<ExitCode> {
+    let mut config = match Config::load(&args.config) {
+        Ok(config) => config,
+        Err(error) => return Ok(misconfigured(&error.to_string())),
+    };
+    if let Some(address) = args.broker {
+        config.broker.address = address;
+    }
+    if let Some(dir) = args.data_dir {
+        config.data_dir = dir;
+    }
+    start_log(&args.log)?;
+    println!("{}", banner(&config));
+    let mut bridge = match Bridge::start(config) {
+        Ok(bridge) => bridge,
+        Err(error @ StartError::Client(_)) => return Ok(misconfigured(&error.to_string())),
+        Err(error) => return Err(error).context("cannot start the bridge"),
+    };
+    tokio::select! {
+        signal = told_to_stop() => signal?,
+        ended = bridge.ended() => {
+            ended?;
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    let counts = bridge.stop().await?;
+    println!(
+        "bridge stopped: {} fixes, {} alerts, {} commands, {} messages delivered, {} given up",
+        counts.fixes, counts.alerts, counts.commands, counts.delivered, counts.dead_letters
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn misconfigured(what: &str) -> ExitCode {
+    eprintln!("postrider: {what}");
+    ExitCode::from(2)
+}
+
+fn start_log(filter: &str) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .with_context(|| format!("--log {filter:?} is no log filter, try info or bridge=debug"))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+        .init();
+    Ok(())
+}
+
+async fn told_to_stop() -> anyhow::Result<()> {
+    #[cfg(unix)]
+    let terminated = async {
+        use tokio::signal::unix::{SignalKind, signal};
+        signal(SignalKind::terminate())?.recv().await;
+        io::Result::Ok(())
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<io::Result<()>>();
+    tokio::select! {
+        result = terminated => result,
+        result = tokio::signal::ctrl_c() => result,
+    }
+    .context("cannot listen for signals")
+}
+
+fn banner(config: &Config) -> String {
+    let names = |names: Vec<String>| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    format!(
+        "bridge to {} as {:?}: vehicles {}; conversation {}; commands {}; webhooks {}; outbox in {}",
+        config.broker.address,
+        config.broker.client_id,
+        names(config.vehicles.iter().map(|rule| rule.devices.to_string()).collect()),
+        config.dispatch_topic,
+        names(config.commands.iter().map(|rule| format!("/{}", rule.name)).collect()),
+        names(config.webhooks.iter().map(|hook| hook.name.clone()).collect()),
+        config.data_dir.display(),
+    )
+}
