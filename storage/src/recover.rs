@@ -43,8 +43,11 @@ pub(crate) struct Recovered<F> {
 pub(crate) fn recover<D: Disk>(disk: &D, segment_bytes: u64) -> Result<Recovered<D::File>, OpenError> {
     let listing = Listing::read(disk)?;
     let checked = Check::run(disk, &listing)?;
+    let sync = || disk.sync_dir().map_err(|source| failed(disk, "sync the directory", "", source));
+    // The checkpoint's name may not be durable yet: it must be before anything that it replaces goes.
+    sync()?;
     let recovered = repair(disk, &listing, checked, segment_bytes)?;
-    disk.sync_dir().map_err(|source| failed(disk, "sync the directory", "", source))?;
+    sync()?;
     Ok(recovered)
 }
 

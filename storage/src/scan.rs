@@ -108,10 +108,10 @@ pub(crate) fn read_group<F: DiskFile>(
         Err(what) => return bad(offset, what),
     };
     let body_at = offset + GROUP_HEADER_BYTES as u64;
-    let mut body = window.get(body_at, header.body_bytes as usize)?;
-    if body.len() < header.body_bytes as usize {
+    if header.stride() > window.len() - offset {
         return bad(offset, "a group goes beyond the end of the file");
     }
+    let mut body = window.get(body_at, header.body_bytes as usize)?;
     for lsn in (header.first_lsn..).take(header.count as usize) {
         match split_record(body, nonce, lsn) {
             Ok((payload, rest)) => {

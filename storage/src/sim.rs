@@ -1,7 +1,7 @@
 //! The simulated twin of the disk: seeded, with power cuts, a capacity, and failing syncs.
 //!
 //! A power cut does to each file and to the directory what [`crate::Disk`] allows, by chance: each 512-byte sector written since
-//! the last sync has its old or its new content, or a mix, or in the written range garbage; each change of length happened or
+//! the last sync has its old or its new content, or, where it had none before, a part of it or garbage; each change of length happened or
 //! not; of the changes of names any of them, in order. When a sync fails, chance decides likewise what of it is on disk, and
 //! later syncs do not make up for it: that is what operating systems do.
 
@@ -47,15 +47,25 @@ struct State {
     capacity_bytes: Option<u64>,
     syncs: u64,
     failing_syncs: BTreeSet<u64>,
+    /// Changing operations until the power ends; 0 = it has ended.
+    operations_left: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Inode {
     /// As running programs see it.
-    content: Vec<u8>,
-    durable: Vec<u8>,
+    content: Image,
+    durable: Image,
     /// Since the last sync.
     changes: Vec<Change>,
+}
+
+/// A file's bytes.
+#[derive(Clone, Debug, Default)]
+struct Image {
+    bytes: Vec<u8>,
+    /// Sectors that were ever written.
+    written: BTreeSet<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -68,7 +78,7 @@ enum Change {
 enum NameChange {
     Link(String, u64),
     Unlink(String),
-    Rename(String, String),
+    Rename { from: String, to: String, inode: u64 },
 }
 
 impl SimDisk {
@@ -85,6 +95,7 @@ impl SimDisk {
             capacity_bytes: None,
             syncs: 0,
             failing_syncs: BTreeSet::new(),
+            operations_left: None,
         })
     }
 
@@ -121,6 +132,7 @@ impl SimDisk {
             capacity_bytes: state.capacity_bytes,
             syncs: 0,
             failing_syncs: BTreeSet::new(),
+            operations_left: None,
         })
     }
 
@@ -136,6 +148,12 @@ impl SimDisk {
         state.failing_syncs.insert(at);
     }
 
+    /// Ends the power in the middle of the `nth` changing operation from now, 1 is the next: it and all later ones fail. Then
+    /// [`SimDisk::crash`] gives the disk that is left.
+    pub fn cut_power(&self, nth: u64) {
+        self.state().operations_left = Some(nth);
+    }
+
     /// Returns how often files and the directory were synced.
     pub fn syncs(&self) -> u64 {
         self.state().syncs
@@ -149,7 +167,7 @@ impl SimDisk {
     /// Returns a file's bytes, as running programs see it.
     pub fn read(&self, name: &str) -> Option<Vec<u8>> {
         let state = self.state();
-        Some(state.inodes[state.names.get(name)?].content.clone())
+        Some(state.inodes[state.names.get(name)?].content.bytes.clone())
     }
 
     /// Replaces a file's bytes, durably: damage, or a file from elsewhere.
@@ -164,14 +182,16 @@ impl SimDisk {
                 inode
             }
         };
-        state.inodes.insert(inode, Inode { content: bytes.clone(), durable: bytes, changes: Vec::new() });
+        let mut image = Image::default();
+        image.write(0, &bytes);
+        state.inodes.insert(inode, Inode { content: image.clone(), durable: image, changes: Vec::new() });
     }
 }
 
 impl State {
     fn used_bytes(&self) -> u64 {
         let live: BTreeSet<u64> = self.names.values().copied().collect();
-        live.iter().map(|inode| self.inodes[inode].content.len() as u64).sum()
+        live.iter().map(|inode| self.inodes[inode].content.bytes.len() as u64).sum()
     }
 
     fn check_space(&self, more: usize) -> io::Result<()> {
@@ -194,13 +214,40 @@ impl State {
         self.names.get(name).copied().ok_or_else(|| ErrorKind::NotFound.into())
     }
 
-    fn change_names(&mut self, change: NameChange) {
+    fn change_names(&mut self, change: NameChange) -> io::Result<()> {
+        let is_last = self.operate()?;
         change.apply(&mut self.names);
         self.name_changes.push(change);
+        if is_last { Err(power_cut()) } else { Ok(()) }
+    }
+
+    fn change(&mut self, inode: u64, change: Change) -> io::Result<()> {
+        let is_last = self.operate()?;
+        self.inode(inode).change(change);
+        if is_last { Err(power_cut()) } else { Ok(()) }
+    }
+
+    /// Counts a changing operation; returns whether the power ends in the middle of it.
+    ///
+    /// # Errors
+    /// The power has ended before.
+    fn operate(&mut self) -> io::Result<bool> {
+        self.check_power()?;
+        if let Some(left) = &mut self.operations_left {
+            *left -= 1;
+        }
+        Ok(self.operations_left == Some(0))
+    }
+
+    fn check_power(&self) -> io::Result<()> {
+        if self.operations_left == Some(0) { Err(power_cut()) } else { Ok(()) }
     }
 
     /// Counts a sync; says whether it succeeds.
     fn sync(&mut self) -> io::Result<()> {
+        if self.operate()? {
+            return Err(power_cut());
+        }
         self.syncs += 1;
         if self.failing_syncs.contains(&self.syncs) {
             Err(io::Error::other("simulated sync failure"))
@@ -223,10 +270,11 @@ impl NameChange {
             Self::Unlink(name) => {
                 names.remove(name);
             }
-            Self::Rename(from, to) => {
-                if let Some(inode) = names.remove(from) {
-                    names.insert(to.clone(), inode);
+            Self::Rename { from, to, inode } => {
+                if names.get(from) == Some(inode) {
+                    names.remove(from);
                 }
+                names.insert(to.clone(), *inode);
             }
         }
     }
@@ -234,13 +282,13 @@ impl NameChange {
 
 impl Inode {
     fn change(&mut self, change: Change) {
-        change.apply(&mut self.content);
+        self.content.apply(&change);
         self.changes.push(change);
     }
 
     fn sync(&mut self) {
         for change in self.changes.drain(..) {
-            change.apply(&mut self.durable);
+            self.durable.apply(&change);
         }
     }
 
@@ -252,53 +300,62 @@ impl Inode {
     }
 
     fn crash(&self, rng: &mut fastrand::Rng) -> Self {
-        let mut content = self.durable.clone();
+        let mut image = self.durable.clone();
         // Some cuts lose everything that was not synced, some nothing, most are in between.
         let kept_of_8 = rng.u32(0..=8);
         for change in &self.changes {
             match change {
-                Change::Length(_) if rng.u32(0..8) < kept_of_8 => change.apply(&mut content),
+                Change::Length(length) if rng.u32(0..8) < kept_of_8 => image.resize(*length),
                 Change::Length(_) => {}
                 Change::Write { at, bytes } => {
                     for range in sectors(*at, bytes.len()) {
                         let new = &bytes[range.start - at..range.end - at];
                         if rng.u32(0..8) < kept_of_8 {
-                            write(&mut content, range.start, new);
+                            image.write(range.start, new);
                         } else if rng.u32(0..8) == 0 {
-                            tear(&mut content, range.start, new, rng);
+                            image.tear(range.start, new, rng);
                         }
                     }
                 }
             }
         }
-        Self { durable: content.clone(), content, changes: Vec::new() }
+        Self { durable: image.clone(), content: image, changes: Vec::new() }
     }
 }
 
-impl Change {
-    fn apply(&self, content: &mut Vec<u8>) {
-        match self {
-            Self::Length(length) => content.resize(*length, 0),
-            Self::Write { at, bytes } => write(content, *at, bytes),
+impl Image {
+    fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Length(length) => self.resize(*length),
+            Change::Write { at, bytes } => self.write(*at, bytes),
         }
     }
-}
 
-fn write(content: &mut Vec<u8>, at: usize, bytes: &[u8]) {
-    if content.len() < at + bytes.len() {
-        content.resize(at + bytes.len(), 0);
+    fn resize(&mut self, length: usize) {
+        self.bytes.resize(length, 0);
+        self.written.split_off(&length.div_ceil(SECTOR_BYTES));
     }
-    content[at..at + bytes.len()].copy_from_slice(bytes);
-}
 
-/// Leaves a part of what was written, or garbage in its place.
-fn tear(content: &mut Vec<u8>, at: usize, new: &[u8], rng: &mut fastrand::Rng) {
-    if rng.bool() {
-        write(content, at, &new[..rng.usize(0..=new.len())]);
-    } else {
-        let mut garbage = vec![0; new.len()];
-        rng.fill(&mut garbage);
-        write(content, at, &garbage);
+    fn write(&mut self, at: usize, bytes: &[u8]) {
+        if self.bytes.len() < at + bytes.len() {
+            self.bytes.resize(at + bytes.len(), 0);
+        }
+        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+        self.written.extend(sectors(at, bytes.len()).map(|range| range.start / SECTOR_BYTES));
+    }
+
+    /// Leaves a part of what was written, or garbage in its place, if there was nothing before.
+    fn tear(&mut self, at: usize, new: &[u8], rng: &mut fastrand::Rng) {
+        if self.written.contains(&(at / SECTOR_BYTES)) {
+            return;
+        }
+        if rng.bool() {
+            self.write(at, &new[..rng.usize(0..=new.len())]);
+        } else {
+            let mut garbage = vec![0; new.len()];
+            rng.fill(&mut garbage);
+            self.write(at, &garbage);
+        }
     }
 }
 
@@ -312,6 +369,10 @@ fn sectors(at: usize, length: usize) -> impl Iterator<Item = Range<usize>> {
         from = to;
         (!range.is_empty()).then_some(range)
     })
+}
+
+fn power_cut() -> io::Error {
+    io::Error::other("simulated power cut")
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -332,12 +393,15 @@ impl Disk for SimDisk {
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        Ok(self.state().names.keys().cloned().collect())
+        let state = self.state();
+        state.check_power()?;
+        Ok(state.names.keys().cloned().collect())
     }
 
     fn create(&self, name: &str) -> io::Result<SimFile> {
         let mut state = self.state();
         state.check_space(0)?;
+        let is_last = state.operate()?;
         let inode = match state.names.get(name).copied() {
             Some(inode) => {
                 state.inode(inode).change(Change::Length(0));
@@ -345,29 +409,31 @@ impl Disk for SimDisk {
             }
             None => {
                 let inode = state.add_inode();
-                state.change_names(NameChange::Link(name.to_owned(), inode));
+                let change = NameChange::Link(name.to_owned(), inode);
+                change.apply(&mut state.names);
+                state.name_changes.push(change);
                 inode
             }
         };
-        Ok(SimFile { state: self.state.clone(), inode })
+        if is_last { Err(power_cut()) } else { Ok(SimFile { state: self.state.clone(), inode }) }
     }
 
     fn open(&self, name: &str) -> io::Result<SimFile> {
-        Ok(SimFile { inode: self.state().find(name)?, state: self.state.clone() })
+        let state = self.state();
+        state.check_power()?;
+        Ok(SimFile { inode: state.find(name)?, state: self.state.clone() })
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.state();
-        state.find(from)?;
-        state.change_names(NameChange::Rename(from.to_owned(), to.to_owned()));
-        Ok(())
+        let inode = state.find(from)?;
+        state.change_names(NameChange::Rename { from: from.to_owned(), to: to.to_owned(), inode })
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut state = self.state();
         state.find(name)?;
-        state.change_names(NameChange::Unlink(name.to_owned()));
-        Ok(())
+        state.change_names(NameChange::Unlink(name.to_owned()))
     }
 
     fn sync_dir(&self) -> io::Result<()> {
@@ -389,12 +455,13 @@ impl Disk for SimDisk {
 
 impl DiskFile for SimFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(lock(&self.state).inode(self.inode).content.len() as u64)
+        Ok(lock(&self.state).inode(self.inode).content.bytes.len() as u64)
     }
 
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         let mut state = lock(&self.state);
-        let content = state.inode(self.inode).content.get(offset as usize..).unwrap_or_default();
+        state.check_power()?;
+        let content = state.inode(self.inode).content.bytes.get(offset as usize..).unwrap_or_default();
         let content = content.get(..bytes.len()).ok_or(ErrorKind::UnexpectedEof)?;
         bytes.copy_from_slice(content);
         Ok(())
@@ -402,25 +469,23 @@ impl DiskFile for SimFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut state = lock(&self.state);
-        let length = state.inode(self.inode).content.len();
+        let length = state.inode(self.inode).content.bytes.len();
         state.check_space((offset as usize + bytes.len()).saturating_sub(length))?;
-        state.inode(self.inode).change(Change::Write { at: offset as usize, bytes: bytes.to_vec() });
-        Ok(())
+        state.change(self.inode, Change::Write { at: offset as usize, bytes: bytes.to_vec() })
     }
 
     fn allocate(&self, bytes_min: u64) -> io::Result<()> {
         let mut state = lock(&self.state);
-        let more = (bytes_min as usize).saturating_sub(state.inode(self.inode).content.len());
-        if more > 0 {
-            state.check_space(more)?;
-            state.inode(self.inode).change(Change::Length(bytes_min as usize));
+        let more = (bytes_min as usize).saturating_sub(state.inode(self.inode).content.bytes.len());
+        if more == 0 {
+            return Ok(());
         }
-        Ok(())
+        state.check_space(more)?;
+        state.change(self.inode, Change::Length(bytes_min as usize))
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
-        lock(&self.state).inode(self.inode).change(Change::Length(bytes as usize));
-        Ok(())
+        lock(&self.state).change(self.inode, Change::Length(bytes as usize))
     }
 
     fn sync(&self) -> io::Result<()> {
