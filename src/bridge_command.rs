@@ -17,7 +17,7 @@ pub(crate) struct BridgeArgs {
     /// Where unsent messages are kept, instead of the file's store.data_dir
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// What to log: error, warn, info, debug, trace, or per module as in bridge=debug
+    /// What to log: error, warn, info, debug, trace, or per module as in postrider_bridge=debug
     #[arg(long, value_name = "FILTER", default_value = "info", env = "POSTRIDER_LOG")]
     log: String,
 }
@@ -63,7 +63,7 @@ fn misconfigured(what: &str) -> ExitCode {
 
 fn start_log(filter: &str) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .with_context(|| format!("--log {filter:?} is no log filter, try info or bridge=debug"))?;
+        .with_context(|| format!("--log {filter:?} is no log filter, try info or postrider_bridge=debug"))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -1,0 +1,142 @@
+//! `postrider serve`: runs the broker until it is told to end.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use broker::{Broker, Config, Recovered, RunningBroker};
+
+use crate::config_command::Settings;
+
+/// Run the broker
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> ExitCode {
+    let loaded = match args.settings.load() {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    start_log(&loaded.config.log.filter);
+    let executor = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(executor) => executor,
+        Err(error) => return fail(&format!("cannot start: {error}")),
+    };
+    executor.block_on(serve(loaded.config))
+}
+
+fn start_log(filter: &str) {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(io::stderr)
+        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+        .init();
+}
+
+async fn serve(config: Config) -> ExitCode {
+    // Before anything is started, so that no signal finds the process without its handler.
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => return fail(&format!("cannot listen to signals: {error}")),
+    };
+    let data_dir = config.store.data_dir.display().to_string();
+    // Reading a large store takes its time, and a signal must be heard meanwhile.
+    let starting = tokio::task::spawn_blocking(|| Broker::start(config));
+    let mut broker = tokio::select! {
+        started = starting => match started {
+            Ok(Ok(broker)) => broker,
+            Ok(Err(error)) => return fail(&error.to_string()),
+            Err(error) => return fail(&format!("the start failed: {error}")),
+        },
+        // The store is as it was: the executor's end would wait for the reading, so the process ends here.
+        signal = signals.next() => {
+            eprintln!("postrider: stopped by {signal} while starting");
+            std::process::exit(1);
+        }
+    };
+    if let Err(error) = announce(&broker, &data_dir) {
+        tracing::warn!(%error, "cannot write to stdout");
+    }
+    let signal = tokio::select! {
+        error = broker.failed() => return fail(&error.to_string()),
+        signal = signals.next() => signal,
+    };
+    tracing::info!(signal, "stopping; once more stops at once");
+    tokio::select! {
+        result = broker.stop() => match result {
+            Ok(()) => {
+                tracing::info!("stopped");
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error.to_string()),
+        },
+        // What is acknowledged is in the store: an abrupt end loses nothing.
+        signal = signals.next() => fail(&format!("stopped at once by a second {signal}")),
+    }
+}
+
+/// Tells people and scripts where the broker is. The `listening` lines are a stable format.
+fn announce(broker: &RunningBroker, data_dir: &str) -> io::Result<()> {
+    let Recovered { sessions, messages, retained, log_bytes, took_ms, .. } = broker.recovered();
+    let mut out = io::stdout().lock();
+    writeln!(
+        out,
+        "postrider: store {data_dir}: {sessions} sessions, {messages} queued and {retained} retained messages \
+         from {log_bytes} bytes in {took_ms} ms"
+    )?;
+    writeln!(out, "postrider: mqtt listening on {}", broker.mqtt_addr())?;
+    match broker.http_addr() {
+        Some(addr) => writeln!(out, "postrider: http listening on {addr}")?,
+        None => writeln!(out, "postrider: http is off")?,
+    }
+    out.flush()
+}
+
+fn fail(what: &str) -> ExitCode {
+    eprintln!("postrider: {what}");
+    ExitCode::FAILURE
+}
+
+/// The signals that end the process in order.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    #[cfg(not(unix))]
+    fn new() -> io::Result<Self> {
+        Ok(Self {})
+    }
+
+    /// Waits for the next one; returns its name.
+    #[cfg(unix)]
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+
+    #[cfg(not(unix))]
+    async fn next(&mut self) -> &'static str {
+        // Without a handler there is nothing to wait for.
+        match tokio::signal::ctrl_c().await {
+            Ok(()) => "Ctrl-C",
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
