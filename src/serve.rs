@@ -23,6 +23,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
         Err(code) => return code,
     };
     start_log(&loaded.config.log.filter);
+    broker::raise_file_limit(loaded.config.mqtt.connections_max);
     let executor = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(executor) => executor,
         Err(error) => return fail(&format!("cannot start: {error}")),

@@ -6,6 +6,7 @@
 
 mod bind;
 pub mod config;
+mod files;
 mod http;
 mod metrics;
 mod runtime;
@@ -13,5 +14,6 @@ mod start;
 
 pub use bind::BindError;
 pub use config::Config;
+pub use files::raise_file_limit;
 pub use runtime::Recovered;
 pub use start::{Broker, FatalError, RunningBroker, StartError};

@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, rc::Rc, time::Duration};
 
 use engine::ConnId;
-use tokio::net::{TcpListener, TcpStream, tcp::OwnedReadHalf};
+use tokio::{
+    net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
+    time::Instant,
+};
 
 use super::{Core, SLOT_BITS, Shared, connection::Connection, input};
 
@@ -13,23 +16,25 @@ const REFUSALS_MAX: usize = 1024;
 /// How long accepting rests when the process or the machine is out of something.
 const BACKOFF: Duration = Duration::from_millis(100);
 
+/// A failure that goes on is told this often.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
 /// Accepts until it is aborted.
 pub(super) async fn accept(shared: Rc<Shared>, listener: TcpListener) {
-    let mut was_failing = false;
+    let mut told: Option<Instant> = None;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                was_failing = false;
                 if let Some((id, read)) = shared.with(|core| core.admit(stream, peer)) {
                     tokio::task::spawn_local(input::connection(Rc::clone(&shared), id, read));
                 }
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                // Out of file descriptors or memory: trying at once would only burn the processor. It is told
-                // once, not ten times a second.
-                if !std::mem::replace(&mut was_failing, true) {
+                // Out of file descriptors or memory: trying at once would only burn the processor.
+                if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
                     tracing::error!(%error, "cannot accept connections, trying again until it works");
+                    told = Some(Instant::now());
                 }
                 tokio::time::sleep(BACKOFF).await;
             }
