@@ -1,11 +1,11 @@
 //! Measures what the log costs: `cargo run --release -p postrider-storage --example log_speed -- DIR`.
 //!
-//! Prints CPU and wall time a record for groups of several sizes, and the time of a sync. It ends by itself and
-//! leaves nothing in the directory.
+//! Prints CPU and wall time a record for groups of several sizes, and the time of a sync. It ends by itself
+//! and leaves nothing in the directory.
 
 use std::error::Error;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use storage::{Durability, Log, LogConfig};
@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn measure(dir: &PathBuf, durability: Durability, group: usize, groups: usize) -> Result<(), Box<dyn Error>> {
+fn measure(dir: &Path, durability: Durability, group: usize, groups: usize) -> Result<(), Box<dyn Error>> {
     let mut log = Log::open(dir, LogConfig { durability, ..LogConfig::default() })?;
     let record = [7; RECORD_BYTES];
     let mut commits = Vec::with_capacity(groups);
@@ -58,7 +58,7 @@ fn measure(dir: &PathBuf, durability: Durability, group: usize, groups: usize) -
     Ok(())
 }
 
-fn measure_replay(dir: &PathBuf) -> Result<(), Box<dyn Error>> {
+fn measure_replay(dir: &Path) -> Result<(), Box<dyn Error>> {
     let mut log = Log::open(dir, LogConfig { durability: Durability::Process, ..LogConfig::default() })?;
     for _ in 0..1_000 {
         for _ in 0..1_000 {

@@ -1,8 +1,8 @@
 //! Replacing the whole log by fewer records that mean the same.
 //!
-//! The checkpoint N.ckpt holds what replaces all segments up to N. It is written under a temporary name, synced, renamed,
-//! and the directory is synced before anything older is removed: at any moment the directory holds the old
-//! records or the new ones whole, and opening removes the rest.
+//! The checkpoint N.ckpt holds what replaces all segments up to N. It is written under a temporary name,
+//! synced, renamed, and the directory is synced before anything older is removed: at any moment the directory
+//! holds the old records or the new ones whole, and opening removes the rest.
 
 use std::io;
 
@@ -36,10 +36,10 @@ enum Failure {
 }
 
 impl<D: Disk> Log<D> {
-    /// Replaces everything committed so far by these records, atomically: a crash leaves the old or the new. What is
-    /// appended and not committed is committed first, and replaced too. The records get numbers like appended ones,
-    /// consecutive from `next_lsn` on. Returns when they are synced, whatever the durability. Not bound by the quota,
-    /// as it is what frees space.
+    /// Replaces everything committed so far by these records, atomically: a crash leaves the old or the new.
+    /// What is appended and not committed is committed first, and replaced too. The records get numbers like
+    /// appended ones, consecutive from `next_lsn` on. Returns when they are synced, whatever the durability.
+    /// Not bound by the quota, as it is what frees space.
     ///
     /// # Errors
     /// `NoSpace` or `TooLarge` leave the log as it was. A failed write or sync poisons it.
@@ -143,7 +143,8 @@ impl<F: DiskFile> Writer<F> {
     fn write_group(&mut self, flags: u32) -> io::Result<()> {
         let group = self.pending.last().expect("the caller began one");
         let (offset, end, durable_lsn) = (group.offset, group.end(), group.first_lsn - 1);
-        // Space first: a file system that finds out at the sync would make a full disk look like a broken one.
+        // Space first: a file system that finds out at the sync would make a full disk look like a broken
+        // one.
         self.file.allocate(end)?;
         self.file.write_at(self.pending.seal(0, durable_lsn, flags), offset)?;
         self.end = end;

@@ -19,7 +19,8 @@ use crate::disk::Disk;
 use crate::error::LogError;
 use crate::log::Log;
 
-/// Bytes that one group takes before it is committed, if more is waiting: bounds memory and the wait of the first.
+/// Bytes that one group takes before it is committed, if more is waiting: bounds memory and the wait of the
+/// first.
 const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How often space is asked for while there is none.
 const RETRY_SPACE: Duration = Duration::from_secs(1);
@@ -89,14 +90,15 @@ impl Committer {
         Self { shared, thread: Some(thread.expect("the operating system can start one more thread")) }
     }
 
-    /// Hands over records to be appended; `Committed` with this ticket or a later one tells when they are kept. Never
-    /// waits for the disk. Takes any amount: the caller stops at its own limit on `pending_bytes`.
+    /// Hands over records to be appended; `Committed` with this ticket or a later one tells when they are
+    /// kept. Never waits for the disk. Takes any amount: the caller stops at its own limit on
+    /// `pending_bytes`.
     pub fn submit(&self, last_ticket: u64, records: Vec<Bytes>) {
         self.push(Job::Append { ticket: last_ticket, records });
     }
 
-    /// Hands over the records that replace the whole log, in order with `submit`: they must hold the state after
-    /// everything submitted before. `Committed` with the ticket and `Checkpointed` follow.
+    /// Hands over the records that replace the whole log, in order with `submit`: they must hold the state
+    /// after everything submitted before. `Committed` with the ticket and `Checkpointed` follow.
     pub fn checkpoint(&self, last_ticket: u64, records: Vec<Bytes>) {
         self.push(Job::Checkpoint { ticket: last_ticket, records });
     }
@@ -334,8 +336,8 @@ impl<D: Disk, E: FnMut(CommitEvent)> Writer<D, E> {
         }
     }
 
-    /// Writes the checkpoint at this place of the queue. It holds the state after the records before it, which
-    /// need no space of their own then.
+    /// Writes the checkpoint at this place of the queue. It holds the state after the records before it,
+    /// which need no space of their own then.
     fn skip_to_checkpoint(&mut self, jobs: &mut VecDeque<Job>, at: usize) -> Result<(), LogError> {
         let Some(Job::Checkpoint { ticket, records }) = jobs.remove(at) else {
             unreachable!("the caller found a checkpoint there")

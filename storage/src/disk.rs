@@ -1,9 +1,9 @@
 //! What the log needs of a directory and its files: the seam between the log and the real or simulated disk.
 //!
-//! What a `Disk` promises after a power cut: a file holds what it held at its last successful `sync`; of what was written
-//! since, each 512-byte sector may be there or not, in any order, and where nothing was before there may be anything. A
-//! sector is never half written over other content. A name change is there for sure after `sync_dir` and maybe before; a
-//! rename over an existing name shows the old file or the new one.
+//! What a `Disk` promises after a power cut: a file holds what it held at its last successful `sync`; of what
+//! was written since, each 512-byte sector may be there or not, in any order, and where nothing was before
+//! there may be anything. A sector is never half written over other content. A name change is there for sure
+//! after `sync_dir` and maybe before; a rename over an existing name shows the old file or the new one.
 
 use std::fmt::Debug;
 use std::io;

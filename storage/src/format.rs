@@ -12,10 +12,10 @@
 //!                 36 record count u32  40 flags u32 (1 = end of checkpoint)      44 crc u32 of 0..44
 //! ```
 //!
-//! Every version keeps magic, version and the header's length and CRC where they are. The nonce is random, new for
-//! each file and never zero: it starts every group header and seeds every CRC, so that bytes of another
-//! file, of another place in this one, or chosen by a client, never decode. A record's CRC is also seeded with
-//! its LSN and covers its length. Zeros where a group header would be are the end.
+//! Every version keeps magic, version and the header's length and CRC where they are. The nonce is random,
+//! new for each file and never zero: it starts every group header and seeds every CRC, so that bytes of
+//! another file, of another place in this one, or chosen by a client, never decode. A record's CRC is also
+//! seeded with its LSN and covers its length. Zeros where a group header would be are the end.
 
 use crc32fast::Hasher;
 

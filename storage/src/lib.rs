@@ -1,8 +1,9 @@
 //! The segmented log, the truth of a node, and its simulated twin.
 //!
-//! A [`Log`] is a directory of files that belongs to one process: numbered records, appended in groups, kept by [`Log::commit`],
-//! given back by [`Log::drop_before`] or replaced by [`Log::checkpoint`]. A [`Committer`] is the thread that commits what
-//! others submit, many records a sync. The crate knows nothing of what the records mean.
+//! A [`Log`] is a directory of files that belongs to one process: numbered records, appended in groups, kept
+//! by [`Log::commit`], given back by [`Log::drop_before`] or replaced by [`Log::checkpoint`]. A [`Committer`]
+//! is the thread that commits what others submit, many records a sync. The crate knows nothing of what the
+//! records mean.
 //!
 //! # Files
 //!
@@ -16,36 +17,40 @@
 //! ```
 //!
 //! A group is what one commit wrote to one segment: a header and its records. `format` has the bytes. Numbers
-//! ([`Lsn`]) go on without gaps from file to file. A file gets its final name when its header is synced, and the directory is
-//! synced before the file is used, so a named file without a good header, or a hole in the names, is damage.
+//! ([`Lsn`]) go on without gaps from file to file. A file gets its final name when its header is synced, and
+//! the directory is synced before the file is used, so a named file without a good header, or a hole in the
+//! names, is damage.
 //!
 //! # Torn tail or damage
 //!
-//! When the machine stops, the sectors of a write that was not synced are there or not, in any order, and where nothing
-//! was before there may be garbage. So the newest groups may be bad, and good ones may follow a bad one: that is no damage, none of
-//! it was acknowledged. Damage to what was acknowledged must never be taken for that, or it would be cut off in silence. What
-//! tells them apart is that every group's header carries the *durable number*: up to which record
-//! everything had been synced when the group was written. At a bad place, where record `n` was expected:
+//! When the machine stops, the sectors of a write that was not synced are there or not, in any order, and
+//! where nothing was before there may be garbage. So the newest groups may be bad, and good ones may follow a
+//! bad one: that is no damage, none of it was acknowledged. Damage to what was acknowledged must never be
+//! taken for that, or it would be cut off in silence. What tells them apart is that every group's header
+//! carries the *durable number*: up to which record everything had been synced when the group was written. At
+//! a bad place, where record `n` was expected:
 //!
-//! - If any good group after it has a durable number of `n` or more, the bytes here had been good on disk: they are
-//!   damaged. Opening refuses, names file and offset, and changes nothing.
-//! - Else nothing proves that they ever were: the tail is torn. It is cut there, [`Log::torn_tail`] tells how much, and the
-//!   log goes on.
+//! - If any good group after it has a durable number of `n` or more, the bytes here had been good on disk:
+//!   they are damaged. Opening refuses, names file and offset, and changes nothing.
+//! - Else nothing proves that they ever were: the tail is torn. It is cut there, [`Log::torn_tail`] tells how
+//!   much, and the log goes on.
 //!
-//! With [`Durability::Power`] the durable number is always the last record of the group before, so only the last group can be
-//! torn. With [`Durability::Process`] it stands still between the syncs at each change of segment, so all of the newest
-//! segment may be. A segment is synced before the next one gets its first group, whatever the durability: a group in a later
-//! segment proves all earlier ones. What nothing can tell is damage to the very last group from a torn write; [`Log::close`]
-//! adds an empty group, after which damage to any record is told as such.
+//! With [`Durability::Power`] the durable number is always the last record of the group before, so only the
+//! last group can be torn. With [`Durability::Process`] it stands still between the syncs at each change of
+//! segment, so all of the newest segment may be. A segment is synced before the next one gets its first
+//! group, whatever the durability: a group in a later segment proves all earlier ones. What nothing can tell
+//! is damage to the very last group from a torn write; [`Log::close`] adds an empty group, after which damage
+//! to any record is told as such.
 //!
-//! Good groups are found behind a bad place by their file's random nonce, which no client knows: a payload cannot imitate a
-//! group. Preallocated space is zeros, and zeros are no group. What is cut is truncated, not left to be found later.
+//! Good groups are found behind a bad place by their file's random nonce, which no client knows: a payload
+//! cannot imitate a group. Preallocated space is zeros, and zeros are no group. What is cut is truncated, not
+//! left to be found later.
 //!
 //! # Failing syncs
 //!
-//! After a failed sync the operating system may hold for written what is not. So a failed write or sync poisons the log:
-//! every later call fails and the process must stop. When the log is opened again, the groups that no later one proves are
-//! written and synced once more before they are shown to anyone.
+//! After a failed sync the operating system may hold for written what is not. So a failed write or sync
+//! poisons the log: every later call fails and the process must stop. When the log is opened again, the
+//! groups that no later one proves are written and synced once more before they are shown to anyone.
 //!
 //! # Assumptions
 //!

@@ -1,8 +1,8 @@
 //! The open log: appending, committing, giving space back.
 //!
-//! Invariants: `tail[0]` is the segment that is written to, the ones after it are empty; ids are consecutive from
-//! `sealed` through `tail`. Everything in `sealed` is synced. Whatever is appended has its place in a preallocated
-//! segment, so a commit never runs out of space.
+//! Invariants: `tail[0]` is the segment that is written to, the ones after it are empty; ids are consecutive
+//! from `sealed` through `tail`. Everything in `sealed` is synced. Whatever is appended has its place in a
+//! preallocated segment, so a commit never runs out of space.
 
 use std::collections::VecDeque;
 use std::io;
@@ -31,8 +31,8 @@ pub enum Durability {
     /// Power cuts: each commit syncs.
     #[default]
     Power,
-    /// The end of the process, however it ends: each commit writes. A power cut may take the newest commits, up to
-    /// one segment; what is left is whole and in order.
+    /// The end of the process, however it ends: each commit writes. A power cut may take the newest commits,
+    /// up to one segment; what is left is whole and in order.
     Process,
 }
 
@@ -82,8 +82,8 @@ pub struct Log<D: Disk = FileDisk> {
 }
 
 impl Log<FileDisk> {
-    /// Opens the log in a directory, making both where they are missing. Locks the directory, checks every checksum,
-    /// cuts what an unfinished write left at the end, and syncs what it found.
+    /// Opens the log in a directory, making both where they are missing. Locks the directory, checks every
+    /// checksum, cuts what an unfinished write left at the end, and syncs what it found.
     ///
     /// # Errors
     /// See [`OpenError`]; then nothing was changed.
@@ -198,8 +198,8 @@ impl<D: Disk> Log<D> {
         if self.is_full { self.ensure_spare() } else { Ok(()) }
     }
 
-    /// Returns the bytes that the log's records take on disk, frames included, and the unused rest of preallocated
-    /// segments not.
+    /// Returns the bytes that the log's records take on disk, frames included, and the unused rest of
+    /// preallocated segments not.
     pub fn bytes(&self) -> u64 {
         let sealed: u64 = self.sealed.iter().map(|file| file.end).sum();
         sealed + self.tail.front().map_or(0, |current| current.end)
@@ -217,8 +217,8 @@ impl<D: Disk> Log<D> {
         self.is_full
     }
 
-    /// Tries again to preallocate the next segment; returns `is_full`. A failure other than want of space poisons the
-    /// log, which the next call tells.
+    /// Tries again to preallocate the next segment; returns `is_full`. A failure other than want of space
+    /// poisons the log, which the next call tells.
     pub fn retry_space(&mut self) -> bool {
         if self.is_full && self.poisoned.is_none() {
             // The error is kept as the poison.
@@ -295,8 +295,8 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Leaves the current segment for the next one. The old one is synced first, whatever the durability: only the newest
-    /// segment may be torn.
+    /// Leaves the current segment for the next one. The old one is synced first, whatever the durability:
+    /// only the newest segment may be torn.
     fn rotate(&mut self) -> Result<(), LogError> {
         self.sync_current()?;
         let old = self.tail.pop_front().expect("there is a later segment, so there is this one");

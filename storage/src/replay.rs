@@ -32,8 +32,8 @@ struct Replay<'a, D: Disk> {
 }
 
 impl<D: Disk> Log<D> {
-    /// Returns all committed records that are still in the log, oldest first. Reads one group at a time; appended
-    /// records that are not committed do not appear. After an error it ends.
+    /// Returns all committed records that are still in the log, oldest first. Reads one group at a time;
+    /// appended records that are not committed do not appear. After an error it ends.
     ///
     /// # Errors
     /// `Poisoned`.

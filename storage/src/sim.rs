@@ -1,9 +1,10 @@
 //! The simulated twin of the disk: seeded, with power cuts, a capacity, and failing syncs.
 //!
-//! A power cut does to each file and to the directory what [`crate::Disk`] allows, by chance: each 512-byte sector written since
-//! the last sync has its old or its new content, or, where it had none before, a part of it or garbage; each change of length happened or
-//! not; of the changes of names any of them, in order. When a sync fails, chance decides likewise what of it is on disk, and
-//! later syncs do not make up for it: that is what operating systems do.
+//! A power cut does to each file and to the directory what [`crate::Disk`] allows, by chance: each 512-byte
+//! sector written since the last sync has its old or its new content, or, where it had none before, a part of
+//! it or garbage; each change of length happened or not; of the changes of names any of them, in order. When
+//! a sync fails, chance decides likewise what of it is on disk, and later syncs do not make up for it: that
+//! is what operating systems do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
@@ -107,8 +108,8 @@ impl SimDisk {
         lock(&self.state)
     }
 
-    /// Returns the disk as a power cut now leaves it, unlocked. This one is as before and has nothing to do with it
-    /// any more. The capacity stays, failing syncs do not.
+    /// Returns the disk as a power cut now leaves it, unlocked. This one is as before and has nothing to do
+    /// with it any more. The capacity stays, failing syncs do not.
     #[must_use]
     pub fn crash(&self, rng: &mut fastrand::Rng) -> Self {
         let state = self.state();
@@ -148,8 +149,8 @@ impl SimDisk {
         state.failing_syncs.insert(at);
     }
 
-    /// Ends the power in the middle of the `nth` changing operation from now, 1 is the next: it and all later ones fail. Then
-    /// [`SimDisk::crash`] gives the disk that is left.
+    /// Ends the power in the middle of the `nth` changing operation from now, 1 is the next: it and all later
+    /// ones fail. Then [`SimDisk::crash`] gives the disk that is left.
     pub fn cut_power(&self, nth: u64) {
         self.state().operations_left = Some(nth);
     }
@@ -292,8 +293,8 @@ impl Inode {
         }
     }
 
-    /// Chance decides what is on disk of the changes; a running program goes on seeing all of them, and no later sync
-    /// looks at them again.
+    /// Chance decides what is on disk of the changes; a running program goes on seeing all of them, and no
+    /// later sync looks at them again.
     fn fail_sync(&mut self, rng: &mut fastrand::Rng) {
         self.durable = self.crash(rng).durable;
         self.changes.clear();

@@ -1,5 +1,7 @@
 //! The writer thread: order, grouping, a full disk, failures, the end.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::sync::mpsc::{Receiver, channel};

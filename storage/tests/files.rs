@@ -1,5 +1,7 @@
 //! The log on real files.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::fs;

@@ -1,5 +1,7 @@
-//! The bytes on disk, held against files that were written once and are kept: what version 1 wrote must be read for
-//! ever, and what is written must not change without a new version.
+//! The bytes on disk, held against files that were written once and are kept: what version 1 wrote must be
+//! read for ever, and what is written must not change without a new version.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 

@@ -1,8 +1,10 @@
 //! The log on a simulated disk: random work, crashes at any operation, full disks, failing syncs; and a model
 //! that knows what must be there.
 //!
-//! A failing seed is printed and can be run alone: `STORAGE_SEED=7 cargo test -p postrider-storage --test simulation`;
-//! `STORAGE_SEEDS=100000` runs that many.
+//! A failing seed is printed and can be run alone: `STORAGE_SEED=7 cargo test -p postrider-storage --test
+//! simulation`; `STORAGE_SEEDS=100000` runs that many.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 
