@@ -8,7 +8,7 @@ const OTHER_FILES: u64 = 512;
 pub fn raise_file_limit(connections_max: u32) {
     let wanted = u64::from(connections_max) + OTHER_FILES;
     match raise_to(wanted) {
-        Ok(limit) if limit < wanted => tracing::warn!(
+        Ok(limit) if limit < wanted => tracing::info!(
             limit,
             wanted,
             connections_max,

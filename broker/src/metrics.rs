@@ -24,6 +24,7 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
         (Gauge, "subscriptions", "Subscriptions over all sessions.", engine.subscriptions),
         (Gauge, "retained_messages", "Retained messages.", engine.retained),
         (Gauge, "queued_messages", "Messages queued or in flight, over all sessions.", engine.queued),
+        (Gauge, "deadlines", "Deadlines that wait for their time.", engine.deadlines),
         (Counter, "publishes_received_total", "PUBLISH packets taken.", engine.publishes_in),
         (Counter, "publishes_sent_total", "PUBLISH packets sent.", engine.publishes_out),
         (Counter, "messages_dropped_total", "Messages dropped, all reasons.", engine.dropped),

@@ -126,6 +126,8 @@ sections! {
         receive_maximum: u16 = 1024, 1..=65_535;
         /// QoS 1 and 2 messages sent to one client and not yet acknowledged by it.
         inflight_max: u16 = 1024, 1..=65_535;
+        /// Bytes of a client id.
+        client_id_bytes_max: u16 = 1024, 23..=65_535;
         /// Topic aliases a client may use.
         topic_alias_max: u16 = 64, 0..=65_535;
         /// Levels of a topic or filter.
@@ -158,6 +160,9 @@ sections! {
         segment_bytes: u64 = 16_777_216, 262_144..=1_073_741_824;
         /// Bytes the store may use; publishes that need it are refused when it is full. 0 = the disk.
         bytes_max: u64 = 0, 0..=1_152_921_504_606_846_976;
+        /// Bytes that the recipients of one message may take in its record, about 40 each; a message with
+        /// more durable recipients is refused.
+        recipients_bytes_max: u64 = 12_582_912, 4_096..=536_870_912;
         /// Bytes that wait for the disk at which no more is read from clients.
         pending_bytes_max: u64 = 33_554_432, 65_536..=17_179_869_184;
         /// The log is compacted when it is this many times what it was after the last time ...
@@ -186,6 +191,12 @@ sections! {
     retained: Retained {
         /// Retained messages of the broker.
         messages_max: u64 = 1_000_000, 0..=1_000_000_000;
+        /// Bytes of all retained messages.
+        bytes_max: u64 = 1_073_741_824, 0..=1_099_511_627_776;
+        /// Retained messages that one SUBSCRIBE may bring; a filter that would bring more is refused.
+        per_subscribe_max: u64 = 100_000, 1..=1_000_000_000;
+        /// Retained topics that the wildcard filters of one SUBSCRIBE may be compared with, together.
+        compared_max: u64 = 4_000_000, 1..=1_000_000_000;
     }
     /// Instant messaging; which topics are conversations is said by [[conversation]].
     im: Im {
@@ -274,6 +285,11 @@ impl Config {
             queue_messages_max: self.queue.messages_max as usize,
             queue_bytes_max: self.queue.bytes_max as usize,
             retained_messages_max: self.retained.messages_max as usize,
+            retained_bytes_max: self.retained.bytes_max as usize,
+            retained_per_subscribe_max: self.retained.per_subscribe_max as usize,
+            retained_compared_max: self.retained.compared_max as usize,
+            client_id_bytes_max: usize::from(self.mqtt.client_id_bytes_max),
+            record_recipients_bytes_max: self.store.recipients_bytes_max as usize,
             topic_levels_max: self.mqtt.topic_levels_max as usize,
             conversations_max: self.im.conversations_max as usize,
             // Rules were parsed when the configuration was loaded; one that cannot be parsed can only

@@ -15,7 +15,7 @@ use storage::{Log, LogConfig, LogError, OpenError};
 use super::{Core, clock::Clock};
 use crate::{Config, config::Durability};
 
-/// Largest record: more than the largest packet with a queue entry for every session.
+/// Largest record: more than the largest packet with the entries of its recipients.
 const RECORD_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
 /// An opened log and the state it holds.
