@@ -27,6 +27,17 @@ pub struct Config {
     pub queue_bytes_max: usize,
     /// Retained messages of the node.
     pub retained_messages_max: usize,
+    /// Bytes of all retained messages.
+    pub retained_bytes_max: usize,
+    /// Retained messages that one SUBSCRIBE may bring; a filter that would bring more is refused.
+    pub retained_per_subscribe_max: usize,
+    /// Retained topics that the wildcard filters of one SUBSCRIBE may be compared with, together.
+    pub retained_compared_max: usize,
+    /// Bytes of a client id.
+    pub client_id_bytes_max: usize,
+    /// Bytes that the recipients of one message may need in its record, about 40 each; a message with more
+    /// durable recipients is refused. The log must take records of this and the largest packet.
+    pub record_recipients_bytes_max: usize,
     /// Levels of a topic or filter.
     pub topic_levels_max: usize,
     /// Conversations of the node.
@@ -89,6 +100,11 @@ impl Default for Config {
             queue_messages_max: 100_000,
             queue_bytes_max: 256 * 1024 * 1024,
             retained_messages_max: 1_000_000,
+            retained_bytes_max: 1024 * 1024 * 1024,
+            retained_per_subscribe_max: 100_000,
+            retained_compared_max: 4_000_000,
+            client_id_bytes_max: 1024,
+            record_recipients_bytes_max: 12 * 1024 * 1024,
             topic_levels_max: 200,
             conversations_max: 1_000_000,
             conversations: vec![

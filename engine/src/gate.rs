@@ -1,7 +1,8 @@
 //! The commit gate: what another party can observe leaves only when its record is durable.
 //!
 //! Owns the numbers of records and everything on its way out. Invariants: outputs of one connection leave
-//! in the order they were made; an output with gate `t` leaves only after `Committed { ticket: t }`.
+//! in the order they were made; an output with gate `t` leaves only after `Committed { ticket: t }`; what
+//! waits stands in the order of its gates.
 
 use std::collections::VecDeque;
 
@@ -44,10 +45,14 @@ impl Gate {
     pub(crate) fn push(&mut self, output: Output, ticket: u64, conn_gate: &mut u64) {
         *conn_gate = ticket.max(*conn_gate);
         if self.open || *conn_gate <= self.committed {
-            self.ready.push_back(output);
-        } else {
-            self.waiting.push_back((*conn_gate, output));
+            return self.ready.push_back(output);
         }
+        // Behind an output with a later gate it leaves with that one. The connection's mark must say so: what
+        // comes next for the connection may not pass it.
+        if let Some((newest, _)) = self.waiting.back() {
+            *conn_gate = (*newest).max(*conn_gate);
+        }
+        self.waiting.push_back((*conn_gate, output));
     }
 
     pub(crate) fn committed(&mut self, ticket: u64) {
@@ -61,5 +66,36 @@ impl Gate {
 
     pub(crate) fn poll(&mut self) -> Option<Output> {
         self.ready.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ConnId;
+    use protocol::{Ack, Packet, PacketId, ReasonCode};
+
+    fn send(conn: u64, packet_id: u16) -> Output {
+        let packet_id = PacketId::new(packet_id).expect("not 0");
+        Output::Send { conn: ConnId(conn), packet: Packet::PubAck(Ack::new(packet_id, ReasonCode::Success)) }
+    }
+
+    fn drain(gate: &mut Gate) -> Vec<Output> {
+        std::iter::from_fn(|| gate.poll()).filter(|o| !matches!(o, Output::Append { .. })).collect()
+    }
+
+    #[test]
+    fn an_output_stuck_behind_a_later_gate_is_not_passed_by_what_follows_it() {
+        let mut gate = Gate::new(false);
+        let (mut one, mut two) = (0, 0);
+        gate.append(Bytes::new());
+        gate.append(Bytes::new());
+        gate.push(send(1, 1), 2, &mut one);
+        gate.push(send(2, 1), 1, &mut two);
+        gate.committed(1);
+        gate.push(send(2, 2), 0, &mut two);
+        assert_eq!(drain(&mut gate), []);
+        gate.committed(2);
+        assert_eq!(drain(&mut gate), [send(1, 1), send(2, 1), send(2, 2)]);
     }
 }

@@ -150,6 +150,8 @@ pub struct Stats {
     pub retained: u64,
     /// Messages queued or in flight, over all sessions.
     pub queued: u64,
+    /// Deadlines that wait for their time.
+    pub deadlines: u64,
     /// PUBLISH packets taken since start.
     pub publishes_in: u64,
     /// PUBLISH packets sent since start.

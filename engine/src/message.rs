@@ -23,12 +23,13 @@ pub(crate) struct Expiry {
 impl Expiry {
     /// Takes an expiry back from its Unix time.
     pub(crate) fn from_unix(unix_ms: u64, now: Now) -> Self {
-        Self { unix_ms, monotonic_ms: now.monotonic_ms + unix_ms.saturating_sub(now.unix_ms) }
+        let left_ms = unix_ms.saturating_sub(now.unix_ms);
+        Self { unix_ms, monotonic_ms: now.monotonic_ms.saturating_add(left_ms) }
     }
 
     pub(crate) fn after(interval_s: u32, now: Now) -> Self {
         let ms = u64::from(interval_s) * 1000;
-        Self { monotonic_ms: now.monotonic_ms + ms, unix_ms: now.unix_ms + ms }
+        Self { monotonic_ms: now.monotonic_ms + ms, unix_ms: now.unix_ms.saturating_add(ms) }
     }
 
     pub(crate) fn is_past(self, now: Now) -> bool {
@@ -55,6 +56,8 @@ pub(crate) struct Message {
     pub(crate) id: ByteString,
     /// `im-from`, empty for messages of the broker.
     pub(crate) from: ByteString,
+    /// The publishing client, empty for messages of the broker.
+    pub(crate) client: ByteString,
     /// `im-ts`.
     pub(crate) ts_unix_ms: u64,
     /// What the sender set, broker's names removed; expiry, alias and subscription ids are unset.
@@ -73,6 +76,24 @@ pub(crate) fn strip_broker_properties(properties: &mut UserProperties) {
     }
 }
 
+/// Copies a string out of the buffer that it came in: a slice that stays would keep all of it.
+pub(crate) fn compact(string: &ByteString) -> ByteString {
+    ByteString::from(&**string)
+}
+
+/// Copies all that properties hold out of the buffer that they came in.
+pub(crate) fn compact_properties(properties: &mut PublishProperties) {
+    for (name, value) in &mut properties.user_properties {
+        (*name, *value) = (compact(name), compact(value));
+    }
+    for string in [&mut properties.response_topic, &mut properties.content_type].into_iter().flatten() {
+        *string = compact(string);
+    }
+    if let Some(bytes) = &mut properties.correlation_data {
+        *bytes = Bytes::copy_from_slice(bytes);
+    }
+}
+
 /// Returns the first value of a user property.
 pub(crate) fn user_property<'a>(properties: &'a UserProperties, name: &str) -> Option<&'a ByteString> {
     properties.iter().find(|(n, _)| n == name).map(|(_, value)| value)
@@ -81,8 +102,11 @@ pub(crate) fn user_property<'a>(properties: &'a UserProperties, name: &str) -> O
 impl Message {
     /// Bytes it occupies in a queue's account: what the sender made us keep.
     pub(crate) fn bytes(&self) -> usize {
-        let properties: usize = self.properties.user_properties.iter().map(|(n, v)| n.len() + v.len()).sum();
-        self.topic.len() + self.payload.len() + properties + 64
+        let p = &self.properties;
+        let user: usize = p.user_properties.iter().map(|(n, v)| n.len() + v.len() + 64).sum();
+        let strings = [&p.response_topic, &p.content_type].into_iter().flatten().map(|s| s.len());
+        let correlation = p.correlation_data.as_ref().map_or(0, Bytes::len);
+        self.topic.len() + self.payload.len() + user + strings.sum::<usize>() + correlation + 64
     }
 
     /// Makes the PUBLISH for one recipient; packet id, DUP and retain are the caller's.
@@ -128,5 +152,27 @@ pub(crate) struct Delivery {
     pub(crate) message: Arc<Message>,
     pub(crate) qos: QoS,
     pub(crate) retain: bool,
+    /// A retained message sent for a new subscription: its session is no recipient for the receipts, and may
+    /// have the same message as a recipient too.
+    pub(crate) is_copy: bool,
     pub(crate) subscription_identifiers: Vec<u32>,
+}
+
+#[cfg(test)]
+pub(crate) fn message_for_tests() -> Arc<Message> {
+    Arc::new(Message {
+        no: MsgNo(1),
+        ticket: 0,
+        topic: "t".into(),
+        payload: Bytes::new(),
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        expiry: None,
+        seq: None,
+        id: "id".into(),
+        from: "u".into(),
+        client: "c".into(),
+        ts_unix_ms: 0,
+        properties: PublishProperties::default(),
+    })
 }

@@ -3,6 +3,8 @@
 //! Owns the list of recipients whose final state is still open, and which sessions hear a user's receipts.
 //! Invariant: a recipient leaves the list with its first final state, so no second one is ever told.
 
+use std::collections::BTreeMap;
+
 use bytestring::ByteString;
 use protocol::QoS;
 use protocol::im::{Receipt, ReceiptState};
@@ -10,7 +12,7 @@ use rustc_hash::FxHashMap;
 
 use crate::config::ReceiptsWanted;
 use crate::message::MsgNo;
-use crate::record::{SessionNo, TrackedRecipient};
+use crate::record::{EndCounts, FinalState, SessionNo, TrackedRecipient};
 use crate::route::SessionKey;
 
 /// How a message ended at one recipient.
@@ -26,13 +28,22 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    fn state(self) -> ReceiptState {
+    pub(crate) fn state(self) -> FinalState {
         match self {
-            Self::Delivered(_) => ReceiptState::Delivered,
-            Self::Expired => ReceiptState::Expired,
-            Self::Dropped(_) => ReceiptState::Dropped,
-            Self::Refused(_) => ReceiptState::Refused,
+            Self::Delivered(_) => FinalState::Delivered,
+            Self::Expired => FinalState::Expired,
+            Self::Dropped(_) => FinalState::Dropped,
+            Self::Refused(_) => FinalState::Refused,
         }
+    }
+}
+
+fn on_the_wire(state: FinalState) -> ReceiptState {
+    match state {
+        FinalState::Delivered => ReceiptState::Delivered,
+        FinalState::Expired => ReceiptState::Expired,
+        FinalState::Dropped => ReceiptState::Dropped,
+        FinalState::Refused => ReceiptState::Refused,
     }
 }
 
@@ -47,16 +58,16 @@ pub(crate) struct Tracking {
     pub(crate) wanted: ReceiptsWanted,
     /// Recipients at accept time.
     pub(crate) of: u32,
-    pub(crate) open: Vec<TrackedRecipient>,
-    /// Per state, how many ended so; used above the listing limit.
-    counts: Vec<(ReceiptState, u32)>,
+    /// How many ended, by state.
+    pub(crate) ended: EndCounts,
+    open: BTreeMap<SessionNo, TrackedRecipient>,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Receipts {
     open: FxHashMap<MsgNo, Tracking>,
     /// Sessions subscribed to `$im/receipts`, by user.
-    hearers: FxHashMap<ByteString, Vec<(SessionKey, QoS)>>,
+    hearers: FxHashMap<ByteString, BTreeMap<SessionKey, QoS>>,
     listed_max: usize,
 }
 
@@ -73,24 +84,25 @@ impl Receipts {
     }
 
     pub(crate) fn hear(&mut self, user: &ByteString, session: SessionKey, qos: QoS) {
-        let list = self.hearers.entry(user.clone()).or_default();
-        match list.iter_mut().find(|(s, _)| *s == session) {
-            Some(known) => known.1 = qos,
-            None => list.push((session, qos)),
-        }
+        self.hearers.entry(user.clone()).or_default().insert(session, qos);
     }
 
     pub(crate) fn unhear(&mut self, user: &ByteString, session: SessionKey) {
-        if let Some(list) = self.hearers.get_mut(user) {
-            list.retain(|(s, _)| *s != session);
-            if list.is_empty() {
+        if let Some(hearers) = self.hearers.get_mut(user) {
+            hearers.remove(&session);
+            if hearers.is_empty() {
                 self.hearers.remove(user);
             }
         }
     }
 
-    pub(crate) fn hearers(&self, user: &str) -> &[(SessionKey, QoS)] {
-        self.hearers.get(user).map_or(&[], Vec::as_slice)
+    pub(crate) fn hearers(&self, user: &str) -> Vec<(SessionKey, QoS)> {
+        self.hearers.get(user).map_or(Vec::new(), |h| h.iter().map(|(key, qos)| (*key, *qos)).collect())
+    }
+
+    /// Whether the recipients of a message with so many are named in its receipts.
+    pub(crate) fn are_listed(&self, recipients: usize) -> bool {
+        recipients <= self.listed_max
     }
 
     #[allow(clippy::too_many_arguments, reason = "the fields of one record, named at the call")]
@@ -103,13 +115,19 @@ impl Receipts {
         sender: ByteString,
         wanted: ReceiptsWanted,
         of: u32,
+        ended: EndCounts,
         open: Vec<TrackedRecipient>,
     ) {
-        self.open.insert(message, Tracking { topic, seq, id, sender, wanted, of, open, counts: Vec::new() });
+        let open = open.into_iter().map(|r| (r.session, r)).collect();
+        self.open.insert(message, Tracking { topic, seq, id, sender, wanted, of, ended, open });
     }
 
     pub(crate) fn is_tracked(&self, message: MsgNo) -> bool {
         self.open.contains_key(&message)
+    }
+
+    pub(crate) fn is_open(&self, message: MsgNo, session: SessionNo) -> bool {
+        self.open.get(&message).is_some_and(|t| t.open.contains_key(&session))
     }
 
     pub(crate) fn get(&self, message: MsgNo) -> Option<&Tracking> {
@@ -130,25 +148,24 @@ impl Receipts {
         at_unix_ms: u64,
     ) -> Option<Vec<Told>> {
         let tracking = self.open.get_mut(&message)?;
-        let at = tracking.open.iter().position(|r| r.session == session)?;
-        let recipient = tracking.open.swap_remove(at);
-        let told = if tracking.of as usize > self.listed_max {
-            tracking.count(outcome, at_unix_ms)
+        let recipient = tracking.close(session, outcome.state())?;
+        let told = if recipient.client_id.is_empty() {
+            tracking.count(at_unix_ms)
         } else if tracking.wants(outcome.state()) {
-            vec![tracking.receipt(Some(&recipient), outcome.state(), outcome, at_unix_ms)]
+            vec![tracking.receipt(&recipient, outcome, at_unix_ms)]
         } else {
             Vec::new()
         };
-        if self.open[&message].open.is_empty() {
+        if tracking.open.is_empty() {
             self.open.remove(&message);
         }
         Some(told)
     }
 
-    /// Forgets a recipient without telling: the log said before that it ended.
-    pub(crate) fn forget(&mut self, message: MsgNo, session: SessionNo) {
+    /// Ends a message at a recipient without telling: the log said before that it was told.
+    pub(crate) fn forget(&mut self, message: MsgNo, session: SessionNo, state: FinalState) {
         if let Some(tracking) = self.open.get_mut(&message) {
-            tracking.open.retain(|r| r.session != session);
+            tracking.close(session, state);
             if tracking.open.is_empty() {
                 self.open.remove(&message);
             }
@@ -173,25 +190,30 @@ pub(crate) fn undeliverable(topic: &ByteString, id: &ByteString, at_unix_ms: u64
 }
 
 impl Tracking {
-    /// `delivered` = the final state, whatever it is; `read` = every final state except delivered, and read.
-    fn wants(&self, state: ReceiptState) -> bool {
-        self.wanted != ReceiptsWanted::Read || state != ReceiptState::Delivered
+    /// The recipients whose final state is not known yet.
+    pub(crate) fn open(&self) -> impl Iterator<Item = &TrackedRecipient> {
+        self.open.values()
     }
 
-    fn receipt(
-        &self,
-        recipient: Option<&TrackedRecipient>,
-        state: ReceiptState,
-        outcome: Outcome,
-        at_unix_ms: u64,
-    ) -> Told {
+    fn close(&mut self, session: SessionNo, state: FinalState) -> Option<TrackedRecipient> {
+        let recipient = self.open.remove(&session)?;
+        self.ended[state as usize - 1] += 1;
+        Some(recipient)
+    }
+
+    /// `delivered` = the final state, whatever it is; `read` = every final state except delivered, and read.
+    fn wants(&self, state: FinalState) -> bool {
+        self.wanted != ReceiptsWanted::Read || state != FinalState::Delivered
+    }
+
+    fn receipt(&self, recipient: &TrackedRecipient, outcome: Outcome, at_unix_ms: u64) -> Told {
         let receipt = Receipt {
             topic: self.topic.to_string(),
             seq: self.seq,
             id: self.id.to_string(),
-            state,
-            user: recipient.map(|r| r.user.to_string()),
-            client: recipient.map(|r| r.client_id.to_string()),
+            state: on_the_wire(outcome.state()),
+            user: Some(recipient.user.to_string()),
+            client: Some(recipient.client_id.to_string()),
             at: at_unix_ms,
             reason: match outcome {
                 Outcome::Dropped(reason) => Some(reason.to_owned()),
@@ -208,21 +230,21 @@ impl Tracking {
     }
 
     /// Above the listing limit: nothing until the last recipient ended, then one line a state.
-    fn count(&mut self, outcome: Outcome, at_unix_ms: u64) -> Vec<Told> {
-        match self.counts.iter_mut().find(|(state, _)| *state == outcome.state()) {
-            Some((_, count)) => *count += 1,
-            None => self.counts.push((outcome.state(), 1)),
-        }
+    fn count(&self, at_unix_ms: u64) -> Vec<Told> {
         if !self.open.is_empty() {
             return Vec::new();
         }
-        let wanted = self.counts.iter().filter(|(state, _)| self.wants(*state));
-        wanted
+        let counts = FinalState::ALL.into_iter().zip(self.ended);
+        counts
+            .filter(|(state, count)| *count > 0 && self.wants(*state))
             .map(|(state, count)| {
-                let payload = serde_json::json!({
-                    "topic": &*self.topic, "seq": self.seq, "id": &*self.id, "state": state,
+                let mut payload = serde_json::json!({
+                    "topic": &*self.topic, "id": &*self.id, "state": on_the_wire(state),
                     "count": count, "of": self.of, "at": at_unix_ms,
                 });
+                if let Some(seq) = self.seq {
+                    payload["seq"] = seq.into();
+                }
                 Told { sender: self.sender.clone(), payload: payload.to_string() }
             })
             .collect()

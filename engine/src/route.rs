@@ -1,9 +1,13 @@
 //! Which subscriptions a topic matches: a tree of filter levels.
+//!
+//! Adding, replacing and removing cost the same however many sessions have the same filter, and a filter of
+//! many levels costs no stack.
 
 use bytestring::ByteString;
 use protocol::SubscribeOptions;
 use rustc_hash::FxHashMap;
 use slab::Slab;
+use smallvec::{SmallVec, smallvec};
 
 /// A session's place in the shard, valid while the session lives.
 pub(crate) type SessionKey = usize;
@@ -24,9 +28,60 @@ struct Node {
     children: FxHashMap<ByteString, usize>,
     plus: Option<usize>,
     /// Subscriptions that end here.
-    here: Vec<Subscriber>,
+    here: Subscribers,
     /// Subscriptions that end here with `#`.
-    hash: Vec<Subscriber>,
+    hash: Subscribers,
+}
+
+/// The subscriptions of one filter, at most one a session.
+#[derive(Debug, Default)]
+struct Subscribers {
+    list: Vec<Subscriber>,
+    /// Where each session stands in `list`, kept from `INDEXED_FROM` on.
+    places: Option<Box<FxHashMap<SessionKey, usize>>>,
+}
+
+/// Length from which on searching a list costs more than an index.
+const INDEXED_FROM: usize = 32;
+
+impl Subscribers {
+    fn place(&self, session: SessionKey) -> Option<usize> {
+        match &self.places {
+            Some(places) => places.get(&session).copied(),
+            None => self.list.iter().position(|s| s.session == session),
+        }
+    }
+
+    /// Says whether the session is new here.
+    fn insert(&mut self, subscriber: Subscriber) -> bool {
+        if let Some(place) = self.place(subscriber.session) {
+            self.list[place] = subscriber;
+            return false;
+        }
+        self.list.push(subscriber);
+        match &mut self.places {
+            Some(places) => drop(places.insert(subscriber.session, self.list.len() - 1)),
+            None if self.list.len() < INDEXED_FROM => {}
+            None => {
+                let places = self.list.iter().enumerate().map(|(place, s)| (s.session, place)).collect();
+                self.places = Some(Box::new(places));
+            }
+        }
+        true
+    }
+
+    /// Says whether the session was here.
+    fn remove(&mut self, session: SessionKey) -> bool {
+        let Some(place) = self.place(session) else { return false };
+        self.list.swap_remove(place);
+        if let Some(places) = &mut self.places {
+            places.remove(&session);
+            if let Some(moved) = self.list.get(place) {
+                places.insert(moved.session, place);
+            }
+        }
+        true
+    }
 }
 
 #[derive(Debug)]
@@ -62,13 +117,7 @@ impl Routes {
         }
         let node = &mut self.nodes[at];
         let list = if is_hash { &mut node.hash } else { &mut node.here };
-        match list.iter_mut().find(|s| s.session == subscriber.session) {
-            Some(known) => *known = subscriber,
-            None => {
-                list.push(subscriber);
-                self.len += 1;
-            }
-        }
+        self.len += usize::from(list.insert(subscriber));
     }
 
     /// Removes a session's subscription; one that is not there is ignored.
@@ -87,8 +136,7 @@ impl Routes {
         }
         let node = &mut self.nodes[at];
         let list = if is_hash { &mut node.hash } else { &mut node.here };
-        if let Some(i) = list.iter().position(|s| s.session == session) {
-            list.swap_remove(i);
+        if list.remove(session) {
             self.len -= 1;
             self.prune(at);
         }
@@ -97,29 +145,30 @@ impl Routes {
     /// Collects every subscription that matches the topic into `found`, in no order.
     pub(crate) fn matching(&self, topic: &str, found: &mut Vec<Subscriber>) {
         // [MQTT-4.7.2-1] a filter that starts with a wildcard matches no topic that starts with `$`.
-        let wildcards = !topic.starts_with('$');
-        self.walk(self.root, Some(topic), wildcards, found);
-    }
-
-    fn walk(&self, at: usize, rest: Option<&str>, wildcards: bool, found: &mut Vec<Subscriber>) {
-        let node = &self.nodes[at];
-        if wildcards {
-            // `#` stands for any number of levels, none included (section 4.7.1.2).
-            found.extend_from_slice(&node.hash);
-        }
-        let Some(rest) = rest else {
-            found.extend_from_slice(&node.here);
-            return;
-        };
-        let (level, rest) = match rest.split_once('/') {
-            Some((level, rest)) => (level, Some(rest)),
-            None => (rest, None),
-        };
-        if let Some(&child) = node.children.get(level) {
-            self.walk(child, rest, true, found);
-        }
-        if let Some(plus) = node.plus.filter(|_| wildcards) {
-            self.walk(plus, rest, true, found);
+        let mut wildcards = !topic.starts_with('$');
+        let mut to_visit: SmallVec<[(usize, Option<&str>); 16]> = smallvec![(self.root, Some(topic))];
+        while let Some((at, rest)) = to_visit.pop() {
+            let node = &self.nodes[at];
+            if wildcards {
+                // `#` stands for any number of levels, none included (section 4.7.1.2).
+                found.extend_from_slice(&node.hash.list);
+            }
+            let Some(rest) = rest else {
+                found.extend_from_slice(&node.here.list);
+                continue;
+            };
+            let (level, rest) = match rest.split_once('/') {
+                Some((level, rest)) => (level, Some(rest)),
+                None => (rest, None),
+            };
+            if let Some(plus) = node.plus.filter(|_| wildcards) {
+                to_visit.push((plus, rest));
+            }
+            if let Some(&child) = node.children.get(level) {
+                to_visit.push((child, rest));
+            }
+            // Only the root stands before the topic's first level.
+            wildcards = true;
         }
     }
 
@@ -144,8 +193,8 @@ impl Routes {
     fn prune(&mut self, mut at: usize) {
         while at != self.root {
             let node = &self.nodes[at];
-            if !(node.here.is_empty()
-                && node.hash.is_empty()
+            if !(node.here.list.is_empty()
+                && node.hash.list.is_empty()
                 && node.children.is_empty()
                 && node.plus.is_none())
             {
@@ -232,5 +281,37 @@ mod tests {
             routes.remove(filter, 1);
         }
         assert_eq!((routes.nodes.len(), routes.len()), (1, 0));
+    }
+
+    #[test]
+    fn sessions_with_the_same_filter_come_go_and_change_in_any_order() {
+        let mut routes = Routes::default();
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut expected = std::collections::BTreeMap::new();
+        for step in 0..3_000 {
+            let session = rng.usize(0..100);
+            if rng.bool() {
+                routes.insert("t", Subscriber { identifier: step, ..subscriber(session) });
+                expected.insert(session, step);
+            } else {
+                routes.remove("t", session);
+                expected.remove(&session);
+            }
+            let mut found = Vec::new();
+            routes.matching("t", &mut found);
+            let found: std::collections::BTreeMap<_, _> =
+                found.iter().map(|s| (s.session, s.identifier)).collect();
+            assert_eq!((&found, routes.len()), (&expected, expected.len()), "step {step}");
+        }
+    }
+
+    #[test]
+    fn a_filter_of_many_levels_costs_no_stack() {
+        let mut routes = Routes::default();
+        let topic = "a/".repeat(32_000);
+        routes.insert(&topic, subscriber(1));
+        assert_eq!(sessions(&routes, &topic), [1]);
+        routes.remove(&topic, 1);
+        assert_eq!(routes.nodes.len(), 1);
     }
 }

@@ -15,7 +15,7 @@
 use std::collections::VecDeque;
 
 use bytestring::ByteString;
-use protocol::{PacketId, QoS, SubscribeOptions, Will};
+use protocol::{PacketId, SubscribeOptions, Will};
 use rustc_hash::FxHashMap;
 
 use crate::ConnId;
@@ -74,11 +74,24 @@ pub(crate) struct Session {
     pub(crate) subscriptions: FxHashMap<ByteString, Subscription>,
     pub(crate) queue: VecDeque<Delivery>,
     pub(crate) queue_bytes: usize,
-    queued_at_most_once: usize,
     pub(crate) in_flight: VecDeque<InFlight>,
     pub(crate) window_used: usize,
     pub(crate) incoming: FxHashMap<PacketId, Incoming>,
     next_packet_id: u16,
+    /// How many ids from the next one on are known to be free.
+    free_ids: usize,
+    /// Its queue is to be trimmed after this turn.
+    pub(crate) is_over_limit: bool,
+    /// It is to be drained further after this turn.
+    pub(crate) is_draining: bool,
+}
+
+/// How many packet ids there are.
+const IDS: usize = u16::MAX as usize;
+
+/// The id after this one in the circle of 1 to 65,535.
+fn after(id: u16) -> u16 {
+    id % u16::MAX + 1
 }
 
 impl Session {
@@ -96,18 +109,19 @@ impl Session {
             subscriptions: FxHashMap::default(),
             queue: VecDeque::new(),
             queue_bytes: 0,
-            queued_at_most_once: 0,
             in_flight: VecDeque::new(),
             window_used: 0,
             incoming: FxHashMap::default(),
             next_packet_id: 1,
+            free_ids: 0,
+            is_over_limit: false,
+            is_draining: false,
         }
     }
 
     /// Puts a message at the end of the queue.
     pub(crate) fn push_waiting(&mut self, delivery: Delivery) {
         self.queue_bytes += delivery.message.bytes();
-        self.queued_at_most_once += usize::from(delivery.qos == QoS::AtMostOnce);
         self.queue.push_back(delivery);
     }
 
@@ -116,55 +130,61 @@ impl Session {
         self.remove_waiting_at(0)
     }
 
-    /// Takes a certain waiting message out.
-    pub(crate) fn remove_waiting(&mut self, no: MsgNo) -> Option<Delivery> {
-        let at = self.queue.iter().position(|d| d.message.no == no)?;
+    /// Takes a certain waiting message out; of several copies the oldest.
+    pub(crate) fn remove_waiting(&mut self, no: MsgNo, is_copy: bool) -> Option<Delivery> {
+        let at = self.queue.iter().position(|d| d.message.no == no && d.is_copy == is_copy)?;
         self.remove_waiting_at(at)
-    }
-
-    /// Takes out what goes first when the queue is full: the oldest of QoS 0, else the oldest.
-    pub(crate) fn remove_least_wanted(&mut self) -> Option<Delivery> {
-        let at_most_once = match self.queued_at_most_once {
-            0 => None,
-            _ => self.queue.iter().position(|d| d.qos == QoS::AtMostOnce),
-        };
-        self.remove_waiting_at(at_most_once.unwrap_or(0))
     }
 
     fn remove_waiting_at(&mut self, at: usize) -> Option<Delivery> {
         let delivery = self.queue.remove(at)?;
         self.queue_bytes -= delivery.message.bytes();
-        self.queued_at_most_once -= usize::from(delivery.qos == QoS::AtMostOnce);
         Some(delivery)
     }
 
-    /// Gives a free packet id. [MQTT-2.2.1-3] none that is in flight is given again.
+    /// Gives a free packet id. [MQTT-2.2.1-4] none that is in flight is given again.
     pub(crate) fn take_packet_id(&mut self) -> Option<PacketId> {
-        if self.in_flight.len() >= usize::from(u16::MAX) {
+        if self.in_flight.len() >= IDS {
             return None;
         }
-        let mut met_one = false;
-        loop {
-            let id = PacketId::new(self.next_packet_id);
-            self.next_packet_id = self.next_packet_id.wrapping_add(1);
-            let Some(id) = id else { continue };
-            // Ids are given in a circle and in-flight entries stand in that order, so the first taken one
-            // that the circle meets is the oldest; only behind it the others must be looked at.
-            met_one |= self.in_flight.front().is_some_and(|f| f.packet_id == id);
-            if !met_one || !self.in_flight.iter().any(|f| f.packet_id == id) {
-                return Some(id);
-            }
+        if self.free_ids == 0 {
+            self.find_free_ids();
         }
+        let id = PacketId::new(self.next_packet_id);
+        self.next_packet_id = after(self.next_packet_id);
+        self.free_ids -= 1;
+        id
     }
 
-    /// Puts a message in flight; the window counts it when it is sent now.
+    /// Moves on to the next id that is free, and counts how many free ones follow it: ids are given in a
+    /// circle, so this is needed only when it meets one that is still in flight.
+    fn find_free_ids(&mut self) {
+        let next = usize::from(self.next_packet_id);
+        let ahead = |id: PacketId| (usize::from(id.get()) + IDS - next) % IDS;
+        let mut taken: Vec<usize> = self.in_flight.iter().map(|f| ahead(f.packet_id)).collect();
+        taken.sort_unstable();
+        let mut taken = taken.into_iter().peekable();
+        let mut free = 0;
+        while taken.next_if_eq(&free).is_some() {
+            free += 1;
+        }
+        self.free_ids = taken.next().unwrap_or(IDS) - free;
+        self.next_packet_id = ((next - 1 + free) % IDS + 1) as u16;
+    }
+
+    /// Puts a message in flight under an id that `take_packet_id` gave; the window counts it when it is
+    /// sent now.
     pub(crate) fn push_in_flight(&mut self, packet_id: PacketId, delivery: Delivery, sent_now: bool) {
         self.window_used += usize::from(sent_now);
         let state = FlightState::Sent;
         self.in_flight.push_back(InFlight { packet_id, delivery, state, on_this_connection: sent_now });
-        if packet_id.get() >= self.next_packet_id {
-            self.next_packet_id = packet_id.get().wrapping_add(1);
-        }
+    }
+
+    /// Puts a message back in flight, from the log.
+    pub(crate) fn restore_in_flight(&mut self, packet_id: PacketId, delivery: Delivery) {
+        self.push_in_flight(packet_id, delivery, false);
+        self.next_packet_id = after(packet_id.get());
+        self.free_ids = 0;
     }
 
     pub(crate) fn in_flight_mut(&mut self, packet_id: PacketId) -> Option<&mut InFlight> {
@@ -191,8 +211,87 @@ impl Session {
         }
     }
 
+    /// Whether its time without a connection is over.
+    pub(crate) fn is_expired(&self, monotonic_ms: u64) -> bool {
+        self.expires_ms().is_some_and(|due_ms| due_ms <= monotonic_ms as i64)
+    }
+
+    /// When it ends if nobody connects, monotonic; `None` while connected, or never.
+    pub(crate) fn expires_ms(&self) -> Option<i64> {
+        let (since_ms, _) = self.disconnected.filter(|_| self.expiry_s != u32::MAX)?;
+        Some(since_ms + i64::from(self.expiry_s) * 1000)
+    }
+
     /// Messages waiting or in flight.
     pub(crate) fn held(&self) -> usize {
         self.queue.len() + self.in_flight.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    use crate::message::message_for_tests;
+    use proptest::prelude::*;
+    use protocol::QoS;
+
+    fn session() -> Session {
+        Session::new(SessionNo(1), "c".into(), "u".into())
+    }
+
+    fn delivery() -> Delivery {
+        let message = message_for_tests();
+        let (qos, subscription_identifiers) = (QoS::AtLeastOnce, Vec::new());
+        Delivery { message, qos, retain: false, is_copy: false, subscription_identifiers }
+    }
+
+    #[test]
+    fn a_packet_id_that_stays_in_flight_is_not_given_again_in_later_rounds() {
+        let mut session = session();
+        let stuck = [5, 9_000, 65_535];
+        for _ in 0..200_000 {
+            let id = session.take_packet_id().unwrap();
+            session.push_in_flight(id, delivery(), true);
+            if stuck.contains(&id.get()) {
+                assert_eq!(session.in_flight.iter().filter(|f| f.packet_id == id).count(), 1, "{id}");
+            } else {
+                session.end_in_flight(id).unwrap();
+            }
+        }
+        assert_eq!(session.in_flight.len(), stuck.len());
+    }
+
+    #[test]
+    fn all_packet_ids_can_be_in_flight_and_then_there_is_none() {
+        let mut session = session();
+        let mut given = BTreeSet::new();
+        while let Some(id) = session.take_packet_id() {
+            assert!(given.insert(id));
+            session.push_in_flight(id, delivery(), false);
+        }
+        assert_eq!(given.len(), 65_535);
+        session.end_in_flight(PacketId::new(77).unwrap()).unwrap();
+        assert_eq!(session.take_packet_id(), PacketId::new(77));
+    }
+
+    proptest! {
+        #[test]
+        fn given_packet_ids_are_free_after_any_restored_ones(
+            restored in prop::collection::btree_set(prop_oneof![1u16..20, 65_520u16..=65_535], 0..20),
+            taken in 1..60usize,
+        ) {
+            let mut session = session();
+            for id in &restored {
+                session.restore_in_flight(PacketId::new(*id).unwrap(), delivery());
+            }
+            let mut in_flight = restored;
+            for _ in 0..taken {
+                let id = session.take_packet_id().unwrap();
+                prop_assert!(in_flight.insert(id.get()), "{id} was in flight");
+                session.push_in_flight(id, delivery(), true);
+            }
+        }
     }
 }

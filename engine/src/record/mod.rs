@@ -35,6 +35,7 @@ pub(crate) struct MessageEntry {
     pub(crate) seq: Option<u64>,
     pub(crate) id: ByteString,
     pub(crate) from: ByteString,
+    pub(crate) client: ByteString,
     pub(crate) ts_unix_ms: u64,
     pub(crate) properties: PublishProperties,
 }
@@ -43,9 +44,27 @@ pub(crate) struct MessageEntry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TrackedRecipient {
     pub(crate) session: SessionNo,
+    /// Its names; empty when receipts are counted, not listed.
     pub(crate) client_id: ByteString,
     pub(crate) user: ByteString,
 }
+
+/// How a message ended at a recipient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum FinalState {
+    Delivered = 1,
+    Expired = 2,
+    Dropped = 3,
+    Refused = 4,
+}
+
+impl FinalState {
+    pub(crate) const ALL: [Self; 4] = [Self::Delivered, Self::Expired, Self::Dropped, Self::Refused];
+}
+
+/// How many recipients ended in each state, in the order of `FinalState::ALL`.
+pub(crate) type EndCounts = [u32; 4];
 
 /// One change of the durable state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +113,8 @@ pub(crate) enum Entry {
         message: MsgNo,
         qos: QoS,
         retain: bool,
+        /// See [`crate::message::Delivery`].
+        is_copy: bool,
         identifiers: Vec<u32>,
         packet_id: Option<PacketId>,
     },
@@ -106,12 +127,15 @@ pub(crate) enum Entry {
     /// The recipient's PUBREC came: only the packet id is left.
     Received {
         session: SessionNo,
-        message: MsgNo,
+        packet_id: PacketId,
     },
-    /// The message reached its final state at this recipient.
+    /// The message reached its final state at this recipient: in flight under this packet id, or waiting.
+    /// A copy has no final state.
     Ended {
         session: SessionNo,
         message: MsgNo,
+        packet_id: Option<PacketId>,
+        state: Option<FinalState>,
     },
     /// The sender wants receipts of these recipients; those ended already are left out.
     Tracked {
@@ -122,6 +146,7 @@ pub(crate) enum Entry {
         sender: ByteString,
         wanted: ReceiptsWanted,
         of: u32,
+        ended: EndCounts,
         recipients: Vec<TrackedRecipient>,
     },
     /// A client's QoS 2 publish was accepted under this packet id.
@@ -180,6 +205,10 @@ impl RecordBuilder {
         self.bytes.is_empty()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Takes the record out; the builder is empty again.
     pub(crate) fn take(&mut self) -> Bytes {
         Bytes::from(std::mem::take(&mut self.bytes))
@@ -220,8 +249,9 @@ fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
         Entry::RetainedCleared { topic } => {
             w.u8(kind::RETAINED_CLEARED).str(topic);
         }
-        Entry::Queued { session, message, qos, retain, identifiers, packet_id } => {
-            w.u8(kind::QUEUED).u64(session.0).u64(message.0).u8(*qos as u8).u8(u8::from(*retain));
+        Entry::Queued { session, message, qos, retain, is_copy, identifiers, packet_id } => {
+            let flags = *qos as u8 | u8::from(*retain) << 2 | u8::from(*is_copy) << 3;
+            w.u8(kind::QUEUED).u64(session.0).u64(message.0).u8(flags);
             w.u16(packet_id.map_or(0, NonZeroU16::get)).u16(identifiers.len() as u16);
             for identifier in identifiers {
                 w.u32(*identifier);
@@ -230,15 +260,20 @@ fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
         Entry::Sent { session, message, packet_id } => {
             w.u8(kind::SENT).u64(session.0).u64(message.0).u16(packet_id.get());
         }
-        Entry::Received { session, message } => {
-            w.u8(kind::RECEIVED).u64(session.0).u64(message.0);
+        Entry::Received { session, packet_id } => {
+            w.u8(kind::RECEIVED).u64(session.0).u16(packet_id.get());
         }
-        Entry::Ended { session, message } => {
+        Entry::Ended { session, message, packet_id, state } => {
             w.u8(kind::ENDED).u64(session.0).u64(message.0);
+            w.u16(packet_id.map_or(0, NonZeroU16::get)).u8(state.map_or(0, |s| s as u8));
         }
-        Entry::Tracked { message, topic, seq, id, sender, wanted, of, recipients } => {
+        Entry::Tracked { message, topic, seq, id, sender, wanted, of, ended, recipients } => {
             w.u8(kind::TRACKED).u64(message.0).str(topic).opt_u64(*seq).str(id).str(sender).u8(*wanted as u8);
-            w.u32(*of).u32(recipients.len() as u32);
+            w.u32(*of);
+            for count in ended {
+                w.u32(*count);
+            }
+            w.u32(recipients.len() as u32);
             for r in recipients {
                 w.u64(r.session.0).str(&r.client_id).str(&r.user);
             }
@@ -261,7 +296,7 @@ fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
 fn write_message(w: &mut Writer<'_>, m: &MessageEntry) {
     let flags = m.qos as u8 | u8::from(m.retain) << 2 | u8::from(m.set_retained) << 3;
     w.u64(m.no.0).u8(flags).opt_u64(m.expires_unix_ms).opt_u64(m.seq).u64(m.ts_unix_ms);
-    w.str(&m.id).str(&m.from).str(&m.topic).bytes(&m.payload).properties(&m.properties);
+    w.str(&m.id).str(&m.from).str(&m.client).str(&m.topic).bytes(&m.payload).properties(&m.properties);
 }
 
 /// Reads the entries of one record.
@@ -309,15 +344,22 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
         kind::MESSAGE => Entry::Message(Box::new(read_message(r)?)),
         kind::RETAINED_CLEARED => Entry::RetainedCleared { topic: r.str()? },
         kind::QUEUED => {
-            let (session, message, qos, retain) = (r.session()?, r.message()?, r.qos()?, r.u8()? != 0);
+            let (session, message, flags) = (r.session()?, r.message()?, r.u8()?);
+            let qos = QoS::from_u8(flags & 3).ok_or("qos 3")?;
+            let (retain, is_copy) = (flags & 4 != 0, flags & 8 != 0);
             let packet_id = PacketId::new(r.u16()?);
             let count = r.u16()?;
             let identifiers = (0..count).map(|_| r.u32()).collect::<Result<_, _>>()?;
-            Entry::Queued { session, message, qos, retain, identifiers, packet_id }
+            Entry::Queued { session, message, qos, retain, is_copy, identifiers, packet_id }
         }
         kind::SENT => Entry::Sent { session: r.session()?, message: r.message()?, packet_id: r.packet_id()? },
-        kind::RECEIVED => Entry::Received { session: r.session()?, message: r.message()? },
-        kind::ENDED => Entry::Ended { session: r.session()?, message: r.message()? },
+        kind::RECEIVED => Entry::Received { session: r.session()?, packet_id: r.packet_id()? },
+        kind::ENDED => Entry::Ended {
+            session: r.session()?,
+            message: r.message()?,
+            packet_id: PacketId::new(r.u16()?),
+            state: r.final_state()?,
+        },
         kind::TRACKED => read_tracked(r)?,
         kind::INCOMING_TAKEN => Entry::IncomingTaken {
             session: r.session()?,
@@ -347,6 +389,7 @@ fn read_message(r: &mut Reader<'_>) -> Result<MessageEntry, String> {
         ts_unix_ms: r.u64()?,
         id: r.str()?,
         from: r.str()?,
+        client: r.str()?,
         topic: r.str()?,
         payload: r.bytes()?,
         properties: r.properties()?,
@@ -362,12 +405,14 @@ fn read_tracked(r: &mut Reader<'_>) -> Result<Entry, String> {
         3 => ReceiptsWanted::All,
         other => return Err(format!("unknown receipt wish {other}")),
     };
-    let (of, count) = (r.u32()?, r.u32()?);
+    let of = r.u32()?;
+    let ended = [r.u32()?, r.u32()?, r.u32()?, r.u32()?];
+    let count = r.u32()?;
     let mut recipients = Vec::new();
     for _ in 0..count {
         recipients.push(TrackedRecipient { session: r.session()?, client_id: r.str()?, user: r.str()? });
     }
-    Ok(Entry::Tracked { message, topic, seq, id, sender, wanted, of, recipients })
+    Ok(Entry::Tracked { message, topic, seq, id, sender, wanted, of, ended, recipients })
 }
 
 struct Writer<'a>(&'a mut Vec<u8>);
@@ -496,9 +541,10 @@ impl Reader<'_> {
     fn packet_id(&mut self) -> Result<PacketId, String> {
         PacketId::new(self.u16()?).ok_or_else(|| "packet id 0".into())
     }
-    fn qos(&mut self) -> Result<QoS, String> {
-        let level = self.u8()?;
-        QoS::from_u8(level).ok_or_else(|| format!("qos {level}"))
+    fn final_state(&mut self) -> Result<Option<FinalState>, String> {
+        let state = self.u8()?;
+        let known = FinalState::ALL.into_iter().find(|s| *s as u8 == state);
+        if known.is_none() && state != 0 { Err(format!("unknown final state {state}")) } else { Ok(known) }
     }
     fn options(&mut self) -> Result<SubscribeOptions, String> {
         let bits = self.u8()?;

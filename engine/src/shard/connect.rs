@@ -2,14 +2,15 @@
 
 use std::num::{NonZeroU16, NonZeroU32};
 
+use bytes::Bytes;
 use bytestring::ByteString;
 use protocol::{ConnAck, ConnAckProperties, Connect, Packet, ProtocolVersion, ReasonCode, Will};
 use rustc_hash::FxHashMap;
 
+use super::answer::reason_string;
 use super::{Conn, Shard, Wait};
-use crate::message::strip_broker_properties;
+use crate::message::{compact, compact_properties, strip_broker_properties};
 use crate::record::{Entry, SessionNo};
-use crate::reserved::check_publish_topic;
 use crate::route::SessionKey;
 use crate::session::Session;
 use crate::timers::Deadline;
@@ -29,15 +30,21 @@ impl Refusal {
 
 impl Shard {
     pub(super) fn connect(&mut self, now: Now, conn: ConnId, connect: Connect, user: Option<ByteString>) {
-        let version = connect.version;
+        let (version, limit) = (connect.version, connect.properties.packet_bytes_max);
         if let Err(refusal) = self.try_connect(now, conn, connect, user) {
-            let mut properties = ConnAckProperties::default();
-            if version == ProtocolVersion::V5 {
-                properties.reason_string = Some(refusal.what.as_str().into());
+            let reason_string = Some(reason_string(&refusal.what));
+            for properties in
+                [ConnAckProperties { reason_string, ..Default::default() }, ConnAckProperties::default()]
+            {
+                // [MQTT-3.2.2-6] a refusal never says that a session is present.
+                let connack = ConnAck { session_present: false, reason: refusal.reason, properties };
+                let connack = Packet::ConnAck(Box::new(connack));
+                // [MQTT-3.2.2-19] without its reason string if that would be too large for the client.
+                if fits(&connack, version, limit) {
+                    self.send(conn, Wait::Record, connack);
+                    break;
+                }
             }
-            // [MQTT-3.2.2-6] a refusal never says that a session is present.
-            let connack = ConnAck { session_present: false, reason: refusal.reason, properties };
-            self.send(conn, Wait::Record, Packet::ConnAck(Box::new(connack)));
             // [MQTT-3.2.2-7] the connection ends after a refusal.
             self.close(conn, CloseReason::Refused(refusal.what));
         }
@@ -51,7 +58,8 @@ impl Shard {
         user: Option<ByteString>,
     ) -> Result<(), Refusal> {
         let assigned = self.check_connect(&mut connect)?;
-        let user = user.unwrap_or_else(|| format!("anon:{}", connect.client_id).into());
+        let user = user.map_or_else(|| format!("anon:{}", connect.client_id).into(), |user| compact(&user));
+        self.catch_up(now, &connect.client_id);
         let wanted_s = wanted_expiry_s(&connect, self.config.session_expiry_max_s);
         let expiry_s = wanted_s.min(self.config.session_expiry_max_s);
         let known = self.by_client.get(&connect.client_id).copied();
@@ -73,9 +81,19 @@ impl Shard {
             ));
         }
 
+        let connack = self.connack(&connect, expiry_s, assigned);
+        if !fits(
+            &Packet::ConnAck(Box::new(connack.clone())),
+            connect.version,
+            connect.properties.packet_bytes_max,
+        ) {
+            // [MQTT-3.1.2-24] and nothing that it needs to know can be left out.
+            let what = "CONNACK is larger than the client's Maximum Packet Size";
+            return Err(Refusal::new(ReasonCode::PacketTooLarge, what));
+        }
         let (key, session_present) = self.session_for(now, &connect, user, expiry_s, known);
         self.start(now, conn, key, &connect, expiry_s);
-        let connack = self.connack(&connect, session_present, expiry_s, assigned);
+        let connack = ConnAck { session_present, ..connack };
         // A resumed session may hold what is not durable yet, from the connection before.
         let wait = if session_present { Wait::Ticket(self.last_or_this_ticket()) } else { Wait::Record };
         self.send(conn, wait, Packet::ConnAck(Box::new(connack)));
@@ -86,13 +104,19 @@ impl Shard {
 
     /// Checks what needs no session; returns the client id if it was given here.
     fn check_connect(&mut self, connect: &mut Connect) -> Result<Option<ByteString>, Refusal> {
+        let (bytes, max) = (connect.client_id.len(), self.config.client_id_bytes_max);
+        if bytes > max {
+            let what = format!("the client id has {bytes} bytes, the limit is {max}");
+            return Err(Refusal::new(ReasonCode::ClientIdentifierNotValid, what));
+        }
+        connect.client_id = compact(&connect.client_id);
         if let Some(method) = &connect.properties.authentication_method {
             let what = format!("authentication method {method:?} is not served");
             return Err(Refusal::new(ReasonCode::BadAuthenticationMethod, what));
         }
         if let Some(will) = &connect.will {
-            check_publish_topic(&will.topic).map_err(|(reason, what)| {
-                Refusal::new(reason, format!("will topic {:?}: {what}", will.topic))
+            self.check_will(will).map_err(|(reason, what)| {
+                Refusal::new(reason, format!("will on {:?}: {what}", will.topic))
             })?;
         }
         if !connect.client_id.is_empty() {
@@ -112,6 +136,15 @@ impl Shard {
         };
         connect.client_id = id.clone();
         Ok(Some(id))
+    }
+
+    /// Does first what was due before this connection: its timer may come late, after a restart or a stall.
+    /// A session past its expiry is not resumed, and a will past its delay is not cancelled by coming back.
+    fn catch_up(&mut self, now: Now, client_id: &str) {
+        let Some(&key) = self.by_client.get(client_id) else { return };
+        let no = self.sessions[key].no;
+        self.will_due(now, no);
+        self.session_expiry_due(now, no);
     }
 
     /// Ends, resumes or makes the session; says whether one was resumed.
@@ -177,15 +210,14 @@ impl Shard {
                 gate: 0,
                 congested: false,
                 unacknowledged: 0,
+                answers_waiting: 0,
             },
         );
-        let will = connect.will.as_deref().map(|will| {
-            let mut will = Will::clone(will);
-            strip_broker_properties(&mut will.properties.user_properties);
-            Box::new(will)
-        });
+        let will = connect.will.as_deref().map(|will| Box::new(kept_will(will)));
         let session = &mut self.sessions[key];
         session.start_connection(conn);
+        self.timers.clear(Deadline::SessionExpiry(session.no));
+        self.timers.clear(Deadline::WillDelay(session.no));
         session.expiry_s = expiry_s;
         session.will.clone_from(&will);
         if session.durable {
@@ -193,7 +225,7 @@ impl Shard {
             self.write(&Entry::SessionConnected { session, expiry_s, will });
         }
         if keep_alive_s > 0 {
-            self.timers.push(now.monotonic_ms + silence_max_ms(keep_alive_s), Deadline::KeepAlive(conn));
+            self.timers.set(Deadline::KeepAlive(conn), now.monotonic_ms + silence_max_ms(keep_alive_s));
         }
     }
 
@@ -207,16 +239,11 @@ impl Shard {
         }
     }
 
-    fn connack(
-        &self,
-        connect: &Connect,
-        session_present: bool,
-        expiry_s: u32,
-        assigned_client_id: Option<ByteString>,
-    ) -> ConnAck {
+    /// Makes the CONNACK of a connection that is taken, without a session so far.
+    fn connack(&self, connect: &Connect, expiry_s: u32, assigned_client_id: Option<ByteString>) -> ConnAck {
+        let (session_present, reason) = (false, ReasonCode::Success);
         if connect.version == ProtocolVersion::V311 {
-            let properties = ConnAckProperties::default();
-            return ConnAck { session_present, reason: ReasonCode::Success, properties };
+            return ConnAck { session_present, reason, properties: ConnAckProperties::default() };
         }
         let keep_alive_s = self.keep_alive_s(connect);
         let properties = ConnAckProperties {
@@ -232,13 +259,27 @@ impl Shard {
             shared_subscription_available: Some(false),
             ..ConnAckProperties::default()
         };
-        ConnAck { session_present, reason: ReasonCode::Success, properties }
+        ConnAck { session_present, reason, properties }
     }
 
     /// The record that this turn writes, or the newest if it writes none.
     pub(super) fn last_or_this_ticket(&self) -> u64 {
         if self.turn.record.is_empty() { self.gate.last_ticket() } else { self.gate.next_ticket() }
     }
+}
+
+fn fits(packet: &Packet, version: ProtocolVersion, limit: Option<NonZeroU32>) -> bool {
+    limit.is_none_or(|limit| protocol::encoded_len(packet, version) <= limit.get() as usize)
+}
+
+/// Makes the will that the session keeps: without the names that are the broker's, and without the buffer
+/// that it came in.
+fn kept_will(will: &Will) -> Will {
+    let mut will = will.clone();
+    (will.topic, will.payload) = (compact(&will.topic), Bytes::copy_from_slice(&will.payload));
+    strip_broker_properties(&mut will.properties.user_properties);
+    compact_properties(&mut will.properties);
+    will
 }
 
 fn wanted_expiry_s(connect: &Connect, max_s: u32) -> u32 {

@@ -2,10 +2,12 @@
 
 use protocol::{Ack, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode};
 
+use super::backlog::ENDS_PER_TURN_MAX;
+use super::end::Ending;
 use super::{Shard, Wait};
-use crate::message::{Delivery, MsgNo};
+use crate::message::Delivery;
 use crate::receipt::Outcome;
-use crate::record::Entry;
+use crate::record::{Entry, SessionNo};
 use crate::route::SessionKey;
 use crate::session::FlightState;
 use crate::{ConnId, Now};
@@ -25,8 +27,7 @@ impl Shard {
                 _ if in_conversation => self.enqueue(now, key, delivery),
                 _ => {
                     let reason = if self.sessions[key].conn.is_some() { "queue_full" } else { "offline" };
-                    let message = delivery.message.no;
-                    self.end_unlogged(now, key, message, Outcome::Dropped(reason));
+                    self.end_unlogged(now, key, &delivery, Outcome::Dropped(reason));
                 }
             };
         }
@@ -39,15 +40,19 @@ impl Shard {
     }
 
     fn send_at_most_once(&mut self, now: Now, key: SessionKey, conn: ConnId, delivery: Delivery) {
-        let message = delivery.message.no;
-        let outcome = match self.prepare(now, conn, &delivery, None) {
+        let outcome = self.write_out(now, conn, &delivery);
+        self.end_unlogged(now, key, &delivery, outcome);
+    }
+
+    /// Sends at QoS 0.
+    fn write_out(&mut self, now: Now, conn: ConnId, delivery: &Delivery) -> Outcome {
+        match self.prepare(now, conn, delivery, None) {
             Some(publish) => {
                 self.send(conn, Wait::Ticket(delivery.message.ticket), Packet::Publish(publish));
                 Outcome::Delivered(QoS::AtMostOnce)
             }
             None => Outcome::Dropped("too_large"),
-        };
-        self.end_unlogged(now, key, message, outcome);
+        }
     }
 
     /// Sends a QoS 1 or 2 message for the first time. `is_new` says that the log does not know it at this
@@ -56,17 +61,15 @@ impl Shard {
         let message = delivery.message.no;
         let session = &mut self.sessions[key];
         let durable = session.durable;
-        let Some(packet_id) = session.take_packet_id() else {
-            // All 65,535 are in flight; the window is smaller, so this is the queue's case.
-            return self.enqueue(now, key, delivery);
-        };
+        // All in flight is on this connection, in a window that has room and is never above 65,535.
+        let packet_id = session.take_packet_id().expect("fewer messages are in flight than there are ids");
         let Some(publish) = self.prepare(now, conn, &delivery, Some(packet_id)) else {
             // [MQTT-3.1.2-24] too large for the client: as if it had been sent.
             let outcome = Outcome::Dropped("too_large");
             return if is_new {
-                self.end_unlogged(now, key, message, outcome)
+                self.end_unlogged(now, key, &delivery, outcome)
             } else {
-                self.end(now, key, message, outcome)
+                self.end_waiting(now, key, &delivery, outcome)
             };
         };
         let session = self.sessions[key].no;
@@ -75,7 +78,7 @@ impl Shard {
             // The packet id must survive: after a crash the same message goes out under the same id
             // ([MQTT-4.4.0-1]), or a QoS 2 receiver would take it twice.
             self.write(&if is_new {
-                queued(session, &delivery, Some(packet_id))
+                delivery.queued(session, Some(packet_id))
             } else {
                 Entry::Sent { session, message, packet_id }
             });
@@ -87,19 +90,19 @@ impl Shard {
 
     fn enqueue(&mut self, now: Now, key: SessionKey, delivery: Delivery) {
         let session = &mut self.sessions[key];
+        let (messages_max, bytes_max) = (self.config.queue_messages_max, self.config.queue_bytes_max);
+        let is_full =
+            session.queue.len() >= messages_max || session.queue_bytes + delivery.message.bytes() > bytes_max;
+        if (is_full && delivery.qos == QoS::AtMostOnce) || delivery.message.bytes() > bytes_max {
+            // QoS 0 takes nobody's place, and what can never fit empties no queue.
+            return self.end_unlogged(now, key, &delivery, Outcome::Dropped("queue_full"));
+        }
         if session.durable {
-            let entry = queued(session.no, &delivery, None);
-            self.turn.record.push(&entry);
+            self.turn.record.push(&delivery.queued(session.no, None));
         }
         session.push_waiting(delivery);
-        let (messages_max, bytes_max) = (self.config.queue_messages_max, self.config.queue_bytes_max);
-        loop {
-            let session = &mut self.sessions[key];
-            if session.queue.len() <= messages_max && session.queue_bytes <= bytes_max {
-                return;
-            }
-            let Some(dropped) = session.remove_least_wanted() else { return };
-            self.end(now, key, dropped.message.no, Outcome::Dropped("queue_full"));
+        if is_full {
+            self.trim_later(key);
         }
     }
 
@@ -110,27 +113,28 @@ impl Shard {
         let Some(c) = self.conns.get(&conn).filter(|c| !c.congested) else { return };
         let window = c.window;
         self.resend(now, key, conn, window);
+        let mut ended = 0;
         loop {
             let session = &mut self.sessions[key];
+            if ended >= ENDS_PER_TURN_MAX {
+                return self.drain_later(key);
+            }
             if session.window_used < session.in_flight.len() || session.window_used >= window {
                 return;
             }
             let Some(delivery) = session.pop_waiting() else { return };
-            let message = delivery.message.no;
             if delivery.message.expiry.is_some_and(|e| e.is_past(now)) {
                 // [MQTT-3.3.2-5] expired before its delivery began.
-                self.end(now, key, message, Outcome::Expired);
+                self.end_waiting(now, key, &delivery, Outcome::Expired);
+                ended += 1;
             } else if delivery.qos > QoS::AtMostOnce {
+                let sent_before = self.sessions[key].in_flight.len();
                 self.send_first(now, key, conn, delivery, false);
+                ended += usize::from(self.sessions[key].in_flight.len() == sent_before);
             } else {
-                let outcome = match self.prepare(now, conn, &delivery, None) {
-                    Some(publish) => {
-                        self.send(conn, Wait::Ticket(delivery.message.ticket), Packet::Publish(publish));
-                        Outcome::Delivered(QoS::AtMostOnce)
-                    }
-                    None => Outcome::Dropped("too_large"),
-                };
-                self.end(now, key, message, outcome);
+                let outcome = self.write_out(now, conn, &delivery);
+                self.end_waiting(now, key, &delivery, outcome);
+                ended += 1;
             }
         }
     }
@@ -155,6 +159,10 @@ impl Shard {
                 FlightState::Sent => match self.prepare(now, conn, &entry.delivery, Some(packet_id)) {
                     // [MQTT-3.3.1-1] a re-delivery says so.
                     Some(publish) => Packet::Publish(Publish { dup: true, ..publish }),
+                    None if too_large.len() >= ENDS_PER_TURN_MAX => {
+                        self.drain_later(key);
+                        break;
+                    }
                     None => {
                         too_large.push(packet_id);
                         continue;
@@ -167,9 +175,7 @@ impl Shard {
             session.window_used += 1;
         }
         for packet_id in too_large {
-            if let Some(ended) = self.sessions[key].end_in_flight(packet_id) {
-                self.end(now, key, ended.delivery.message.no, Outcome::Dropped("too_large"));
-            }
+            self.end_in_flight(now, key, packet_id, Outcome::Dropped("too_large"));
         }
     }
 
@@ -210,27 +216,43 @@ impl Shard {
         Some(publish)
     }
 
-    /// Ends a message at a session whose log entry it is not in: only its receipt may need the record.
-    fn end_unlogged(&mut self, now: Now, key: SessionKey, message: MsgNo, outcome: Outcome) {
+    /// Ends a message that the log does not have at this session: only its receipt may need the record.
+    fn end_unlogged(&mut self, now: Now, key: SessionKey, delivery: &Delivery, outcome: Outcome) {
         let session = self.sessions[key].no;
-        self.end_at(now, session, false, message, outcome);
+        let (message, is_copy) = (delivery.message.no, delivery.is_copy);
+        let ending = Ending { session, message, is_copy, packet_id: None, logged: false };
+        self.end(now, ending, outcome);
     }
 
-    /// Ends a message that the log may have for this session.
-    pub(super) fn end(&mut self, now: Now, key: SessionKey, message: MsgNo, outcome: Outcome) {
+    /// Ends a message that was taken out of the session's queue.
+    pub(super) fn end_waiting(&mut self, now: Now, key: SessionKey, delivery: &Delivery, outcome: Outcome) {
         let session = &self.sessions[key];
-        let (no, durable) = (session.no, session.durable);
-        self.end_at(now, no, durable, message, outcome);
+        let (session, logged) = (session.no, session.durable);
+        let (message, is_copy) = (delivery.message.no, delivery.is_copy);
+        self.end(now, Ending { session, message, is_copy, packet_id: None, logged }, outcome);
+    }
+
+    /// Ends a message in flight; an unknown id is ignored.
+    pub(super) fn end_in_flight(&mut self, now: Now, key: SessionKey, packet_id: PacketId, outcome: Outcome) {
+        let session = &mut self.sessions[key];
+        let Some(ended) = session.end_in_flight(packet_id) else { return };
+        let (session, logged) = (session.no, session.durable);
+        let (message, is_copy) = (ended.delivery.message.no, ended.delivery.is_copy);
+        self.end(now, Ending { session, message, is_copy, packet_id: Some(packet_id), logged }, outcome);
     }
 }
 
-fn queued(session: crate::record::SessionNo, delivery: &Delivery, packet_id: Option<PacketId>) -> Entry {
-    Entry::Queued {
-        session,
-        message: delivery.message.no,
-        qos: delivery.qos,
-        retain: delivery.retain,
-        identifiers: delivery.subscription_identifiers.clone(),
-        packet_id,
+impl Delivery {
+    /// Makes the log's entry of this message at a session.
+    pub(super) fn queued(&self, session: SessionNo, packet_id: Option<PacketId>) -> Entry {
+        Entry::Queued {
+            session,
+            message: self.message.no,
+            qos: self.qos,
+            retain: self.retain,
+            is_copy: self.is_copy,
+            identifiers: self.subscription_identifiers.clone(),
+            packet_id,
+        }
     }
 }

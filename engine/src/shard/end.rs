@@ -4,33 +4,49 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 use protocol::im::{ERRORS_TOPIC, RECEIPTS_TOPIC};
-use protocol::{PublishProperties, QoS, ReasonCode};
+use protocol::{PacketId, PublishProperties, QoS, ReasonCode};
 
 use super::Shard;
+use super::backlog::{ENDS_PER_TURN_MAX, Work};
 use super::connect::silence_max_ms;
+use super::publish::Publisher;
 use crate::message::{Delivery, Message, MsgNo};
 use crate::receipt::{Outcome, Told};
 use crate::record::{Entry, SessionNo};
 use crate::route::SessionKey;
+use crate::session::Session;
 use crate::timers::Deadline;
 use crate::{CloseReason, ConnId, Now};
 
+/// A message at a recipient whose end has come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ending {
+    pub(super) session: SessionNo,
+    pub(super) message: MsgNo,
+    pub(super) is_copy: bool,
+    /// The packet id it was in flight under.
+    pub(super) packet_id: Option<PacketId>,
+    /// Whether the log has it at this session.
+    pub(super) logged: bool,
+}
+
 impl Shard {
-    /// Ends a message at a recipient: log, receipt, counts. `logged` says that the log has it there.
-    pub(super) fn end_at(
-        &mut self,
-        now: Now,
-        session: SessionNo,
-        logged: bool,
-        message: MsgNo,
-        outcome: Outcome,
-    ) {
+    /// Ends a message at a recipient: log, receipt, counts.
+    pub(super) fn end(&mut self, now: Now, ending: Ending, outcome: Outcome) {
         if matches!(outcome, Outcome::Dropped(_) | Outcome::Expired) {
             self.stats.dropped += 1;
         }
-        let told = self.receipts.end(message, session, outcome, now.unix_ms);
+        let Ending { session, message, is_copy, packet_id, logged } = ending;
+        let told = match is_copy {
+            false => self.receipts.end(message, session, outcome, now.unix_ms),
+            true => None,
+        };
         if logged || told.is_some() {
-            self.write(&Entry::Ended { session, message });
+            let state = (!is_copy).then(|| outcome.state());
+            self.write(&Entry::Ended { session, message, packet_id, state });
+        }
+        if told.is_some() && !self.receipts.is_tracked(message) {
+            self.timers.clear(Deadline::MessageExpiry(message));
         }
         for told in told.into_iter().flatten() {
             self.tell(now, told);
@@ -39,14 +55,15 @@ impl Shard {
 
     /// Publishes a receipt to the sessions of its user that hear receipts.
     pub(super) fn tell(&mut self, now: Now, told: Told) {
-        let hearers = self.receipts.hearers(&told.sender).to_vec();
+        let hearers = self.receipts.hearers(&told.sender);
         let Some(qos) = hearers.iter().map(|(_, qos)| (*qos).min(QoS::AtLeastOnce)).max() else { return };
         let message = self.own_message(now, RECEIPTS_TOPIC, told.payload, qos);
         if qos > QoS::AtMostOnce && hearers.iter().any(|(key, _)| self.sessions[*key].durable) {
             self.write_message(&message, false);
         }
         for (key, qos) in hearers {
-            self.deliver(now, key, own_delivery(&message, qos));
+            let delivery = self.own_delivery(key, &message, qos);
+            self.deliver(now, key, delivery);
         }
     }
 
@@ -57,7 +74,16 @@ impl Shard {
         }
         let payload = serde_json::json!({ "request": request, "error": error, "at": now.unix_ms });
         let message = self.own_message(now, ERRORS_TOPIC, payload.to_string(), QoS::AtMostOnce);
-        self.deliver(now, key, own_delivery(&message, QoS::AtMostOnce));
+        let delivery = self.own_delivery(key, &message, QoS::AtMostOnce);
+        self.deliver(now, key, delivery);
+    }
+
+    fn own_delivery(&self, key: SessionKey, message: &Arc<Message>, qos: QoS) -> Delivery {
+        let subscription = self.sessions[key].subscriptions.get(&message.topic);
+        // [MQTT-3.3.4-3] the subscription's identifier comes with what it brings.
+        let subscription_identifiers = subscription.and_then(|s| s.identifier).into_iter().collect();
+        let qos = qos.min(message.qos);
+        Delivery { message: message.clone(), qos, retain: false, is_copy: false, subscription_identifiers }
     }
 
     /// Makes a message of the broker's own; it waits for this turn's record.
@@ -75,6 +101,7 @@ impl Shard {
             seq: None,
             id: format!("{:016x}", self.rng.u64(..)).into(),
             from: ByteString::new(),
+            client: ByteString::new(),
             ts_unix_ms: now.unix_ms,
             properties: PublishProperties::default(),
         })
@@ -87,7 +114,7 @@ impl Shard {
         let session = &mut self.sessions[key];
         session.conn = None;
         session.disconnected = Some((now.monotonic_ms as i64, now.unix_ms));
-        let (no, expiry_s, user) = (session.no, session.expiry_s, session.user.clone());
+        let (no, expiry_s) = (session.no, session.expiry_s);
         if expiry_s == 0 {
             // [MQTT-3.1.2-23] without an expiry interval the session ends with its connection; its will goes with it.
             return self.end_session(now, key);
@@ -97,24 +124,24 @@ impl Shard {
             // [MQTT-3.1.2-8] the will is published when the connection ends without DISCONNECT.
             Some(0) => {
                 if let Some(will) = session.will.take() {
-                    self.publish_will(now, Some(key), user, *will);
+                    self.publish_will(now, publisher(Some(key), &self.sessions[key]), *will);
                 }
             }
             Some(delay_s) => {
                 let due_ms = now.monotonic_ms + u64::from(delay_s) * 1000;
                 session.will_due_ms = Some(due_ms as i64);
-                self.timers.push(due_ms, Deadline::WillDelay(no));
+                self.timers.set(Deadline::WillDelay(no), due_ms);
             }
             None => {}
         }
         self.write_disconnected(key);
         if expiry_s != u32::MAX {
             let due_ms = now.monotonic_ms + u64::from(expiry_s) * 1000;
-            self.timers.push(due_ms, Deadline::SessionExpiry(no));
+            self.timers.set(Deadline::SessionExpiry(no), due_ms);
         }
     }
 
-    fn write_disconnected(&mut self, key: SessionKey) {
+    pub(super) fn write_disconnected(&mut self, key: SessionKey) {
         let session = &self.sessions[key];
         let Some((_, at_unix_ms)) = session.disconnected else { return };
         if session.durable {
@@ -133,12 +160,17 @@ impl Shard {
         }
         self.receipts.unhear(&session.user, key);
         if let Some(will) = session.will.take() {
-            self.publish_will(now, None, session.user.clone(), *will);
+            self.publish_will(now, publisher(None, &session), *will);
         }
-        let in_flight = session.in_flight.iter().map(|f| f.delivery.message.no);
-        for message in in_flight.chain(session.queue.iter().map(|d| d.message.no)) {
-            // `SessionEnded` below says the rest to the log.
-            self.end_at(now, session.no, false, message, Outcome::Dropped("session_ended"));
+        self.timers.clear(Deadline::SessionExpiry(session.no));
+        self.timers.clear(Deadline::WillDelay(session.no));
+        for delivery in session.in_flight.iter().map(|f| &f.delivery).chain(&session.queue) {
+            let message = delivery.message.no;
+            if !delivery.is_copy && self.receipts.is_open(message, session.no) {
+                self.backlog.push_back(Work::Lost { message, session: session.no });
+            } else {
+                self.stats.dropped += 1;
+            }
         }
         if session.durable {
             self.write(&Entry::SessionEnded { session: session.no });
@@ -147,26 +179,21 @@ impl Shard {
 
     pub(super) fn session_expiry_due(&mut self, now: Now, no: SessionNo) {
         let Some(&key) = self.by_no.get(&no) else { return };
-        let session = &self.sessions[key];
-        let Some((since_ms, _)) = session.disconnected else { return };
-        let expired = session.expiry_s != u32::MAX
-            && since_ms + i64::from(session.expiry_s) * 1000 <= now.monotonic_ms as i64;
-        if session.conn.is_none() && expired {
+        if self.sessions[key].is_expired(now.monotonic_ms) {
             self.end_session(now, key);
         }
     }
 
+    /// Publishes a will whose delay has passed. [MQTT-3.1.3-9] a connection made before has cancelled it.
     pub(super) fn will_due(&mut self, now: Now, no: SessionNo) {
         let Some(&key) = self.by_no.get(&no) else { return };
         let session = &mut self.sessions[key];
-        // [MQTT-3.1.3-9] a connection made before the delay passed has cancelled it.
         if session.will_due_ms.is_none_or(|due| due > now.monotonic_ms as i64) {
             return;
         }
         session.will_due_ms = None;
-        let user = session.user.clone();
         if let Some(will) = session.will.take() {
-            self.publish_will(now, Some(key), user, *will);
+            self.publish_will(now, publisher(Some(key), &self.sessions[key]), *will);
             self.write_disconnected(key);
         }
     }
@@ -175,19 +202,41 @@ impl Shard {
     /// and not when the recipient comes back.
     pub(super) fn message_expiry_due(&mut self, now: Now, message: MsgNo) {
         let Some(tracking) = self.receipts.get(message) else { return };
-        let waiting: Vec<_> =
-            tracking.open.iter().filter_map(|r| self.by_no.get(&r.session).copied()).collect();
-        for key in waiting {
-            // In flight it is past expiring: only what waits is taken out.
-            if self.sessions[key].remove_waiting(message).is_some() {
-                self.end(now, key, message, Outcome::Expired);
+        let open: Vec<_> = tracking.open().map(|r| r.session).collect();
+        let mut ended = 0;
+        for no in open {
+            let Some(&key) = self.by_no.get(&no) else { continue };
+            if ended >= ENDS_PER_TURN_MAX {
+                return self.timers.set(Deadline::MessageExpiry(message), now.monotonic_ms);
             }
+            // In flight it is past expiring: only what waits is taken out.
+            if let Some(expired) = self.sessions[key].remove_waiting(message, false) {
+                self.end_waiting(now, key, &expired, Outcome::Expired);
+                ended += 1;
+            }
+        }
+    }
+
+    /// [MQTT-3.3.2-5] and section 3.3.2.3.3: what has expired is kept for nobody.
+    pub(super) fn retained_expiry_due(&mut self, now: Now) {
+        for _ in 0..ENDS_PER_TURN_MAX {
+            let Some(topic) = self.retained.pop_expired(now.monotonic_ms) else { break };
+            self.write(&Entry::RetainedCleared { topic });
+        }
+        self.watch_retained();
+    }
+
+    /// Sets the time of the next retained message that expires.
+    pub(super) fn watch_retained(&mut self) {
+        match self.retained.next_expiry_ms() {
+            Some(at_ms) => self.timers.set(Deadline::RetainedExpiry, at_ms),
+            None => self.timers.clear(Deadline::RetainedExpiry),
         }
     }
 
     pub(super) fn watch_expiry(&mut self, message: &Message) {
         if let Some(expiry) = message.expiry {
-            self.timers.push(expiry.monotonic_ms, Deadline::MessageExpiry(message.no));
+            self.timers.set(Deadline::MessageExpiry(message.no), expiry.monotonic_ms);
         }
     }
 
@@ -196,7 +245,7 @@ impl Shard {
         let Some(c) = self.conns.get(&conn) else { return };
         let due_ms = c.last_packet_ms + silence_max_ms(c.keep_alive_s);
         if due_ms > now.monotonic_ms {
-            return self.timers.push(due_ms, Deadline::KeepAlive(conn));
+            return self.timers.set(Deadline::KeepAlive(conn), due_ms);
         }
         let reason = CloseReason::KeepAlive { keep_alive_s: c.keep_alive_s };
         self.send_disconnect(conn, ReasonCode::KeepAliveTimeout, &reason.to_string());
@@ -204,7 +253,6 @@ impl Shard {
     }
 }
 
-fn own_delivery(message: &Arc<Message>, qos: QoS) -> Delivery {
-    let qos = qos.min(message.qos);
-    Delivery { message: message.clone(), qos, retain: false, subscription_identifiers: Vec::new() }
+fn publisher(session: Option<SessionKey>, of: &Session) -> Publisher {
+    Publisher { session, user: of.user.clone(), client: of.client_id.clone() }
 }

@@ -2,7 +2,7 @@
 
 use protocol::{Ack, Disconnect, Packet, PacketId, ProtocolVersion, QoS, ReasonCode};
 
-use super::{Shard, Wait};
+use super::{ANSWERS_WAITING_MAX, Shard, Wait};
 use crate::receipt::Outcome;
 use crate::record::Entry;
 use crate::session::FlightState;
@@ -12,6 +12,10 @@ impl Shard {
     pub(super) fn packet(&mut self, now: Now, conn: ConnId, packet: Packet) {
         let Some(c) = self.conns.get_mut(&conn) else { return };
         c.last_packet_ms = now.monotonic_ms;
+        if c.answers_waiting > ANSWERS_WAITING_MAX {
+            let what = format!("more than {ANSWERS_WAITING_MAX} answers wait for the store");
+            return self.violate(now, conn, ReasonCode::MessageRateTooHigh, &what);
+        }
         match packet {
             Packet::Publish(publish) => self.publish(now, conn, publish),
             Packet::PubAck(ack) => self.puback(now, conn, &ack),
@@ -21,7 +25,7 @@ impl Shard {
             Packet::Subscribe(subscribe) => self.subscribe(now, conn, subscribe),
             Packet::Unsubscribe(unsubscribe) => self.unsubscribe(conn, &unsubscribe),
             // [MQTT-3.12.4-1]
-            Packet::PingReq => self.send(conn, Wait::Ticket(0), Packet::PingResp),
+            Packet::PingReq => self.send_fitting(conn, Wait::Ticket(0), Packet::PingResp),
             Packet::Disconnect(disconnect) => self.disconnect(now, conn, &disconnect),
             Packet::Auth(_) => {
                 let what = "AUTH without an authentication method in CONNECT";
@@ -58,7 +62,7 @@ impl Shard {
             let reason = ReasonCode::PacketIdentifierNotFound;
             // A refused PUBREC ends the flow; any other waits for a PUBREL.
             if !(version == ProtocolVersion::V5 && ack.reason.is_failure()) {
-                self.send(conn, Wait::Ticket(0), Packet::PubRel(Ack::new(packet_id, reason)));
+                self.send_fitting(conn, Wait::Ticket(0), Packet::PubRel(Ack::new(packet_id, reason)));
             }
             return;
         };
@@ -72,15 +76,14 @@ impl Shard {
         }
         if entry.state == FlightState::Sent {
             entry.state = FlightState::Released;
-            let message = entry.delivery.message.no;
             if durable {
-                self.write(&Entry::Received { session: no, message });
+                self.write(&Entry::Received { session: no, packet_id });
             }
         }
         // PUBREL before `Received` is durable would let a crash send the PUBLISH again to a receiver that
         // has forgotten its packet id.
         let pubrel = Packet::PubRel(Ack::new(packet_id, ReasonCode::Success));
-        self.send(conn, Wait::Record, pubrel);
+        self.send_fitting(conn, Wait::Record, pubrel);
     }
 
     fn pubcomp(&mut self, now: Now, conn: ConnId, ack: &Ack) {
@@ -96,10 +99,8 @@ impl Shard {
 
     fn end_flight(&mut self, now: Now, conn: ConnId, packet_id: PacketId, outcome: Outcome) {
         let Some(key) = self.conns.get(&conn).map(|c| c.session) else { return };
-        if let Some(ended) = self.sessions[key].end_in_flight(packet_id) {
-            self.end(now, key, ended.delivery.message.no, outcome);
-            self.drain(now, key);
-        }
+        self.end_in_flight(now, key, packet_id, outcome);
+        self.drain(now, key);
     }
 
     /// [MQTT-4.3.3-11] PUBREL is answered with PUBCOMP. It waits until the id's release is durable: the
@@ -119,7 +120,7 @@ impl Shard {
             None => ReasonCode::PacketIdentifierNotFound,
         };
         let wait = Wait::Ticket(self.last_or_this_ticket());
-        self.send(conn, wait, Packet::PubComp(Ack::new(packet_id, reason)));
+        self.send_fitting(conn, wait, Packet::PubComp(Ack::new(packet_id, reason)));
     }
 
     fn disconnect(&mut self, now: Now, conn: ConnId, disconnect: &Disconnect) {

@@ -2,8 +2,12 @@
 //!
 //! One input at a time: the handler changes the state, writes the durable part of the change into the
 //! turn's record and its packets into the turn's sends; `finish` numbers the record and puts the sends
-//! behind it. So one input is one atomic record, and nothing of it is seen before it is durable.
+//! behind it. So one input is one atomic record, and nothing of it is seen before it is durable. What
+//! follows from an input and could be much (`backlog`) comes in turns of its own.
 
+mod answer;
+mod backlog;
+mod checkpoint;
 mod connect;
 mod deliver;
 mod end;
@@ -12,12 +16,11 @@ mod publish;
 mod recover;
 mod subscribe;
 
+use std::collections::VecDeque;
 use std::num::{NonZeroU16, NonZeroU32};
 
 use bytestring::ByteString;
-use protocol::{
-    Ack, AckProperties, Disconnect, DisconnectProperties, Packet, PacketId, ProtocolVersion, ReasonCode,
-};
+use protocol::{Packet, ProtocolVersion, ReasonCode};
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
@@ -32,6 +35,7 @@ use crate::route::{Routes, SessionKey, Subscriber};
 use crate::session::Session;
 use crate::timers::{Deadline, Timers};
 use crate::{CloseReason, Config, ConnId, Input, Now, Output, Stats, Ticket};
+use backlog::Work;
 
 /// One shard of the broker. One owner, no locks. Same inputs, same outputs.
 #[derive(Debug)]
@@ -48,6 +52,7 @@ pub struct Shard {
     conversations: Conversations,
     receipts: Receipts,
     timers: Timers,
+    backlog: VecDeque<Work>,
     next_message: u64,
     next_session: u64,
     store_full: bool,
@@ -95,7 +100,15 @@ struct Conn {
     congested: bool,
     /// The client's QoS 1/2 publishes that were not acknowledged to the end yet.
     unacknowledged: u16,
+    /// Packets other than PUBLISH that wait for their record.
+    answers_waiting: u32,
 }
+
+/// Answers that may wait for the store on one connection: all that its packet ids allow, and some.
+const ANSWERS_WAITING_MAX: u32 = 70_000;
+
+/// Deadlines served by one `Input::Timer`; what is left stays due.
+const DEADLINES_PER_TIMER_MAX: usize = 1_000;
 
 impl Shard {
     fn empty(config: Config, seed: u64) -> Self {
@@ -111,6 +124,7 @@ impl Shard {
             conversations: Conversations::new(config.conversations.clone(), config.conversations_max),
             receipts: Receipts::new(config.receipts_listed_max),
             timers: Timers::default(),
+            backlog: VecDeque::new(),
             next_message: 1,
             next_session: 1,
             store_full: false,
@@ -124,13 +138,13 @@ impl Shard {
     /// Takes one input. Poll the outputs to `None` before the next one.
     pub fn handle(&mut self, now: Now, input: Input) {
         match input {
-            Input::Committed { ticket: Ticket(ticket) } => self.gate.committed(ticket),
+            Input::Committed { ticket: Ticket(ticket) } => return self.gate.committed(ticket),
             // Only what was accepted before is still brought to its end.
             _ if self.shut_down => {}
             Input::Connect { conn, connect, user } => self.connect(now, conn, *connect, user),
             Input::Packet { conn, packet } => self.packet(now, conn, packet),
             Input::Malformed { conn, error } => {
-                self.violate(now, conn, error.reason(), &error.to_string());
+                self.malformed(now, conn, &error);
             }
             Input::Closed { conn } => self.connection_ended(now, conn, CloseReason::Lost),
             Input::Congested { conn } => {
@@ -141,34 +155,45 @@ impl Shard {
             Input::Drained { conn } => self.drained(now, conn),
             Input::Timer => self.timer(now),
             Input::StoreFull { full } => self.store_full = full,
-            Input::Shutdown => self.shut_down(),
+            Input::Shutdown => self.shut_down(now),
         }
         self.finish();
+        if !self.shut_down {
+            self.work_off(now);
+        }
     }
 
     /// Returns the next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
         let output = self.gate.poll()?;
         if let Output::Send { conn, packet } = &output {
-            let acknowledged = match packet {
-                Packet::PubAck(_) | Packet::PubComp(_) => true,
-                Packet::PubRec(ack) => ack.reason.is_failure(),
-                Packet::Publish(_) => {
-                    self.stats.publishes_out += 1;
-                    false
-                }
-                _ => false,
-            };
-            if let Some(conn) = self.conns.get_mut(conn).filter(|_| acknowledged) {
-                conn.unacknowledged = conn.unacknowledged.saturating_sub(1);
-            }
+            self.left(*conn, packet);
         }
         Some(output)
     }
 
+    /// Counts a packet that passed the gate.
+    fn left(&mut self, conn: ConnId, packet: &Packet) {
+        if let Packet::Publish(_) = packet {
+            self.stats.publishes_out += 1;
+            return;
+        }
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        c.answers_waiting = c.answers_waiting.saturating_sub(1);
+        let acknowledges = match packet {
+            Packet::PubAck(_) | Packet::PubComp(_) => true,
+            Packet::PubRec(ack) => ack.reason.is_failure(),
+            _ => false,
+        };
+        c.unacknowledged = c.unacknowledged.saturating_sub(u16::from(acknowledges));
+    }
+
     /// Returns when `Input::Timer` is due, on the monotonic clock.
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        self.timers.next_ms().filter(|_| !self.shut_down)
+        if self.shut_down {
+            return None;
+        }
+        if self.backlog.is_empty() { self.timers.next_ms() } else { Some(0) }
     }
 
     /// Counts for metrics.
@@ -178,6 +203,7 @@ impl Shard {
             sessions: self.sessions.len() as u64,
             subscriptions: self.routes.len() as u64,
             retained: self.retained.len() as u64,
+            deadlines: self.timers.len() as u64,
             queued: self.sessions.iter().map(|(_, s)| s.held() as u64).sum(),
             ..self.stats
         }
@@ -212,6 +238,11 @@ impl Shard {
     }
 
     fn send(&mut self, conn: ConnId, wait: Wait, packet: Packet) {
+        if !matches!(packet, Packet::Publish(_))
+            && let Some(c) = self.conns.get_mut(&conn)
+        {
+            c.answers_waiting += 1;
+        }
         self.turn.sends.push((wait, conn, Output::Send { conn, packet }));
     }
 
@@ -219,77 +250,44 @@ impl Shard {
     fn close(&mut self, conn: ConnId, reason: CloseReason) {
         if let Some(gone) = self.conns.remove(&conn) {
             self.turn.closed.push((conn, gone.gate));
+            self.timers.clear(Deadline::KeepAlive(conn));
         }
         self.turn.sends.push((Wait::Record, conn, Output::Close { conn, reason }));
     }
 
-    /// Ends a connection that broke the protocol; 5.0 clients are told why.
-    fn violate(&mut self, now: Now, conn: ConnId, reason: ReasonCode, what: &str) {
-        self.send_disconnect(conn, reason, what);
-        self.connection_ended(now, conn, CloseReason::Violation(what.to_owned()));
-    }
-
-    fn send_disconnect(&mut self, conn: ConnId, reason: ReasonCode, what: &str) {
-        if self.conns.get(&conn).is_some_and(|c| c.version == ProtocolVersion::V5) {
-            let reason_string = Some(ByteString::from(what));
-            let properties = DisconnectProperties { reason_string, ..DisconnectProperties::default() };
-            let packet = Packet::Disconnect(Disconnect { reason, properties });
-            let packet = self.within_packet_limit(conn, packet);
-            self.send(conn, Wait::Record, packet);
-        }
-    }
-
-    /// [MQTT-3.14.2-3] and its like for acks: what is for people is left out when the packet would be over
-    /// the client's limit.
-    fn within_packet_limit(&self, conn: ConnId, mut packet: Packet) -> Packet {
-        let Some(conn) = self.conns.get(&conn) else { return packet };
-        let Some(limit) = conn.packet_bytes_max else { return packet };
-        if protocol::encoded_len(&packet, conn.version) > limit.get() as usize {
-            match &mut packet {
-                Packet::PubAck(a) | Packet::PubRec(a) | Packet::PubRel(a) | Packet::PubComp(a) => {
-                    a.properties = AckProperties::default();
-                }
-                Packet::SubAck(a) => a.properties = AckProperties::default(),
-                Packet::UnsubAck(a) => a.properties = AckProperties::default(),
-                Packet::Disconnect(d) => d.properties = DisconnectProperties::default(),
-                _ => {}
-            }
-        }
-        packet
-    }
-
-    fn ack(&self, conn: ConnId, packet_id: PacketId, reason: ReasonCode, what: Option<&str>) -> Ack {
-        let mut ack = Ack::new(packet_id, reason);
-        // [MQTT-3.1.2-29] no reason string on acks when the client does not want problem information.
-        if self.conns.get(&conn).is_some_and(|c| c.problem_information) {
-            ack.properties.reason_string = what.map(ByteString::from);
-        }
-        ack
-    }
-
     /// Each due deadline is a turn of its own, so that no record grows with their number.
     fn timer(&mut self, now: Now) {
-        while let Some(deadline) = self.timers.pop_due(now.monotonic_ms) {
+        for _ in 0..DEADLINES_PER_TIMER_MAX {
+            let Some(deadline) = self.timers.pop_due(now.monotonic_ms) else { return };
             match deadline {
                 Deadline::KeepAlive(conn) => self.keep_alive_due(now, conn),
                 Deadline::SessionExpiry(session) => self.session_expiry_due(now, session),
                 Deadline::WillDelay(session) => self.will_due(now, session),
                 Deadline::MessageExpiry(message) => self.message_expiry_due(now, message),
+                Deadline::RetainedExpiry => self.retained_expiry_due(now),
             }
             self.finish();
         }
     }
 
     /// Tells every client; the log keeps its sessions as connected, so that a restart treats an orderly end
-    /// like any other.
-    fn shut_down(&mut self) {
-        let mut conns: Vec<_> = self.conns.keys().copied().collect();
+    /// like any other: their wills are published then (section 3.1.2.5). Sessions that end with their
+    /// connection end now, or nobody would publish theirs.
+    fn shut_down(&mut self, now: Now) {
+        let mut conns: Vec<_> = self.conns.iter().map(|(conn, c)| (*conn, c.session)).collect();
         conns.sort_unstable();
-        for conn in conns {
+        for (conn, key) in conns {
             self.send_disconnect(conn, ReasonCode::ServerShuttingDown, "the broker is shutting down");
-            self.close(conn, CloseReason::Shutdown);
+            if self.sessions[key].durable {
+                self.close(conn, CloseReason::Shutdown);
+            } else {
+                self.connection_ended(now, conn, CloseReason::Shutdown);
+            }
+            self.finish();
         }
-        self.finish();
         self.shut_down = true;
     }
 }
+
+#[cfg(test)]
+mod tests;

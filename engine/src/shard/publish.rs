@@ -8,19 +8,27 @@ use protocol::{Packet, PacketId, ProtocolVersion, Publish, PublishProperties, Qo
 
 use super::{Shard, Wait};
 use crate::config::ReceiptsWanted;
-use crate::message::{Delivery, Expiry, Message, MsgNo, strip_broker_properties, user_property};
+use crate::message::{
+    Delivery, Expiry, Message, MsgNo, compact, compact_properties, strip_broker_properties, user_property,
+};
 use crate::receipt;
-use crate::record::{Entry, MessageEntry, TrackedRecipient};
+use crate::record::{EndCounts, Entry, MessageEntry, TrackedRecipient};
 use crate::reserved::check_publish_topic;
 use crate::route::{SessionKey, Subscriber};
 use crate::session::Incoming;
 use crate::{ConnId, Now};
 
+/// Who publishes.
+pub(super) struct Publisher {
+    /// The session, if it still lives.
+    pub(super) session: Option<SessionKey>,
+    pub(super) user: ByteString,
+    pub(super) client: ByteString,
+}
+
 /// A message that somebody wants accepted.
 struct Offer {
-    /// The publishing session, if it still lives.
-    session: Option<SessionKey>,
-    user: ByteString,
+    by: Publisher,
     topic: ByteString,
     payload: Bytes,
     qos: QoS,
@@ -29,6 +37,13 @@ struct Offer {
     /// The packet id that a QoS 2 publish is remembered under.
     incoming: Option<PacketId>,
 }
+
+/// Bytes of a recipient's queue entry in a record, without subscription identifiers, and of its end when it
+/// is told in the same record.
+const QUEUED_BYTES: usize = 24 + 20;
+
+/// Bytes of a recipient whose receipt is asked for, without its names.
+const TRACKED_BYTES: usize = 16;
 
 /// What the sender is told.
 struct Accepted {
@@ -74,9 +89,6 @@ impl Shard {
         if let Some(packet_id) = packet_id {
             let repeated =
                 publish.qos == QoS::ExactlyOnce && self.sessions[key].incoming.contains_key(&packet_id);
-            if repeated {
-                return self.repeat_pubrec(conn, key, packet_id);
-            }
             c.unacknowledged = c.unacknowledged.saturating_add(1);
             // [MQTT-3.3.4-9] a client that sends more than the broker allowed breaks the protocol.
             if version == ProtocolVersion::V5 && c.unacknowledged > self.config.receive_maximum {
@@ -86,12 +98,19 @@ impl Shard {
                 );
                 return self.violate(now, conn, ReasonCode::ReceiveMaximumExceeded, &what);
             }
+            if repeated {
+                return self.repeat_pubrec(conn, key, packet_id);
+            }
         }
         let qos = publish.qos;
         let topic = publish.topic.clone();
+        let session = &self.sessions[key];
         let offer = Offer {
-            session: Some(key),
-            user: self.sessions[key].user.clone(),
+            by: Publisher {
+                session: Some(key),
+                user: session.user.clone(),
+                client: session.client_id.clone(),
+            },
             topic: publish.topic,
             payload: publish.payload,
             qos,
@@ -116,7 +135,7 @@ impl Shard {
             return Err((ReasonCode::TopicAliasInvalid, format!("topic alias {alias} is above {max}")));
         }
         if !publish.topic.is_empty() {
-            c.aliases.insert(alias, publish.topic.clone());
+            c.aliases.insert(alias, compact(&publish.topic));
             return Ok(());
         }
         match c.aliases.get(&alias) {
@@ -156,8 +175,7 @@ impl Shard {
             }
         }
         let packet = if qos == QoS::ExactlyOnce { Packet::PubRec(ack) } else { Packet::PubAck(ack) };
-        let packet = self.within_packet_limit(conn, packet);
-        self.send(conn, wait, packet);
+        self.send_fitting(conn, wait, packet);
     }
 
     fn refuse(
@@ -179,8 +197,7 @@ impl Shard {
         if version == ProtocolVersion::V5 {
             let ack = self.ack(conn, packet_id, refused.reason, Some(&what));
             let packet = if qos == QoS::ExactlyOnce { Packet::PubRec(ack) } else { Packet::PubAck(ack) };
-            let packet = self.within_packet_limit(conn, packet);
-            return self.send(conn, Wait::Record, packet);
+            return self.send_fitting(conn, Wait::Record, packet);
         }
         if !refused.is_for_good() {
             // 3.1.1 has no code for it: without an acknowledgement the client keeps the message.
@@ -206,23 +223,23 @@ impl Shard {
     }
 
     /// Publishes a will. Nobody waits for its acknowledgement.
-    pub(super) fn publish_will(
-        &mut self,
-        now: Now,
-        session: Option<SessionKey>,
-        user: ByteString,
-        will: Will,
-    ) {
+    pub(super) fn publish_will(&mut self, now: Now, by: Publisher, will: Will) {
         let Will { topic, payload, qos, retain, properties, .. } = will;
-        let offer = Offer { session, user, topic, payload, qos, retain, properties, incoming: None };
+        let offer = Offer { by, topic, payload, qos, retain, properties, incoming: None };
         if self.accept(now, offer).is_err() {
             self.stats.dropped += 1;
         }
     }
 
+    /// Checks a will when it is left: nobody hears of it when it is refused later.
+    pub(super) fn check_will(&mut self, will: &Will) -> Result<(), (ReasonCode, String)> {
+        let checked = self.check_topic(&will.topic).and_then(|()| self.message_id(&will.properties));
+        checked.map(drop).map_err(|refused| (refused.reason, refused.what))
+    }
+
     /// Takes a message: number, record, retained, queues. One atomic record, or nothing.
     fn accept(&mut self, now: Now, mut offer: Offer) -> Result<Accepted, Refused> {
-        self.check_topic(&offer)?;
+        self.check_topic(&offer.topic)?;
         strip_broker_properties(&mut offer.properties.user_properties);
         let id = self.message_id(&offer.properties)?;
         let rule = self.conversations.rule(&offer.topic);
@@ -236,9 +253,10 @@ impl Shard {
         });
         // [MQTT-3.3.1-6] an empty payload removes the retained message, [MQTT-3.3.1-5] others replace it.
         let set_retained = offer.retain && !offer.payload.is_empty();
-        let clear_retained = offer.retain && offer.payload.is_empty() && self.retained.contains(&offer.topic);
-        let remember = offer.incoming.zip(offer.session);
-        let has_recipient = targets.iter().any(|t| Some(t.session) != offer.session);
+        let clear_retained =
+            offer.retain && offer.payload.is_empty() && self.retained.get(&offer.topic).is_some();
+        let remember = offer.incoming.zip(offer.by.session);
+        let has_recipient = targets.iter().any(|t| Some(t.session) != offer.by.session);
         let tracked = wanted.filter(|_| has_recipient);
         let recorded = stored_recipient
             || set_retained
@@ -249,10 +267,11 @@ impl Shard {
         if recorded && self.store_full {
             return Err(Refused::new(ReasonCode::QuotaExceeded, "the broker's store is full"));
         }
-        let retained_max = self.config.retained_messages_max;
-        if set_retained && self.retained.len() >= retained_max && !self.retained.contains(&offer.topic) {
-            let what = format!("the broker keeps {retained_max} retained messages, its limit");
-            return Err(Refused::new(ReasonCode::QuotaExceeded, what));
+        if set_retained {
+            self.check_retained(&offer)?;
+        }
+        if recorded {
+            self.check_record(&targets, tracked.is_some())?;
         }
         let head = match is_conversation {
             true => Some(self.conversations.next(&offer.topic, now.unix_ms).map_err(|e| {
@@ -269,6 +288,7 @@ impl Shard {
             (offer.topic, offer.payload) = (compact(&offer.topic), Bytes::copy_from_slice(&offer.payload));
             compact_properties(&mut offer.properties);
         }
+        let id = compact(&id);
         let seq = head.map(|h| h.seq);
         let no = self.take_message_no();
         // QoS 0 skips the gate, except in a conversation.
@@ -283,7 +303,8 @@ impl Shard {
             retain: offer.retain,
             seq,
             id: id.clone(),
-            from: offer.user.clone(),
+            from: offer.by.user.clone(),
+            client: offer.by.client,
             ts_unix_ms: head.map_or(now.unix_ms, |h| h.ts_unix_ms),
             properties: offer.properties,
         });
@@ -296,17 +317,19 @@ impl Shard {
         if clear_retained {
             self.retained.clear(&message.topic);
             self.write(&Entry::RetainedCleared { topic: message.topic.clone() });
+            self.watch_retained();
         } else if set_retained {
             self.retained.set(message.clone());
+            self.watch_retained();
         }
         if let Some((packet_id, key)) = remember {
             self.take_incoming(key, packet_id, seq, id.clone());
         }
         if let Some(wanted) = tracked {
-            self.track(&message, wanted, &offer.user, &targets, offer.session);
+            self.track(&message, wanted, &offer.by.user, &targets, offer.by.session);
         } else if wanted.is_some() && !is_conversation {
             let payload = receipt::undeliverable(&message.topic, &id, now.unix_ms);
-            self.tell(now, receipt::Told { sender: offer.user, payload });
+            self.tell(now, receipt::Told { sender: offer.by.user, payload });
         }
         let nobody = targets.is_empty() && !is_conversation;
         for target in targets {
@@ -314,22 +337,52 @@ impl Shard {
             // [MQTT-3.8.4-8] the lower of the two levels.
             let qos = target.qos.min(message.qos);
             let subscription_identifiers = target.identifiers;
-            let delivery = Delivery { message: message.clone(), qos, retain, subscription_identifiers };
+            let message = message.clone();
+            let delivery = Delivery { message, qos, retain, is_copy: false, subscription_identifiers };
             self.deliver(now, target.session, delivery);
         }
         let reason = if nobody { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success };
         Ok(Accepted { reason, seq, id })
     }
 
-    fn check_topic(&self, offer: &Offer) -> Result<(), Refused> {
-        check_publish_topic(&offer.topic).map_err(|(reason, what)| Refused::new(reason, what))?;
-        let levels = offer.topic.split('/').count();
+    fn check_topic(&self, topic: &str) -> Result<(), Refused> {
+        check_publish_topic(topic).map_err(|(reason, what)| Refused::new(reason, what))?;
+        let levels = topic.split('/').count();
         let max = self.config.topic_levels_max;
         if levels > max {
             let what = format!("it has {levels} levels, the limit is {max}");
             return Err(Refused::new(ReasonCode::TopicNameInvalid, what));
         }
         Ok(())
+    }
+
+    fn check_retained(&self, offer: &Offer) -> Result<(), Refused> {
+        let known = self.retained.get(&offer.topic);
+        let (messages_max, bytes_max) = (self.config.retained_messages_max, self.config.retained_bytes_max);
+        let what = if known.is_none() && self.retained.len() >= messages_max {
+            format!("the broker keeps {messages_max} retained messages, its limit")
+        } else {
+            let others = self.retained.bytes() - known.map_or(0, |m| m.bytes());
+            if others + offer.payload.len() <= bytes_max {
+                return Ok(());
+            }
+            format!("the broker's retained messages may have {bytes_max} bytes, {others} are taken")
+        };
+        Err(Refused::new(ReasonCode::QuotaExceeded, what))
+    }
+
+    /// One record holds the message and all its recipients, so their number has a limit.
+    fn check_record(&self, targets: &[Target], tracked: bool) -> Result<(), Refused> {
+        let durable = targets.iter().filter(|t| self.sessions[t.session].durable);
+        let queued: usize = durable.map(|t| QUEUED_BYTES + 4 * t.identifiers.len()).sum();
+        let bytes = queued + targets.len() * TRACKED_BYTES * usize::from(tracked);
+        let max = self.config.record_recipients_bytes_max;
+        if bytes <= max {
+            return Ok(());
+        }
+        let what =
+            format!("its {} recipients need {bytes} bytes in one record, {max} are allowed", targets.len());
+        Err(Refused::new(ReasonCode::QuotaExceeded, what))
     }
 
     fn message_id(&mut self, properties: &PublishProperties) -> Result<ByteString, Refused> {
@@ -350,7 +403,7 @@ impl Shard {
         matches.clear();
         self.routes.matching(&offer.topic, &mut matches);
         // [MQTT-3.8.3-3] No Local keeps a client's own messages away.
-        matches.retain(|m| !(m.options.no_local && Some(m.session) == offer.session));
+        matches.retain(|m| !(m.options.no_local && Some(m.session) == offer.by.session));
         matches.sort_unstable_by_key(|m| (m.session, m.identifier));
         let targets = matches.chunk_by(|a, b| a.session == b.session).map(Target::of).collect();
         self.turn.matches = matches;
@@ -365,15 +418,18 @@ impl Shard {
         targets: &[Target],
         publisher: Option<SessionKey>,
     ) {
-        let recipients: Vec<_> = targets
-            .iter()
-            .filter(|t| Some(t.session) != publisher)
+        let others = targets.iter().filter(|t| Some(t.session) != publisher);
+        let listed = self.receipts.are_listed(others.clone().count());
+        let recipients: Vec<_> = others
             .map(|t| {
                 let s = &self.sessions[t.session];
-                TrackedRecipient { session: s.no, client_id: s.client_id.clone(), user: s.user.clone() }
+                let names = listed.then(|| (s.client_id.clone(), s.user.clone()));
+                let (client_id, user) = names.unwrap_or_default();
+                TrackedRecipient { session: s.no, client_id, user }
             })
             .collect();
         let of = recipients.len() as u32;
+        let ended = EndCounts::default();
         self.write(&Entry::Tracked {
             message: message.no,
             topic: message.topic.clone(),
@@ -382,10 +438,12 @@ impl Shard {
             sender: sender.clone(),
             wanted,
             of,
+            ended,
             recipients: recipients.clone(),
         });
         let (topic, id) = (message.topic.clone(), message.id.clone());
-        self.receipts.track(message.no, topic, message.seq, id, sender.clone(), wanted, of, recipients);
+        let seq = message.seq;
+        self.receipts.track(message.no, topic, seq, id, sender.clone(), wanted, of, ended, recipients);
         self.watch_expiry(message);
     }
 
@@ -400,26 +458,11 @@ impl Shard {
     }
 }
 
-fn compact(string: &ByteString) -> ByteString {
-    ByteString::from(&**string)
-}
-
-fn compact_properties(properties: &mut PublishProperties) {
-    for (name, value) in &mut properties.user_properties {
-        (*name, *value) = (compact(name), compact(value));
-    }
-    for string in [&mut properties.response_topic, &mut properties.content_type].into_iter().flatten() {
-        *string = compact(string);
-    }
-    if let Some(bytes) = &mut properties.correlation_data {
-        *bytes = Bytes::copy_from_slice(bytes);
-    }
-}
-
 impl Target {
     fn of(matches: &[Subscriber]) -> Self {
         let mut identifiers: Vec<u32> = matches.iter().map(|m| m.identifier).filter(|i| *i != 0).collect();
         identifiers.dedup();
+        identifiers.truncate(usize::from(u16::MAX));
         Self {
             session: matches[0].session,
             qos: matches.iter().map(|m| m.options.qos).max().unwrap_or_default(),

@@ -1,16 +1,16 @@
-//! From the log to the state, and from the state to a log that holds nothing else.
+//! From the log to the state.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
 use super::Shard;
+use super::backlog::Work;
+use super::checkpoint::RECORD_BYTES;
 use crate::conversation::Head;
 use crate::message::{Delivery, Expiry, Message, MsgNo};
-use crate::receipt::Outcome;
-use crate::record::{Entry, MessageEntry, RecordBuilder, SessionNo, read_record};
+use crate::record::{Entry, MessageEntry, SessionNo, read_record};
 use crate::route::SessionKey;
 use crate::session::{FlightState, Incoming, Session, Subscription};
 use crate::timers::Deadline;
@@ -60,6 +60,18 @@ impl Shard {
         now: Now,
         records: impl Iterator<Item = Bytes>,
     ) -> Result<Self, RecoverError> {
+        let mut shard = Self::replay(config, seed, now, records)?;
+        shard.resume_time(now);
+        Ok(shard)
+    }
+
+    /// Takes the state back as the log says it, with all clocks standing.
+    pub(super) fn replay(
+        config: Config,
+        seed: u64,
+        now: Now,
+        records: impl Iterator<Item = Bytes>,
+    ) -> Result<Self, RecoverError> {
         let mut shard = Self::empty(config, seed);
         let mut bodies = Bodies::default();
         for (index, record) in (0..).zip(records) {
@@ -69,9 +81,6 @@ impl Shard {
             }
             bodies.sweep();
         }
-        drop(bodies);
-        shard.resume_time(now);
-        shard.finish();
         Ok(shard)
     }
 
@@ -109,9 +118,9 @@ impl Shard {
             Entry::Conversation { topic, seq, ts_unix_ms } => {
                 self.conversations.restore(&topic, Head { seq, ts_unix_ms });
             }
-            Entry::Tracked { message, topic, seq, id, sender, wanted, of, recipients } => {
+            Entry::Tracked { message, topic, seq, id, sender, wanted, of, ended, recipients } => {
                 self.next_message = self.next_message.max(message.0 + 1);
-                self.receipts.track(message, topic, seq, id, sender, wanted, of, recipients);
+                self.receipts.track(message, topic, seq, id, sender, wanted, of, ended, recipients);
             }
             Entry::IncomingTaken { session, packet_id, seq, id } => {
                 self.logged_session(session)?.incoming.insert(packet_id, Incoming { seq, id });
@@ -131,37 +140,45 @@ impl Shard {
     /// Takes the entries back that move one message at one session.
     fn apply_delivery(&mut self, entry: Entry, bodies: &Bodies) -> Result<(), String> {
         match entry {
-            Entry::Queued { session, message, qos, retain, identifiers, packet_id } => {
+            Entry::Queued { session, message, qos, retain, is_copy, identifiers, packet_id } => {
                 let body = bodies.by_no.get(&message);
                 let message = body.ok_or_else(|| format!("message {} is not in the log", message.0))?.clone();
-                let delivery = Delivery { message, qos, retain, subscription_identifiers: identifiers };
+                let subscription_identifiers = identifiers;
+                let delivery = Delivery { message, qos, retain, is_copy, subscription_identifiers };
                 let session = self.logged_session(session)?;
                 match packet_id {
-                    Some(packet_id) => session.push_in_flight(packet_id, delivery, false),
+                    Some(packet_id) => session.restore_in_flight(packet_id, delivery),
                     None => session.push_waiting(delivery),
                 }
             }
             Entry::Sent { session, message, packet_id } => {
                 let session = self.logged_session(session)?;
-                let waiting = session.remove_waiting(message);
-                let delivery = waiting.ok_or_else(|| format!("message {} does not wait", message.0))?;
-                session.push_in_flight(packet_id, delivery, false);
+                // What is sent is the oldest that waits, copy or not.
+                let next = session.queue.front().filter(|d| d.message.no == message);
+                next.ok_or_else(|| format!("message {} is not the next that waits", message.0))?;
+                if let Some(delivery) = session.pop_waiting() {
+                    session.restore_in_flight(packet_id, delivery);
+                }
             }
-            Entry::Received { session, message } => {
-                let session = self.logged_session(session)?;
-                let entry = session.in_flight.iter_mut().find(|f| f.delivery.message.no == message);
-                entry.ok_or_else(|| format!("message {} is not in flight", message.0))?.state =
+            Entry::Received { session, packet_id } => {
+                let entry = self.logged_session(session)?.in_flight_mut(packet_id);
+                entry.ok_or_else(|| format!("packet id {packet_id} is not in flight"))?.state =
                     FlightState::Released;
             }
-            Entry::Ended { session, message } => {
-                self.receipts.forget(message, session);
+            Entry::Ended { session, message, packet_id, state } => {
+                if let Some(state) = state {
+                    self.receipts.forget(message, session, state);
+                }
                 // Recipients whose session was not durable are named only for their receipts.
                 if let Some(&key) = self.by_no.get(&session) {
                     let session = &mut self.sessions[key];
-                    let in_flight = session.in_flight.iter().find(|f| f.delivery.message.no == message);
-                    match in_flight.map(|f| f.packet_id) {
-                        Some(packet_id) => drop(session.end_in_flight(packet_id)),
-                        None => drop(session.remove_waiting(message)),
+                    match packet_id {
+                        Some(id) => drop(
+                            session
+                                .end_in_flight(id)
+                                .ok_or_else(|| format!("packet id {id} is not in flight"))?,
+                        ),
+                        None => drop(session.remove_waiting(message, state.is_none())),
                     }
                 }
             }
@@ -205,151 +222,53 @@ impl Shard {
         Ok(())
     }
 
-    /// Starts the clocks again, and tells what died with the process.
+    /// Starts the clocks again, and notes what died with the process to be told.
     fn resume_time(&mut self, now: Now) {
         let mut keys: Vec<_> = self.sessions.iter().map(|(key, s)| (s.no, key)).collect();
         keys.sort_unstable();
         for (no, key) in keys {
             let session = &mut self.sessions[key];
-            // Connected when the process died: the connection ended then.
+            let was_connected = session.disconnected.is_none();
+            // Connected when the process died: the connection ended then. The log says so from now on, or
+            // the session would begin its last days anew at each restart.
             let (since_ms, _) = *session.disconnected.get_or_insert((now.monotonic_ms as i64, now.unix_ms));
             if let Some(will) = &session.will {
                 let due_ms = since_ms + i64::from(will.delay_interval_s.unwrap_or(0)) * 1000;
                 session.will_due_ms = Some(due_ms);
-                self.timers.push(due_ms.max(0) as u64, Deadline::WillDelay(no));
+                self.timers.set(Deadline::WillDelay(no), due_ms.max(0) as u64);
             }
-            let expiry_s = self.sessions[key].expiry_s;
-            if expiry_s != u32::MAX {
-                let due_ms = since_ms + i64::from(expiry_s) * 1000;
-                self.timers.push(due_ms.max(0) as u64, Deadline::SessionExpiry(no));
+            if let Some(due_ms) = session.expires_ms() {
+                self.timers.set(Deadline::SessionExpiry(no), due_ms.max(0) as u64);
+            }
+            if was_connected {
+                self.write_disconnected(key);
+            }
+            self.trim_later(key);
+            if self.turn.record.len() > RECORD_BYTES {
+                self.finish();
             }
         }
+        self.finish();
+        self.watch_retained();
         self.watch_recovered_expiries();
         let mut lost = Vec::new();
         for (message, tracking) in self.receipts.iter() {
-            let gone = tracking.open.iter().filter(|r| !self.by_no.contains_key(&r.session));
+            let gone = tracking.open().filter(|r| !self.by_no.contains_key(&r.session));
             lost.extend(gone.map(|r| (message, r.session)));
         }
         lost.sort_unstable();
-        for (message, session) in lost {
-            self.end_at(now, session, false, message, Outcome::Dropped("session_ended"));
-            self.finish();
-        }
+        self.backlog.extend(lost.into_iter().map(|(message, session)| Work::Lost { message, session }));
+        self.work_off(now);
     }
 
     fn watch_recovered_expiries(&mut self) {
-        let mut watched = Vec::new();
         for (_, session) in &self.sessions {
             for delivery in &session.queue {
                 let message = &delivery.message;
                 if let Some(expiry) = message.expiry.filter(|_| self.receipts.is_tracked(message.no)) {
-                    watched.push((expiry.monotonic_ms, message.no));
+                    self.timers.set(Deadline::MessageExpiry(message.no), expiry.monotonic_ms);
                 }
             }
-        }
-        watched.sort_unstable();
-        watched.dedup();
-        for (at_ms, message) in watched {
-            self.timers.push(at_ms, Deadline::MessageExpiry(message));
-        }
-    }
-
-    /// Returns records that rebuild the durable state as it is after the last `Append`: what a compacted log
-    /// holds.
-    pub fn checkpoint(&self) -> Vec<Bytes> {
-        let mut records = Vec::new();
-        let mut builder = RecordBuilder::default();
-        builder.push(&Entry::Counters { message: self.next_message, session: self.next_session });
-        let conversations: BTreeMap<_, _> = self.conversations.iter().collect();
-        for (topic, head) in conversations {
-            builder.push(&Entry::Conversation {
-                topic: topic.clone(),
-                seq: head.seq,
-                ts_unix_ms: head.ts_unix_ms,
-            });
-        }
-        records.push(builder.take());
-        for (message, set_retained) in self.durable_bodies().into_values() {
-            builder.push(&Entry::Message(Box::new(MessageEntry::of(message, set_retained))));
-            records.push(builder.take());
-        }
-        let mut sessions: Vec<_> = self.sessions.iter().map(|(_, s)| s).filter(|s| s.durable).collect();
-        sessions.sort_unstable_by_key(|s| s.no);
-        for session in sessions {
-            checkpoint_session(&mut builder, session);
-            records.push(builder.take());
-        }
-        let tracked: BTreeMap<_, _> = self.receipts.iter().collect();
-        for (message, t) in tracked {
-            let mut recipients = t.open.clone();
-            recipients.sort_unstable_by_key(|r| r.session);
-            builder.push(&Entry::Tracked {
-                message,
-                topic: t.topic.clone(),
-                seq: t.seq,
-                id: t.id.clone(),
-                sender: t.sender.clone(),
-                wanted: t.wanted,
-                of: t.of,
-                recipients,
-            });
-            records.push(builder.take());
-        }
-        records
-    }
-
-    /// Every body that a durable queue or the retained messages point to, and whether it is retained.
-    fn durable_bodies(&self) -> BTreeMap<MsgNo, (&Arc<Message>, bool)> {
-        let mut bodies = BTreeMap::new();
-        for (_, session) in self.sessions.iter().filter(|(_, s)| s.durable) {
-            let in_flight = session.in_flight.iter().map(|f| &f.delivery);
-            for delivery in in_flight.chain(&session.queue) {
-                bodies.insert(delivery.message.no, (&delivery.message, false));
-            }
-        }
-        for message in self.retained.iter() {
-            bodies.insert(message.no, (message, true));
-        }
-        bodies
-    }
-}
-
-fn checkpoint_session(builder: &mut RecordBuilder, s: &Session) {
-    let session = s.no;
-    builder.push(&Entry::SessionOpened { session, client_id: s.client_id.clone(), user: s.user.clone() });
-    builder.push(&match s.disconnected {
-        Some((_, at_unix_ms)) => {
-            Entry::SessionDisconnected { session, expiry_s: s.expiry_s, at_unix_ms, will: s.will.clone() }
-        }
-        None => Entry::SessionConnected { session, expiry_s: s.expiry_s, will: s.will.clone() },
-    });
-    let subscriptions: BTreeMap<_, _> = s.subscriptions.iter().collect();
-    for (filter, Subscription { options, identifier }) in subscriptions {
-        builder.push(&Entry::Subscribed {
-            session,
-            filter: filter.clone(),
-            options: *options,
-            identifier: *identifier,
-        });
-    }
-    let incoming: BTreeMap<_, _> = s.incoming.iter().collect();
-    for (packet_id, Incoming { seq, id }) in incoming {
-        builder.push(&Entry::IncomingTaken { session, packet_id: *packet_id, seq: *seq, id: id.clone() });
-    }
-    let in_flight = s.in_flight.iter().map(|f| (&f.delivery, Some(f.packet_id), f.state));
-    let queued = s.queue.iter().map(|d| (d, None, FlightState::Sent));
-    for (delivery, packet_id, state) in in_flight.chain(queued) {
-        let message = delivery.message.no;
-        builder.push(&Entry::Queued {
-            session,
-            message,
-            qos: delivery.qos,
-            retain: delivery.retain,
-            identifiers: delivery.subscription_identifiers.clone(),
-            packet_id,
-        });
-        if state == FlightState::Released {
-            builder.push(&Entry::Received { session, message });
         }
     }
 }
@@ -367,6 +286,7 @@ impl MessageEntry {
             seq: message.seq,
             id: message.id.clone(),
             from: message.from.clone(),
+            client: message.client.clone(),
             ts_unix_ms: message.ts_unix_ms,
             properties: message.properties.clone(),
         }
@@ -384,6 +304,7 @@ impl MessageEntry {
             seq: self.seq,
             id: self.id,
             from: self.from,
+            client: self.client,
             ts_unix_ms: self.ts_unix_ms,
             properties: self.properties,
         }

@@ -7,10 +7,12 @@ use protocol::{
     TopicFilter, UnsubAck, Unsubscribe,
 };
 
+use super::answer::reason_string;
 use super::{Shard, Wait};
-use crate::message::{Delivery, Message};
+use crate::message::{Delivery, Message, compact};
 use crate::record::Entry;
 use crate::reserved::{FilterClass, classify_filter};
+use crate::retained::Allowance;
 use crate::route::{SessionKey, Subscriber};
 use crate::session::Subscription;
 use crate::{ConnId, Now};
@@ -22,36 +24,42 @@ impl Shard {
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
         let mut why = None;
         let mut retained = Vec::new();
+        let mut allowance = Allowance {
+            compared: self.config.retained_compared_max,
+            found: self.config.retained_per_subscribe_max,
+        };
         for filter in &subscribe.filters {
-            match self.subscribe_one(now, key, filter, subscribe.subscription_identifier, &mut retained) {
-                Ok(reason) => reasons.push(reason),
+            match self.subscribe_one(now, key, filter, subscribe.subscription_identifier, &mut allowance) {
+                Ok((reason, found)) => {
+                    reasons.push(reason);
+                    retained.extend(found);
+                }
                 Err((reason, what)) => {
                     why.get_or_insert_with(|| format!("{:?}: {what}", filter.filter));
                     reasons.push(reason);
                 }
             }
         }
-        let reason_string = why.filter(|_| problem_information).map(ByteString::from);
+        let reason_string = why.filter(|_| problem_information).as_deref().map(reason_string);
         let properties = AckProperties { reason_string, ..AckProperties::default() };
         // [MQTT-3.8.4-1] one SUBACK, [MQTT-3.8.4-6] with one code a filter.
         let suback = Packet::SubAck(SubAck { packet_id: subscribe.packet_id, properties, reasons });
-        let suback = self.within_packet_limit(conn, suback);
-        self.send(conn, Wait::Record, suback);
+        self.send_fitting(conn, Wait::Record, suback);
         for delivery in retained {
             self.deliver(now, key, delivery);
         }
     }
 
-    /// Makes one subscription; adds the retained messages that it brings to `retained`.
+    /// Makes one subscription; returns the retained messages that it brings.
     fn subscribe_one(
         &mut self,
         now: Now,
         key: SessionKey,
         asked: &SubscribeFilter,
         identifier: Option<u32>,
-        retained: &mut Vec<Delivery>,
-    ) -> Result<ReasonCode, (ReasonCode, String)> {
-        let filter = TopicFilter::parse(asked.filter.clone())
+        allowance: &mut Allowance,
+    ) -> Result<(ReasonCode, Vec<Delivery>), (ReasonCode, String)> {
+        let filter = TopicFilter::parse(compact(&asked.filter))
             .map_err(|e| (ReasonCode::TopicFilterInvalid, e.to_string()))?;
         if filter.share.is_some() {
             let what = "shared subscriptions are not served".to_owned();
@@ -80,11 +88,6 @@ impl Shard {
             return Err((ReasonCode::QuotaExceeded, "the broker's store is full".to_owned()));
         }
         let options = asked.options;
-        if durable {
-            let filter = filter.full.clone();
-            self.write(&Entry::Subscribed { session: no, filter, options, identifier });
-        }
-        self.add_subscription(key, &filter.full, Subscription { options, identifier });
         let send_retained = class == FilterClass::Ordinary
             && match options.retain_handling {
                 // [MQTT-3.3.1-9]
@@ -94,16 +97,32 @@ impl Shard {
                 // [MQTT-3.3.1-11]
                 RetainHandling::DoNotSend => false,
             };
-        if send_retained {
-            let found = self.retained.matching(&filter.filter);
-            let found = found.into_iter().filter(|m| !m.expiry.is_some_and(|e| e.is_past(now)));
-            retained.extend(found.map(|m| retained_delivery(m, options.qos, identifier)));
+        let client_id = &session.client_id;
+        let found =
+            if send_retained { self.retained.matching(&filter.filter, allowance) } else { Some(vec![]) };
+        let found = found.ok_or_else(|| {
+            let what = "too many retained messages for one SUBSCRIBE: use narrower filters, fewer at once, \
+                        or Retain Handling 2";
+            (ReasonCode::QuotaExceeded, what.to_owned())
+        })?;
+        let found = found
+            .into_iter()
+            .filter(|m| !m.expiry.is_some_and(|e| e.is_past(now)))
+            // [MQTT-3.8.3-3] No Local keeps a client's own messages away, retained ones too.
+            .filter(|m| !(options.no_local && m.client == *client_id))
+            .map(|m| retained_delivery(m, options.qos, identifier))
+            .collect();
+        if durable {
+            let filter = filter.full.clone();
+            self.write(&Entry::Subscribed { session: no, filter, options, identifier });
         }
-        Ok(match options.qos {
+        self.add_subscription(key, &filter.full, Subscription { options, identifier });
+        let granted = match options.qos {
             QoS::AtMostOnce => ReasonCode::Success,
             QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
             QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
-        })
+        };
+        Ok((granted, found))
     }
 
     /// [MQTT-3.8.4-3] a subscription with the same filter replaces the one before.
@@ -132,7 +151,7 @@ impl Shard {
         let properties = AckProperties::default();
         // [MQTT-3.10.4-4] [MQTT-3.11.3-1] UNSUBACK even where nothing was subscribed, one code a filter.
         let unsuback = UnsubAck { packet_id: unsubscribe.packet_id, properties, reasons };
-        self.send(conn, Wait::Record, Packet::UnsubAck(unsuback));
+        self.send_fitting(conn, Wait::Record, Packet::UnsubAck(unsuback));
     }
 
     fn unsubscribe_one(&mut self, key: SessionKey, filter: &ByteString) -> ReasonCode {
@@ -168,5 +187,6 @@ impl Shard {
 fn retained_delivery(message: Arc<Message>, qos: QoS, identifier: Option<u32>) -> Delivery {
     let qos = qos.min(message.qos);
     // [MQTT-3.3.1-8] sent because of a new subscription: RETAIN is 1.
-    Delivery { message, qos, retain: true, subscription_identifiers: identifier.into_iter().collect() }
+    let subscription_identifiers = identifier.into_iter().collect();
+    Delivery { message, qos, retain: true, is_copy: true, subscription_identifiers }
 }

@@ -1,0 +1,91 @@
+//! What follows from an input and could be much: it is done after the input's own turn, in turns and
+//! records of its own, and in portions.
+//!
+//! A queue that one large message pushes over its limits may drop thousands, a session that ends may hold a
+//! hundred thousand tracked messages, and each of them may be told to a session whose queue is full too.
+//! Done at once that would be a record too large for the log, or a recursion as deep as the queues.
+//!
+//! Nothing here is a promise yet, so a crash in between loses nothing: the log still has the queue, and a
+//! tracked recipient without a session is found again by `recover`.
+
+use super::Shard;
+use super::end::Ending;
+use crate::Now;
+use crate::message::MsgNo;
+use crate::receipt::Outcome;
+use crate::record::SessionNo;
+
+/// Something left to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    /// A queue is over its limits: the oldest messages go.
+    Trim(SessionNo),
+    /// Messages wait at a session that has room.
+    Drain(SessionNo),
+    /// A recipient whose session is gone.
+    Lost { message: MsgNo, session: SessionNo },
+}
+
+/// Works done after one input; what is left waits for the next, or for the timer.
+const WORKS_PER_INPUT_MAX: usize = 1_000;
+
+/// Messages that end at one session in one turn.
+pub(super) const ENDS_PER_TURN_MAX: usize = 64;
+
+impl Shard {
+    pub(super) fn work_off(&mut self, now: Now) {
+        for _ in 0..WORKS_PER_INPUT_MAX {
+            let Some(work) = self.backlog.pop_front() else { return };
+            match work {
+                Work::Trim(session) => self.trim(now, session),
+                Work::Drain(session) => {
+                    if let Some(&key) = self.by_no.get(&session) {
+                        self.sessions[key].is_draining = false;
+                        self.drain(now, key);
+                    }
+                }
+                Work::Lost { message, session } => {
+                    let ending = Ending { session, message, is_copy: false, packet_id: None, logged: false };
+                    self.end(now, ending, Outcome::Dropped("session_ended"));
+                }
+            }
+            self.finish();
+        }
+    }
+
+    fn trim(&mut self, now: Now, no: SessionNo) {
+        let Some(&key) = self.by_no.get(&no) else { return };
+        self.sessions[key].is_over_limit = false;
+        for _ in 0..ENDS_PER_TURN_MAX {
+            if !self.is_over_limit(key) {
+                return;
+            }
+            let Some(dropped) = self.sessions[key].pop_waiting() else { return };
+            self.end_waiting(now, key, &dropped, Outcome::Dropped("queue_full"));
+        }
+        self.trim_later(key);
+    }
+
+    /// Notes a queue that is over its limits.
+    pub(super) fn trim_later(&mut self, key: usize) {
+        if self.is_over_limit(key) && !self.sessions[key].is_over_limit {
+            let session = &mut self.sessions[key];
+            session.is_over_limit = true;
+            self.backlog.push_back(Work::Trim(session.no));
+        }
+    }
+
+    fn is_over_limit(&self, key: usize) -> bool {
+        let session = &self.sessions[key];
+        session.queue.len() > self.config.queue_messages_max
+            || session.queue_bytes > self.config.queue_bytes_max
+    }
+
+    pub(super) fn drain_later(&mut self, key: usize) {
+        let session = &mut self.sessions[key];
+        if !session.is_draining {
+            session.is_draining = true;
+            self.backlog.push_back(Work::Drain(session.no));
+        }
+    }
+}

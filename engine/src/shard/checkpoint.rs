@@ -1,0 +1,126 @@
+//! From the state to a log that holds nothing else.
+//!
+//! Invariants: a body stands in the same record as the first entry that points to it, because recovery lets
+//! bodies go that nothing points to at a record's end; no record is much larger than `RECORD_BYTES` and one
+//! message.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use rustc_hash::FxHashSet;
+
+use super::Shard;
+use crate::message::{Delivery, MsgNo};
+use crate::record::{Entry, MessageEntry, RecordBuilder};
+use crate::session::{FlightState, Incoming, Session, Subscription};
+
+/// Size at which a record is closed.
+pub(super) const RECORD_BYTES: usize = 64 * 1024;
+
+#[derive(Default)]
+struct Checkpoint {
+    records: Vec<Bytes>,
+    builder: RecordBuilder,
+    /// Bodies that are in the records.
+    written: FxHashSet<MsgNo>,
+}
+
+impl Shard {
+    /// Returns records that rebuild the durable state as it is after the last `Append`: what a compacted log
+    /// holds.
+    pub fn checkpoint(&self) -> Vec<Bytes> {
+        let mut out = Checkpoint::default();
+        out.push(&Entry::Counters { message: self.next_message, session: self.next_session });
+        let conversations: BTreeMap<_, _> = self.conversations.iter().collect();
+        for (topic, head) in conversations {
+            let topic = topic.clone();
+            out.push(&Entry::Conversation { topic, seq: head.seq, ts_unix_ms: head.ts_unix_ms });
+            out.close_if_full();
+        }
+        for message in self.retained.iter() {
+            out.written.insert(message.no);
+            out.push(&Entry::Message(Box::new(MessageEntry::of(message, true))));
+            out.close_if_full();
+        }
+        let mut sessions: Vec<_> = self.sessions.iter().map(|(_, s)| s).filter(|s| s.durable).collect();
+        sessions.sort_unstable_by_key(|s| s.no);
+        for session in sessions {
+            out.session(session);
+        }
+        let tracked: BTreeMap<_, _> = self.receipts.iter().collect();
+        for (message, t) in tracked {
+            out.push(&Entry::Tracked {
+                message,
+                topic: t.topic.clone(),
+                seq: t.seq,
+                id: t.id.clone(),
+                sender: t.sender.clone(),
+                wanted: t.wanted,
+                of: t.of,
+                ended: t.ended,
+                recipients: t.open().cloned().collect(),
+            });
+            out.close_if_full();
+        }
+        out.close();
+        out.records
+    }
+}
+
+impl Checkpoint {
+    fn push(&mut self, entry: &Entry) {
+        self.builder.push(entry);
+    }
+
+    fn close(&mut self) {
+        if !self.builder.is_empty() {
+            self.records.push(self.builder.take());
+        }
+    }
+
+    fn close_if_full(&mut self) {
+        if self.builder.len() >= RECORD_BYTES {
+            self.close();
+        }
+    }
+
+    fn session(&mut self, s: &Session) {
+        let session = s.no;
+        self.push(&Entry::SessionOpened { session, client_id: s.client_id.clone(), user: s.user.clone() });
+        let (expiry_s, will) = (s.expiry_s, s.will.clone());
+        self.push(&match s.disconnected {
+            Some((_, at_unix_ms)) => Entry::SessionDisconnected { session, expiry_s, at_unix_ms, will },
+            None => Entry::SessionConnected { session, expiry_s, will },
+        });
+        let subscriptions: BTreeMap<_, _> = s.subscriptions.iter().collect();
+        for (filter, Subscription { options, identifier }) in subscriptions {
+            let (filter, options, identifier) = (filter.clone(), *options, *identifier);
+            self.push(&Entry::Subscribed { session, filter, options, identifier });
+            self.close_if_full();
+        }
+        let incoming: BTreeMap<_, _> = s.incoming.iter().collect();
+        for (packet_id, Incoming { seq, id }) in incoming {
+            let (packet_id, seq, id) = (*packet_id, *seq, id.clone());
+            self.push(&Entry::IncomingTaken { session, packet_id, seq, id });
+            self.close_if_full();
+        }
+        for entry in &s.in_flight {
+            self.delivery(s, &entry.delivery, Some(entry.packet_id));
+            if entry.state == FlightState::Released {
+                self.push(&Entry::Received { session, packet_id: entry.packet_id });
+            }
+            self.close_if_full();
+        }
+        for delivery in &s.queue {
+            self.delivery(s, delivery, None);
+            self.close_if_full();
+        }
+    }
+
+    fn delivery(&mut self, s: &Session, delivery: &Delivery, packet_id: Option<protocol::PacketId>) {
+        if self.written.insert(delivery.message.no) {
+            self.push(&Entry::Message(Box::new(MessageEntry::of(&delivery.message, false))));
+        }
+        self.push(&delivery.queued(s.no, packet_id));
+    }
+}

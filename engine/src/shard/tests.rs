@@ -1,0 +1,435 @@
+//! Any clients, any order of packets, closes, timers, commits and crashes: no panic, no packet that cannot be
+//! sent, and a state that is always the one the log tells.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use protocol::*;
+
+use super::Shard;
+use crate::{Config, ConnId, Input, Now, Output, Ticket};
+
+const CLIENTS: [&str; 4] = ["a", "b", "c", "d"];
+const TOPICS: [&str; 10] =
+    ["t", "t/1", "im/room", "dev/a/cmd", "t", "t/1", "im/room", "dev/a/cmd", "$im/receipts", "$other"];
+const FILTERS: [&str; 9] =
+    ["t", "t/#", "+/+", "#", "im/room", "dev/+/cmd", "$im/receipts", "$im/errors", "$share/g/t"];
+
+/// Limits so small that runs reach them.
+fn config() -> Config {
+    Config {
+        receive_maximum: 3,
+        inflight_max: 3,
+        topic_alias_max: 1,
+        session_expiry_max_s: 100,
+        keep_alive_max_s: 20,
+        sessions_max: 3,
+        subscriptions_max: 4,
+        queue_messages_max: 3,
+        queue_bytes_max: 900,
+        retained_messages_max: 2,
+        retained_bytes_max: 400,
+        retained_per_subscribe_max: 2,
+        conversations_max: 1,
+        receipts_listed_max: 1,
+        record_recipients_bytes_max: 150,
+        ..Config::default()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Connect(usize, Box<Connect>),
+    Packet(usize, Packet),
+    /// The client answers what it got, as the standard says.
+    Answer(usize),
+    Closed(usize),
+    Congested(usize),
+    Drained(usize),
+    Malformed(usize),
+    Pass {
+        ms: u64,
+    },
+    Commit,
+    Crash {
+        keeps_uncommitted: bool,
+    },
+    StoreFull(bool),
+}
+
+fn client() -> impl Strategy<Value = usize> {
+    0..CLIENTS.len()
+}
+
+fn qos() -> impl Strategy<Value = QoS> {
+    (0u8..3).prop_map(|n| QoS::from_u8(n).unwrap())
+}
+
+fn id() -> impl Strategy<Value = PacketId> {
+    (1u16..6).prop_map(|n| PacketId::new(n).unwrap())
+}
+
+fn properties() -> impl Strategy<Value = PublishProperties> {
+    let wish = prop::option::of(prop::sample::select(vec!["delivered", "read", "all", "?"]));
+    (prop::option::of(prop::sample::select(vec![0, 1, 30])), wish).prop_map(|(expiry, wish)| {
+        let user_properties =
+            wish.map(|w| (ByteString::from(im::IM_RECEIPT), w.into())).into_iter().collect();
+        PublishProperties { message_expiry_interval_s: expiry, user_properties, ..Default::default() }
+    })
+}
+
+fn will() -> impl Strategy<Value = Box<Will>> {
+    let delay = prop::option::of(prop::sample::select(vec![0, 1, 30]));
+    (prop::sample::select(&TOPICS[..4]), qos(), any::<bool>(), delay, properties()).prop_map(
+        |(topic, qos, retain, delay_interval_s, properties)| {
+            let payload = Bytes::from_static(b"will");
+            Box::new(Will { topic: topic.into(), payload, qos, retain, delay_interval_s, properties })
+        },
+    )
+}
+
+fn connect() -> impl Strategy<Value = Op> {
+    let expiry = prop::option::of(prop::sample::select(vec![0, 5, 60, u32::MAX]));
+    let window = prop::option::of(1u16..4);
+    let packet = prop::option::of(prop::sample::select(vec![3, 40, 80, 300, 300, 1000, 1000, 1000]));
+    let keep_alive = prop::sample::select(vec![0, 10, 60]);
+    (client(), any::<[bool; 3]>(), expiry, window, packet, keep_alive, prop::option::of(will())).prop_map(
+        |(client, [v5, clean_start, problems], expiry, window, packet, keep_alive_s, mut will)| {
+            let version = if v5 { ProtocolVersion::V5 } else { ProtocolVersion::V311 };
+            let mut properties = ConnectProperties::default();
+            if v5 {
+                properties.session_expiry_interval_s = expiry;
+                properties.receive_maximum = window.and_then(std::num::NonZeroU16::new);
+                properties.packet_bytes_max = packet.and_then(std::num::NonZeroU32::new);
+                properties.request_problem_information = Some(problems);
+            } else if let Some(will) = &mut will {
+                (will.properties, will.delay_interval_s) = (PublishProperties::default(), None);
+            }
+            let (client_id, username, password) = (CLIENTS[client].into(), None, None);
+            let connect = Connect {
+                version,
+                clean_start,
+                keep_alive_s,
+                client_id,
+                will,
+                username,
+                password,
+                properties,
+            };
+            Op::Connect(client, Box::new(connect))
+        },
+    )
+}
+
+fn publish() -> impl Strategy<Value = Packet> {
+    let alias = prop::option::weighted(0.05, 1u16..3);
+    let payload = prop::sample::select(vec![
+        "",
+        "x",
+        "a payload that is rather long for so small a queue, so that bytes matter too, \
+        and not only the number of messages in it, which is small as well: three of this length are over the limit",
+    ]);
+    (prop::sample::select(&TOPICS[..]), qos(), any::<[bool; 2]>(), id(), payload, properties(), alias)
+        .prop_map(|(topic, qos, [dup, retain], id, payload, mut properties, alias)| {
+            properties.topic_alias = alias.and_then(std::num::NonZeroU16::new);
+            let topic = if alias.is_some() && dup { "" } else { topic }.into();
+            let packet_id = (qos > QoS::AtMostOnce).then_some(id);
+            let dup = dup && packet_id.is_some();
+            Packet::Publish(Publish {
+                dup,
+                qos,
+                retain,
+                topic,
+                packet_id,
+                properties,
+                payload: payload.into(),
+            })
+        })
+}
+
+fn subscribe() -> impl Strategy<Value = Packet> {
+    let options = (qos(), any::<[bool; 2]>(), 0u8..3).prop_map(|(qos, [no_local, rap], handling)| {
+        let retain_handling = match handling {
+            0 => RetainHandling::Send,
+            1 => RetainHandling::SendIfNew,
+            _ => RetainHandling::DoNotSend,
+        };
+        SubscribeOptions { qos, no_local, retain_as_published: rap, retain_handling }
+    });
+    let filter = (prop::sample::select(&FILTERS[..]), options)
+        .prop_map(|(filter, options)| SubscribeFilter { filter: filter.into(), options });
+    (id(), prop::option::of(1u32..4), prop::collection::vec(filter, 1..4)).prop_map(
+        |(packet_id, subscription_identifier, filters)| {
+            Packet::Subscribe(Subscribe {
+                packet_id,
+                subscription_identifier,
+                user_properties: vec![],
+                filters,
+            })
+        },
+    )
+}
+
+fn packet() -> impl Strategy<Value = Packet> {
+    let ack = (0u8..4, id(), any::<bool>()).prop_map(|(kind, id, fails)| {
+        let reason = if fails { ReasonCode::QuotaExceeded } else { ReasonCode::Success };
+        match kind {
+            0 => Packet::PubAck(Ack::new(id, reason)),
+            1 => Packet::PubRec(Ack::new(id, reason)),
+            2 => Packet::PubRel(Ack::new(id, ReasonCode::Success)),
+            _ => Packet::PubComp(Ack::new(id, ReasonCode::Success)),
+        }
+    });
+    let unsubscribe = (id(), prop::sample::select(&FILTERS[..])).prop_map(|(packet_id, filter)| {
+        Packet::Unsubscribe(Unsubscribe { packet_id, user_properties: vec![], filters: vec![filter.into()] })
+    });
+    let disconnect = (any::<bool>(), prop::option::of(prop::sample::select(vec![0, 5]))).prop_map(
+        |(with_will, session_expiry_interval_s)| {
+            let reason = if with_will { ReasonCode::DisconnectWithWill } else { ReasonCode::Success };
+            let properties = DisconnectProperties { session_expiry_interval_s, ..Default::default() };
+            Packet::Disconnect(Disconnect { reason, properties })
+        },
+    );
+    prop_oneof![
+        30 => publish(),
+        2 => ack,
+        6 => subscribe(),
+        3 => unsubscribe,
+        1 => disconnect,
+        1 => Just(Packet::PingReq),
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        3 => connect(),
+        24 => (client(), packet()).prop_map(|(c, p)| Op::Packet(c, p)),
+        18 => client().prop_map(Op::Answer),
+        2 => client().prop_map(Op::Closed),
+        1 => client().prop_map(Op::Congested),
+        2 => client().prop_map(Op::Drained),
+        1 => prop::sample::select(vec![1, 900, 6_000, 40_000, 200_000]).prop_map(|ms| Op::Pass { ms }),
+        14 => Just(Op::Commit),
+        1 => any::<bool>().prop_map(|keeps_uncommitted| Op::Crash { keeps_uncommitted }),
+        1 => prop_oneof![
+            2 => prop::bool::weighted(0.2).prop_map(Op::StoreFull),
+            1 => client().prop_map(Op::Malformed),
+        ],
+    ]
+}
+
+struct World {
+    shard: Shard,
+    now: Now,
+    log: Vec<Bytes>,
+    /// Records that were there when the shard was made.
+    log_before: usize,
+    committed: usize,
+    /// Each client's newest connection.
+    conns: BTreeMap<usize, ConnId>,
+    next_conn: u64,
+    speaks: BTreeMap<ConnId, (ProtocolVersion, Option<usize>)>,
+    closed: BTreeSet<ConnId>,
+    inbox: BTreeMap<ConnId, VecDeque<Packet>>,
+}
+
+impl World {
+    fn new() -> Self {
+        let now = Now { monotonic_ms: 1_000, unix_ms: 1_800_000_000_000 };
+        Self {
+            shard: Shard::recover(config(), 1, now, std::iter::empty()).unwrap(),
+            now,
+            log: Vec::new(),
+            log_before: 0,
+            committed: 0,
+            conns: BTreeMap::new(),
+            next_conn: 1,
+            speaks: BTreeMap::new(),
+            closed: BTreeSet::new(),
+            inbox: BTreeMap::new(),
+        }
+    }
+
+    /// Three durable sessions with subscriptions: where most runs would never come to by chance.
+    fn populate(&mut self) {
+        for (client, filters) in
+            [["#", "im/room"], ["$im/receipts", "t/#"], ["+/+", "dev/+/cmd"]].iter().enumerate()
+        {
+            let connect = Connect {
+                version: ProtocolVersion::V5,
+                clean_start: false,
+                keep_alive_s: 0,
+                client_id: CLIENTS[client].into(),
+                will: None,
+                username: None,
+                password: None,
+                properties: ConnectProperties { session_expiry_interval_s: Some(60), ..Default::default() },
+            };
+            self.run(Op::Connect(client, Box::new(connect)));
+            let options = SubscribeOptions { qos: QoS::ExactlyOnce, ..Default::default() };
+            let filters = filters.iter().map(|f| SubscribeFilter { filter: (*f).into(), options });
+            let (packet_id, user_properties) = (PacketId::MIN, Vec::new());
+            let filters = filters.collect();
+            let subscribe = Subscribe { packet_id, subscription_identifier: None, user_properties, filters };
+            self.run(Op::Packet(client, Packet::Subscribe(subscribe)));
+        }
+        self.run(Op::Commit);
+    }
+
+    fn run(&mut self, op: Op) {
+        let conn = |of: usize| self.conns.get(&of).copied().unwrap_or(ConnId(0));
+        let input = match op {
+            Op::Connect(client, connect) => {
+                let conn = ConnId(self.next_conn);
+                self.next_conn += 1;
+                self.conns.insert(client, conn);
+                let limit = connect.properties.packet_bytes_max.map(|l| l.get() as usize);
+                self.speaks.insert(conn, (connect.version, limit));
+                Input::Connect { conn, connect, user: None }
+            }
+            Op::Packet(of, packet) => Input::Packet { conn: conn(of), packet },
+            Op::Answer(of) => {
+                let conn = conn(of);
+                let got = self.inbox.get_mut(&conn).and_then(VecDeque::pop_front);
+                let ok = |id| Ack::new(id, ReasonCode::Success);
+                let packet = match got {
+                    Some(Packet::Publish(Publish { packet_id: Some(id), qos, .. })) => match qos {
+                        QoS::ExactlyOnce => Packet::PubRec(ok(id)),
+                        _ => Packet::PubAck(ok(id)),
+                    },
+                    Some(Packet::PubRec(ack)) => Packet::PubRel(ok(ack.packet_id)),
+                    Some(Packet::PubRel(ack)) => Packet::PubComp(ok(ack.packet_id)),
+                    _ => return,
+                };
+                Input::Packet { conn, packet }
+            }
+            Op::Closed(of) => Input::Closed { conn: conn(of) },
+            Op::Congested(of) => Input::Congested { conn: conn(of) },
+            Op::Drained(of) => Input::Drained { conn: conn(of) },
+            Op::Malformed(of) => {
+                let mut cut = bytes::BytesMut::from(&b"\xf0\x01\x00"[..]);
+                let error = Decoder::new(Role::Broker, Some(ProtocolVersion::V5), 10).decode(&mut cut);
+                Input::Malformed { conn: conn(of), error: error.unwrap_err() }
+            }
+            Op::Pass { ms } => {
+                self.now.monotonic_ms += ms;
+                self.now.unix_ms += ms;
+                if self.shard.next_deadline_ms().is_none_or(|due| due > self.now.monotonic_ms) {
+                    return;
+                }
+                Input::Timer
+            }
+            Op::Commit => {
+                self.committed = self.log.len();
+                Input::Committed { ticket: Ticket((self.log.len() - self.log_before) as u64) }
+            }
+            Op::Crash { keeps_uncommitted } => return self.crash(keeps_uncommitted),
+            Op::StoreFull(full) => Input::StoreFull { full },
+        };
+        self.shard.handle(self.now, input);
+        self.pump();
+    }
+
+    fn crash(&mut self, keeps_uncommitted: bool) {
+        if !keeps_uncommitted {
+            self.log.truncate(self.committed);
+        }
+        self.log_before = self.log.len();
+        self.committed = self.log.len();
+        self.now.monotonic_ms = 1;
+        self.conns.clear();
+        self.shard = Shard::recover(config(), 2, self.now, self.log.iter().cloned()).unwrap();
+        self.pump();
+    }
+
+    fn pump(&mut self) {
+        while let Some(output) = self.shard.poll_output() {
+            match output {
+                Output::Append { ticket, record } => {
+                    self.log.push(record);
+                    assert_eq!(ticket.0 as usize, self.log.len() - self.log_before);
+                }
+                Output::Send { conn, packet } => self.sent(conn, packet),
+                Output::Close { conn, .. } => assert!(self.closed.insert(conn), "{conn:?} closed twice"),
+            }
+        }
+    }
+
+    fn sent(&mut self, conn: ConnId, packet: Packet) {
+        assert!(!self.closed.contains(&conn), "{packet:?} after the connection's end");
+        let (version, limit) = self.speaks[&conn];
+        let mut bytes = bytes::BytesMut::new();
+        protocol::encode(&packet, version, &mut bytes).unwrap_or_else(|e| panic!("{packet:?}: {e}"));
+        // [MQTT-3.1.2-24]
+        assert!(
+            limit.is_none_or(|limit| bytes.len() <= limit),
+            "{} bytes over {limit:?}: {packet:?}",
+            bytes.len()
+        );
+        self.inbox.entry(conn).or_default().push_back(packet);
+    }
+
+    /// The log and the state say the same, and the state holds its own invariants.
+    fn check(&mut self) {
+        let mut replayed = Shard::replay(config(), 3, self.now, self.log.iter().cloned()).unwrap();
+        // Numbers that no record mentions are given again after a restart.
+        replayed.next_message = self.shard.next_message;
+        replayed.next_session = self.shard.next_session;
+        let (live, from_log) = (self.shard.checkpoint(), replayed.checkpoint());
+        assert_eq!(entries(&live), entries(&from_log), "live and replayed state differ");
+        let again = Shard::replay(config(), 4, self.now, live.iter().cloned()).unwrap();
+        assert_eq!(again.checkpoint(), live, "a checkpoint rebuilds another state");
+        self.check_sessions();
+    }
+
+    fn check_sessions(&self) {
+        let config = config();
+        assert!(self.shard.sessions.len() <= config.sessions_max);
+        assert_eq!(self.shard.by_client.len(), self.shard.sessions.len());
+        assert_eq!(self.shard.by_no.len(), self.shard.sessions.len());
+        let subscriptions: usize = self.shard.sessions.iter().map(|(_, s)| s.subscriptions.len()).sum();
+        assert!(self.shard.routes.len() <= subscriptions);
+        for (key, s) in &self.shard.sessions {
+            assert_eq!(self.shard.by_client[&s.client_id], key);
+            let ids: BTreeSet<_> = s.in_flight.iter().map(|f| f.packet_id).collect();
+            assert_eq!(ids.len(), s.in_flight.len(), "packet ids repeat");
+            let sent = s.in_flight.iter().filter(|f| f.on_this_connection).count();
+            assert_eq!(sent, s.window_used);
+            assert_eq!(s.queue.iter().map(|d| d.message.bytes()).sum::<usize>(), s.queue_bytes);
+            assert!(s.queue.len() <= config.queue_messages_max && s.queue_bytes <= config.queue_bytes_max);
+            assert!(s.subscriptions.len() <= config.subscriptions_max);
+            assert_eq!(s.conn.is_some(), s.disconnected.is_none());
+            if let Some(conn) = s.conn {
+                assert_eq!(self.shard.conns[&conn].session, key);
+            }
+        }
+        let most =
+            self.shard.conns.len() + 2 * self.shard.sessions.len() + self.shard.receipts.iter().count();
+        assert!(self.shard.timers.len() <= most + 1, "deadlines pile up");
+        assert!(self.shard.retained.len() <= config.retained_messages_max);
+    }
+}
+
+fn entries(records: &[Bytes]) -> Vec<crate::record::Entry> {
+    records.iter().flat_map(|r| crate::record::read_record(r).unwrap()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 150,
+        max_shrink_iters: 3_000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn whatever_clients_do_nothing_panics_and_the_log_tells_the_state(ops in prop::collection::vec(op(), 1..200)) {
+        let mut world = World::new();
+        world.populate();
+        for op in ops {
+            world.run(op);
+            world.check();
+        }
+    }
+}
