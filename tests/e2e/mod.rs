@@ -1,0 +1,8 @@
+//! The binary as users run it: with foreign clients, crashes, broken disks and wrong settings.
+
+mod clients;
+mod command_line;
+mod kill;
+mod resuming_publisher;
+mod serve;
+mod store;
