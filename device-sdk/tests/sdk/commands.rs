@@ -202,7 +202,6 @@ impl Actuator for Suicidal {
 }
 
 #[test]
-#[ignore = "the child of the tests below"]
 fn child_that_runs_commands() {
     let Some(dir) = child::dir() else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -284,7 +284,6 @@ async fn a_queue_works_with_3_1_1_too() {
 const WRITERS: usize = 4;
 
 #[test]
-#[ignore = "the child of the test below"]
 fn child_that_enqueues() {
     let Some(dir) = child::dir() else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
