@@ -1,5 +1,7 @@
 //! The bridge between a real broker, a truck on the SDK and a person: alerts, a command, its receipt and result.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     path::Path,
     sync::Arc,
