@@ -25,6 +25,7 @@ struct Writer<F> {
     nonce: u64,
     pending: Pending,
     end: u64,
+    first_lsn: u64,
     next_lsn: u64,
 }
 
@@ -71,7 +72,7 @@ impl<D: Disk> Log<D> {
             return Err(self.poison("rename", &temporary, source));
         }
         self.sync_dir()?;
-        self.next_lsn = new.next_lsn;
+        (self.start_lsn, self.next_lsn) = (self.next_lsn, new.next_lsn);
         (self.committed_lsn, self.synced_lsn) = (new.next_lsn - 1, new.next_lsn - 1);
         let mut old: Vec<_> =
             self.sealed.drain(..).map(|file| file.name()).filter(|old| *old != name).collect();
@@ -112,11 +113,18 @@ impl<D: Disk> Log<D> {
 }
 
 impl<F: DiskFile> Writer<F> {
-    fn begin(file: F, header: FileHeader, next_lsn: u64) -> io::Result<Self> {
+    fn begin(file: F, header: FileHeader, first_lsn: u64) -> io::Result<Self> {
         file.allocate(FILE_HEADER_BYTES as u64)?;
         file.write_at(&header.encode(), 0)?;
         let end = FILE_HEADER_BYTES as u64;
-        Ok(Self { file, nonce: header.nonce, pending: Pending::default(), end, next_lsn })
+        Ok(Self {
+            file,
+            nonce: header.nonce,
+            pending: Pending::default(),
+            end,
+            first_lsn,
+            next_lsn: first_lsn,
+        })
     }
 
     fn push(&mut self, record: &[u8]) -> io::Result<()> {
@@ -146,7 +154,7 @@ impl<F: DiskFile> Writer<F> {
         // Space first: a file system that finds out at the sync would make a full disk look like a broken
         // one.
         self.file.allocate(end)?;
-        self.file.write_at(self.pending.seal(0, durable_lsn, flags), offset)?;
+        self.file.write_at(self.pending.seal(0, durable_lsn, self.first_lsn, flags), offset)?;
         self.end = end;
         self.pending.clear();
         Ok(())

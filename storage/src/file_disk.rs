@@ -21,6 +21,18 @@ pub struct FileDisk {
     dir: File,
 }
 
+/// Holds the lock of a directory until it is dropped or the process ends.
+#[derive(Debug)]
+pub struct FileLock(File);
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // Closing would do if no child process were just being started: until it runs its program, it holds a copy.
+        // It cannot fail with this file, and would leave it to the closing.
+        let _ = self.0.unlock();
+    }
+}
+
 impl FileDisk {
     /// Opens the directory, making it and its parents where they are missing.
     ///
@@ -40,10 +52,9 @@ impl FileDisk {
 
 impl Disk for FileDisk {
     type File = File;
-    /// The lock file; the operating system gives the lock back when it is closed or the process ends.
-    type Lock = File;
+    type Lock = FileLock;
 
-    fn lock(&self) -> Result<File, LockError> {
+    fn lock(&self) -> Result<FileLock, LockError> {
         let path = self.path.join(LOCK);
         let failed = |source| LockError::Io { file: path.clone(), source };
         let mut file = OpenOptions::new()
@@ -66,7 +77,7 @@ impl Disk for FileDisk {
             .and_then(|()| writeln!(file, "{}", std::process::id()));
         match written {
             Err(source) if !is_no_space(&source) => Err(failed(source)),
-            _ => Ok(file),
+            _ => Ok(FileLock(file)),
         }
     }
 

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! file    = segment header (64) , group* , zeros up to the preallocated size
-//! group   = group header (48) , record* , zeros up to a multiple of 8
+//! group   = group header (56) , record* , zeros up to a multiple of 8
 //! record  = crc u32 , length u32 , payload
 //!
 //! segment header:  0 magic "POSTRLOG"   8 version u16  10 kind u8 (1 segment, 2 checkpoint)  11 zeros
 //!                 16 id u64            24 nonce u64    32 zeros                              60 crc u32 of 0..60
 //! group header:    0 nonce u64          8 offset u64 of this header in the file  16 first LSN u64
-//!                 24 durable LSN u64   32 body length u32 (records, without the zeros after them)
-//!                 36 record count u32  40 flags u32 (1 = end of checkpoint)      44 crc u32 of 0..44
+//!                 24 durable LSN u64   32 start LSN u64   40 body length u32 (without the zeros after it)
+//!                 44 record count u32  48 flags u32 (1 = end of checkpoint)      52 crc u32 of 0..52
 //! ```
 //!
 //! Every version keeps magic, version and the header's length and CRC where they are. The nonce is random,
@@ -21,7 +21,7 @@ use crc32fast::Hasher;
 
 pub(crate) const VERSION: u16 = 1;
 pub(crate) const FILE_HEADER_BYTES: usize = 64;
-pub(crate) const GROUP_HEADER_BYTES: usize = 48;
+pub(crate) const GROUP_HEADER_BYTES: usize = 56;
 pub(crate) const RECORD_HEADER_BYTES: usize = 8;
 /// Groups start at multiples of this.
 pub(crate) const ALIGN_BYTES: u64 = 8;
@@ -105,6 +105,9 @@ pub(crate) struct GroupHeader {
     pub(crate) first_lsn: u64,
     /// Everything up to this record was synced before this group was written.
     pub(crate) durable_lsn: u64,
+    /// Everything below this record was given up before this group was written; this record and all later ones
+    /// were still in the log.
+    pub(crate) start_lsn: u64,
     pub(crate) body_bytes: u32,
     pub(crate) count: u32,
     pub(crate) flags: u32,
@@ -117,11 +120,12 @@ impl GroupHeader {
         bytes[8..16].copy_from_slice(&self.offset.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.first_lsn.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.durable_lsn.to_le_bytes());
-        bytes[32..36].copy_from_slice(&self.body_bytes.to_le_bytes());
-        bytes[36..40].copy_from_slice(&self.count.to_le_bytes());
-        bytes[40..44].copy_from_slice(&self.flags.to_le_bytes());
-        let crc = crc32fast::hash(&bytes[..44]);
-        bytes[44..].copy_from_slice(&crc.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.start_lsn.to_le_bytes());
+        bytes[40..44].copy_from_slice(&self.body_bytes.to_le_bytes());
+        bytes[44..48].copy_from_slice(&self.count.to_le_bytes());
+        bytes[48..52].copy_from_slice(&self.flags.to_le_bytes());
+        let crc = crc32fast::hash(&bytes[..52]);
+        bytes[52..].copy_from_slice(&crc.to_le_bytes());
         bytes
     }
 
@@ -133,23 +137,24 @@ impl GroupHeader {
         if u64_at(bytes, 0) != nonce {
             return Err("no group of this file starts here");
         }
-        if crc32fast::hash(&bytes[..44]) != u32_at(bytes, 44) {
+        if crc32fast::hash(&bytes[..52]) != u32_at(bytes, 52) {
             return Err("a group header's checksum does not match");
         }
         if u64_at(bytes, 8) != offset {
             return Err("a group header belongs to another place");
         }
-        let (first_lsn, durable_lsn) = (u64_at(bytes, 16), u64_at(bytes, 24));
-        if durable_lsn >= first_lsn || first_lsn > LSN_MAX {
+        let (first_lsn, durable_lsn, start_lsn) = (u64_at(bytes, 16), u64_at(bytes, 24), u64_at(bytes, 32));
+        if durable_lsn >= first_lsn || first_lsn > LSN_MAX || start_lsn > first_lsn {
             return Err("a group header's record numbers make no sense");
         }
         Ok(Self {
             offset,
             first_lsn,
             durable_lsn,
-            body_bytes: u32_at(bytes, 32),
-            count: u32_at(bytes, 36),
-            flags: u32_at(bytes, 40),
+            start_lsn,
+            body_bytes: u32_at(bytes, 40),
+            count: u32_at(bytes, 44),
+            flags: u32_at(bytes, 48),
         })
     }
 

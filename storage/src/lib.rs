@@ -46,6 +46,12 @@
 //! cannot imitate a group. Preallocated space is zeros, and zeros are no group. What is cut is truncated, not
 //! left to be found later.
 //!
+//! # Missing files
+//!
+//! A hole in the names is damage. So that a missing oldest file is told from dropped records, every group also names
+//! the first record that is still needed: dropping first makes a group durable that says so, then removes. If the
+//! oldest record on disk is a later one, opening refuses.
+//!
 //! # Failing syncs
 //!
 //! After a failed sync the operating system may hold for written what is not. So a failed write or sync
@@ -73,6 +79,6 @@ pub mod sim;
 pub use committer::{CommitEvent, Committer};
 pub use disk::{Disk, DiskFile, LockError};
 pub use error::{LogError, OpenError};
-pub use file_disk::FileDisk;
+pub use file_disk::{FileDisk, FileLock};
 pub use log::{Durability, Log, LogConfig, Lsn};
 pub use recover::TornTail;

@@ -18,6 +18,8 @@ use crate::segment::{Sealed, Segment, TEMPORARY};
 
 /// Least and most `segment_bytes`.
 const SEGMENT_BYTES_RANGE: (u64, u64) = (4096, 1 << 30);
+/// Kept free at the end of every segment: room for an empty group.
+const MARKER_BYTES: u64 = GROUP_HEADER_BYTES as u64;
 /// Least and most `record_bytes_max`.
 const RECORD_BYTES_RANGE: (u64, u64) = (1, 1 << 30);
 
@@ -70,11 +72,15 @@ pub struct Log<D: Disk = FileDisk> {
     pub(crate) sealed: VecDeque<Sealed>,
     pub(crate) tail: VecDeque<Segment<D::File>>,
     pub(crate) pending: Pending,
+    /// Number of the first record that is still needed; every group names it.
+    pub(crate) start_lsn: u64,
     pub(crate) next_lsn: u64,
     /// What `commit` vouches for.
     pub(crate) committed_lsn: u64,
     /// What is synced; less than `committed_lsn` only with `Durability::Process`.
     pub(crate) synced_lsn: u64,
+    /// The current segment was written to since its last sync.
+    is_dirty: bool,
     is_full: bool,
     poisoned: Option<String>,
     torn: Option<TornTail>,
@@ -105,7 +111,7 @@ impl<D: Disk> Log<D> {
             LockError::Locked { pid } => OpenError::Locked { dir: disk.path(""), pid },
             LockError::Io { file, source } => OpenError::Io { action: "lock", file, source },
         })?;
-        let Recovered { sealed, tail, next_lsn, torn } = recover(&disk, config.segment_bytes)?;
+        let Recovered { sealed, tail, start_lsn, next_lsn, torn } = recover(&disk, config.segment_bytes)?;
         let mut log = Self {
             disk,
             config,
@@ -113,17 +119,21 @@ impl<D: Disk> Log<D> {
             sealed,
             tail,
             pending: Pending::default(),
+            start_lsn,
             next_lsn,
             committed_lsn: next_lsn - 1,
             synced_lsn: next_lsn - 1,
+            is_dirty: false,
             is_full: false,
             poisoned: None,
             torn,
             planted_skip_sync: false,
         };
-        log.ensure_spare().map_err(|error| match error {
+        // The dropping may have been cut short.
+        let finished = log.ensure_spare().and_then(|()| log.drop_before(Lsn(start_lsn)));
+        finished.map_err(|error| match error {
             LogError::Io { action, file, source } => OpenError::Io { action, file, source },
-            other => unreachable!("making a segment fails with an I/O error only, not {other}"),
+            other => unreachable!("making and removing files fails with an I/O error only, not {other}"),
         })?;
         Ok(log)
     }
@@ -148,7 +158,8 @@ impl<D: Disk> Log<D> {
             return Err(LogError::TooLarge { bytes: record.len(), bytes_max: self.config.record_bytes_max });
         }
         let fits = self.pending.last().is_some_and(|group| {
-            group.count < u32::MAX && group.end_with(record.len()) <= self.tail[group.tail_index].capacity
+            group.count < u32::MAX
+                && group.end_with(record.len()) + MARKER_BYTES <= self.tail[group.tail_index].capacity
         });
         if !fits {
             self.begin_group(record.len())?;
@@ -173,25 +184,38 @@ impl<D: Disk> Log<D> {
         Ok(committed)
     }
 
-    /// Removes the segments whose records are all below `lsn`. The newest records stay, however low.
+    /// Removes the segments whose records are all below `lsn`. The newest records stay, however low. Commits what
+    /// was appended. With less space left than a note of it needs, nothing is removed until there is more.
     ///
     /// # Errors
     /// A failure poisons the log.
     pub fn drop_before(&mut self, lsn: Lsn) -> Result<(), LogError> {
         self.check_poison()?;
-        while let Some(oldest) = self.sealed.front()
-            && oldest.next_lsn <= lsn.0
-            && (self.sealed.len() > 1 || self.tail.front().is_some_and(|current| !current.is_empty()))
-        {
-            let name = oldest.name();
-            // One after the other, oldest first: the files on disk are without a hole at any time. And what
-            // remains is synced, so that the record numbers go on after any crash.
-            if self.sealed.len() == 1 {
-                self.sync_current()?;
+        let mut removable = self.sealed.iter().take_while(|file| file.next_lsn <= lsn.0).count();
+        if removable == self.sealed.len() && self.tail.front().is_none_or(Segment::is_empty) {
+            // These are the newest.
+            removable = removable.saturating_sub(1);
+        }
+        if removable == 0 {
+            return Ok(());
+        }
+        let start_lsn = self.sealed[removable - 1].next_lsn;
+        // What stays must be durable, so that the numbers go on from it.
+        self.sync_current()?;
+        if start_lsn > self.start_lsn {
+            // First a group that says so is durable: without it, missing files are damage.
+            let before = std::mem::replace(&mut self.start_lsn, start_lsn);
+            if !self.write_marker()? {
+                self.start_lsn = before;
+                return Ok(());
             }
+        }
+        for _ in 0..removable {
+            let name = self.sealed.front().expect("counted above").name();
             if let Err(source) = self.disk.remove(&name) {
                 return Err(self.poison("remove", &name, source));
             }
+            // One after the other, oldest first: the names on disk are without a hole at any time.
             self.sync_dir()?;
             self.sealed.pop_front();
         }
@@ -235,14 +259,8 @@ impl<D: Disk> Log<D> {
     pub fn close(mut self) -> Result<(), LogError> {
         self.commit_pending()?;
         self.sync_current()?;
-        let marker_bytes = group_bytes(0);
-        if let Some(current) = self.tail.front()
-            && !current.is_empty()
-            && current.end + marker_bytes <= current.capacity
-        {
-            self.pending.begin(0, current.nonce, current.end, self.next_lsn);
-            self.commit_pending()?;
-            self.sync_current()?;
+        if self.tail.front().is_some_and(|current| !current.is_empty()) {
+            self.write_marker()?;
         }
         Ok(())
     }
@@ -266,6 +284,23 @@ impl<D: Disk> Log<D> {
         Ok(Lsn(self.committed_lsn))
     }
 
+    /// Commits, then writes a group without records and syncs it; returns whether there was room for it.
+    fn write_marker(&mut self) -> Result<bool, LogError> {
+        self.commit_pending()?;
+        self.sync_current()?;
+        let start = FILE_HEADER_BYTES as u64;
+        match (self.tail.front(), self.tail.get(1)) {
+            (Some(current), _) if current.end + MARKER_BYTES <= current.capacity => {
+                self.pending.begin(0, current.nonce, current.end, self.next_lsn);
+            }
+            (_, Some(spare)) => self.pending.begin(1, spare.nonce, start, self.next_lsn),
+            _ => return Ok(false),
+        }
+        self.commit_pending()?;
+        self.sync_current()?;
+        Ok(true)
+    }
+
     fn write_groups(&mut self, pending: &mut Pending) -> Result<(), LogError> {
         let mut rotations = 0;
         for index in 0..pending.groups().len() {
@@ -276,19 +311,20 @@ impl<D: Disk> Log<D> {
                 self.rotate()?;
                 rotations += 1;
             }
-            let bytes = pending.seal(index, self.synced_lsn, 0);
+            let bytes = pending.seal(index, self.synced_lsn, self.start_lsn, 0);
             let current = self.tail.front_mut().expect("appending found a place in it");
             if let Err(source) = current.file.write_at(bytes, offset) {
                 let name = current.name();
                 return Err(self.poison("write", &name, source));
             }
             current.end = end;
+            self.is_dirty = true;
             self.committed_lsn = next_lsn - 1;
         }
         match self.config.durability {
             Durability::Power if !self.planted_skip_sync => self.sync_current(),
             Durability::Power => {
-                self.synced_lsn = self.committed_lsn;
+                (self.is_dirty, self.synced_lsn) = (false, self.committed_lsn);
                 Ok(())
             }
             Durability::Process => Ok(()),
@@ -312,13 +348,14 @@ impl<D: Disk> Log<D> {
     }
 
     pub(crate) fn sync_current(&mut self) -> Result<(), LogError> {
-        if self.synced_lsn < self.committed_lsn
+        if self.is_dirty
             && let Some(current) = self.tail.front()
         {
             if let Err(source) = current.file.sync() {
                 let name = current.name();
                 return Err(self.poison("sync", &name, source));
             }
+            self.is_dirty = false;
             self.synced_lsn = self.committed_lsn;
         }
         Ok(())
@@ -336,17 +373,18 @@ impl<D: Disk> Log<D> {
             Some(group) => (group.tail_index + 1, start),
             None => (0, self.tail.front().map_or(start, |current| current.end)),
         };
-        let has_room = |segment: &Segment<D::File>, offset| offset + need <= segment.capacity;
+        let has_room = |segment: &Segment<D::File>, offset| offset + need + MARKER_BYTES <= segment.capacity;
         if offset > start && !self.tail.front().is_some_and(|current| has_room(current, offset)) {
             (index, offset) = (1, start);
         }
         if !self.tail.get(index).is_some_and(|segment| has_room(segment, offset))
-            && !self.make_room(index, start + need)?
+            && !self.make_room(index, start + need + MARKER_BYTES)?
         {
             let left_bytes = match self.pending.last() {
                 Some(group) => self.tail[group.tail_index].capacity - group.end(),
                 None => self.tail.front().map_or(0, |current| current.capacity - current.end),
             };
+            let left_bytes = left_bytes.saturating_sub(MARKER_BYTES);
             return Err(LogError::Full { record_bytes: payload_bytes, left_bytes });
         }
         self.pending.begin(index, self.tail[index].nonce, offset, self.next_lsn);

@@ -82,13 +82,14 @@ impl Pending {
     }
 
     /// Returns a group's bytes, its header now complete.
-    pub(crate) fn seal(&mut self, index: usize, durable_lsn: u64, flags: u32) -> &[u8] {
+    pub(crate) fn seal(&mut self, index: usize, durable_lsn: u64, start_lsn: u64, flags: u32) -> &[u8] {
         self.pad();
         let group = &self.groups[index];
         let header = GroupHeader {
             offset: group.offset,
             first_lsn: group.first_lsn,
             durable_lsn,
+            start_lsn,
             body_bytes: u32::try_from(group.body_bytes).expect("segments are far below 4 GiB"),
             count: group.count,
             flags,

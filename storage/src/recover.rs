@@ -35,6 +35,8 @@ pub(crate) struct Recovered<F> {
     pub(crate) sealed: VecDeque<Sealed>,
     /// First the segment that is written to, then empty ones.
     pub(crate) tail: VecDeque<Segment<F>>,
+    /// Number of the first record that is still needed.
+    pub(crate) start_lsn: u64,
     pub(crate) next_lsn: u64,
     pub(crate) torn: Option<TornTail>,
 }
@@ -97,6 +99,9 @@ struct Checked<F> {
 struct Check<F> {
     checkpoint: Option<Sealed>,
     segments: Vec<Checked<F>>,
+    /// The oldest file with records, and its first one.
+    first: Option<(PathBuf, u64)>,
+    start_lsn: u64,
     next_lsn: Option<u64>,
     /// Where the log ends, once a segment without records or with a bad place was met.
     ended: Option<(PathBuf, Bad)>,
@@ -105,8 +110,15 @@ struct Check<F> {
 
 impl<F: DiskFile> Check<F> {
     fn run<D: Disk<File = F>>(disk: &D, listing: &Listing) -> Result<Self, OpenError> {
-        let mut check =
-            Self { checkpoint: None, segments: Vec::new(), next_lsn: None, ended: None, torn: None };
+        let mut check = Self {
+            checkpoint: None,
+            segments: Vec::new(),
+            first: None,
+            start_lsn: 1,
+            next_lsn: None,
+            ended: None,
+            torn: None,
+        };
         if let Some(id) = listing.checkpoint {
             check.checkpoint(disk, id)?;
         }
@@ -124,7 +136,19 @@ impl<F: DiskFile> Check<F> {
             check.segment(disk, id)?;
             previous = Some(id);
         }
-        Ok(check)
+        match &check.first {
+            Some((file, first_lsn)) if *first_lsn > check.start_lsn => {
+                Err(corrupt(file.clone(), 0, "records before this file are missing, its groups say"))
+            }
+            _ => Ok(check),
+        }
+    }
+
+    fn note(&mut self, file: PathBuf, scan: &Scan) {
+        self.start_lsn = self.start_lsn.max(scan.start_lsn);
+        if let (None, Some(first_lsn)) = (&self.first, scan.first_lsn) {
+            self.first = Some((file, first_lsn));
+        }
     }
 
     fn checkpoint<D: Disk<File = F>>(&mut self, disk: &D, id: u64) -> Result<(), OpenError> {
@@ -138,6 +162,7 @@ impl<F: DiskFile> Check<F> {
         let (Some(next_lsn), true) = (scan.next_lsn, scan.is_ended_checkpoint) else {
             return Err(corrupt(disk.path(&file), scan.end, "the checkpoint has no end"));
         };
+        self.note(disk.path(&file), &scan);
         self.next_lsn = Some(next_lsn);
         let capacity = window.len();
         self.checkpoint =
@@ -177,6 +202,7 @@ impl<F: DiskFile> Check<F> {
             let bad = scan.bad.take().unwrap_or(Bad { offset: scan.end, what });
             self.ended = Some((disk.path(&file), bad));
         }
+        self.note(disk.path(&file), &scan);
         self.next_lsn = Some(next_lsn);
         let len = window.len();
         self.segments.push(Checked { id, nonce, file: window.into_file(), len, scan });
@@ -233,7 +259,8 @@ fn repair<D: Disk>(
             next_lsn: segment.scan.next_lsn.expect("the check refuses a log without a number to go on from"),
         });
     }
-    Ok(Recovered { sealed, tail, next_lsn: check.next_lsn.unwrap_or(1), torn: check.torn })
+    let start_lsn = check.start_lsn;
+    Ok(Recovered { sealed, tail, start_lsn, next_lsn: check.next_lsn.unwrap_or(1), torn: check.torn })
 }
 
 fn repair_segment<F: DiskFile>(segment: Checked<F>, segment_bytes: u64) -> io::Result<Segment<F>> {

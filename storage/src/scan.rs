@@ -133,6 +133,10 @@ pub(crate) fn read_group<F: DiskFile>(
 /// What a file holds.
 #[derive(Debug)]
 pub(crate) struct Scan {
+    /// Number of the first record; `None` without any group.
+    pub(crate) first_lsn: Option<u64>,
+    /// The highest start that a group names; 0 without any group.
+    pub(crate) start_lsn: u64,
     /// Number after the last record; as expected without any group.
     pub(crate) next_lsn: Option<u64>,
     /// Where the good groups end.
@@ -161,6 +165,8 @@ pub(crate) fn scan<F: DiskFile>(
 ) -> io::Result<Scan> {
     let start = FILE_HEADER_BYTES as u64;
     let mut scan = Scan {
+        first_lsn: None,
+        start_lsn: 0,
         next_lsn: expected_lsn,
         end: start,
         content_end: start,
@@ -187,6 +193,8 @@ pub(crate) fn scan<F: DiskFile>(
         if group.durable_lsn + 1 == group.first_lsn {
             scan.unproven_from = scan.end;
         }
+        scan.first_lsn.get_or_insert(group.first_lsn);
+        scan.start_lsn = scan.start_lsn.max(group.start_lsn);
         scan.next_lsn = Some(group.first_lsn + u64::from(group.count));
         scan.end += group.stride();
         if group.flags & END_OF_CHECKPOINT != 0 {

@@ -1,16 +1,12 @@
 //! The writer thread: order, grouping, a full disk, failures, the end.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
-
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use crate::support::records;
 use bytes::Bytes;
 use storage::sim::SimDisk;
 use storage::{CommitEvent, Committer, Log, LogConfig, LogError};
-use support::records;
 use tempfile::tempdir;
 
 /// Longest that any of these waits; passing takes far less.

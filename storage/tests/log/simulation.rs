@@ -4,17 +4,13 @@
 //! A failing seed is printed and can be run alone: `STORAGE_SEED=7 cargo test -p postrider-storage --test
 //! simulation`; `STORAGE_SEEDS=100000` runs that many.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
-
 use std::collections::VecDeque;
 
+use crate::support::{Record, records};
 use bytes::Bytes;
 use fastrand::Rng;
 use storage::sim::SimDisk;
 use storage::{Durability, Log, LogConfig, LogError, Lsn};
-use support::{Record, records};
 
 const SEEDS: u64 = 3000;
 const STEPS: u32 = 60;

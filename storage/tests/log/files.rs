@@ -1,66 +1,17 @@
 //! The log on real files.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
-
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
+use crate::support::{
+    commit_each, config, content, expected, file_names, open, read_all, records, used, write_all,
+};
 use bytes::Bytes;
 use storage::{Durability, Log, LogConfig, LogError, Lsn, OpenError};
-use support::{Record, records};
-use tempfile::{TempDir, tempdir};
+use tempfile::tempdir;
 
 const FIRST: &str = "00000000000000000001.seg";
-
-/// Small segments, so that a few records fill them.
-fn config() -> LogConfig {
-    LogConfig { segment_bytes: 4096, record_bytes_max: 64 * 1024, ..LogConfig::default() }
-}
-
-fn open(dir: &TempDir) -> Log {
-    Log::open(dir.path(), config()).unwrap()
-}
-
-fn commit_each(log: &mut Log, numbers: impl Iterator<Item = u64>, length: usize) {
-    for number in numbers {
-        assert_eq!(log.append(&content(number, length)).unwrap(), Lsn(number));
-        log.commit().unwrap();
-    }
-}
-
-fn content(number: u64, length: usize) -> Vec<u8> {
-    vec![number as u8; length]
-}
-
-fn expected(numbers: impl Iterator<Item = u64>, length: usize) -> Vec<Record> {
-    numbers.map(|number| (number, content(number, length))).collect()
-}
-
-fn file_names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
-fn read_all(dir: &Path) -> Vec<(String, Vec<u8>)> {
-    file_names(dir).into_iter().map(|name| (name.clone(), fs::read(dir.join(name)).unwrap())).collect()
-}
-
-fn write_all(dir: &Path, files: &[(String, Vec<u8>)]) {
-    for (name, bytes) in files {
-        fs::write(dir.join(name), bytes).unwrap();
-    }
-}
-
-/// Where the bytes that are not zero end.
-fn used(bytes: &[u8]) -> usize {
-    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
-}
+/// A group of one record of 500 bytes: header, record header, record, 4 bytes of padding.
+const GROUP: usize = 56 + 8 + 500 + 4;
 
 #[test]
 fn what_was_committed_is_there_after_reopening() {
@@ -165,7 +116,7 @@ fn any_flipped_bit_below_the_last_group_is_refused_with_its_file_and_place() {
     commit_each(&mut log, 1..=12, 500);
     drop(log);
     let good = read_all(dir.path());
-    let last_group_at = 64 + 4 * 560;
+    let last_group_at = 64 + 4 * GROUP;
     for (name, bytes) in good.iter().filter(|(name, _)| name != "LOCK") {
         let is_current = name.starts_with("00000000000000000002");
         for at in (0..used(bytes)).step_by(7) {
@@ -175,11 +126,11 @@ fn any_flipped_bit_below_the_last_group_is_refused_with_its_file_and_place() {
             let mut bad = bytes.clone();
             bad[at] ^= 0x10;
             fs::write(dir.path().join(name), &bad).unwrap();
-            let padding = at >= 64 && (at - 64) % 560 >= 556;
+            let padding = at >= 64 && (at - 64) % GROUP >= GROUP - 4;
             match Log::open(dir.path(), config()) {
                 Err(OpenError::Corrupt { file, offset, .. }) => {
                     assert_eq!(file, dir.path().join(name));
-                    let group = if at < 64 { 0 } else { at - (at - 64) % 560 };
+                    let group = if at < 64 { 0 } else { at - (at - 64) % GROUP };
                     assert!((group..=at).contains(&(offset as usize)), "{name}: flipped {at}, told {offset}");
                 }
                 Ok(log) if padding => assert_eq!(records(&log), expected(1..=12, 500)),
@@ -201,8 +152,8 @@ fn after_a_clean_close_damage_to_the_last_record_is_refused_too() {
     log.close().unwrap();
     let path = dir.path().join(FIRST);
     let good = fs::read(&path).unwrap();
-    let last_group_at = 64 + 2 * 560;
-    for at in (last_group_at..last_group_at + 556).step_by(13) {
+    let last_group_at = 64 + 2 * GROUP;
+    for at in (last_group_at..last_group_at + GROUP - 4).step_by(13) {
         let mut bad = good.clone();
         bad[at] ^= 1;
         fs::write(&path, bad).unwrap();
@@ -224,8 +175,8 @@ fn a_file_cut_inside_the_last_group_loses_that_group_only_and_says_so() {
     drop(log);
     let path = dir.path().join(FIRST);
     let good = fs::read(&path).unwrap();
-    let last_group_at = 64 + 2 * 560;
-    for cut_at in (last_group_at + 1..last_group_at + 555).step_by(19) {
+    let last_group_at = 64 + 2 * GROUP;
+    for cut_at in (last_group_at + 1..last_group_at + GROUP - 5).step_by(19) {
         fs::write(&path, &good[..cut_at]).unwrap();
         let mut log = open(&dir);
         assert_eq!(records(&log), expected(1..=2, 500));
@@ -251,7 +202,7 @@ fn good_groups_behind_a_bad_one_are_damage_if_synced_and_a_torn_tail_if_not() {
         drop(log);
         let path = dir.path().join(FIRST);
         let mut bytes = fs::read(&path).unwrap();
-        bytes[64 + 560 + 60] ^= 1;
+        bytes[64 + GROUP + 70] ^= 1;
         fs::write(&path, bytes).unwrap();
         match (durability, Log::open(dir.path(), config)) {
             (Durability::Power, Err(OpenError::Corrupt { .. })) => {}
@@ -274,6 +225,34 @@ fn a_missing_segment_is_refused_with_its_name() {
             assert_eq!((file, what.as_str()), (missing, "the file is missing, later ones exist"));
         }
         other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_missing_oldest_file_is_refused_be_it_a_segment_or_a_checkpoint() {
+    for is_checkpoint in [false, true] {
+        let dir = tempdir().unwrap();
+        let mut log = open(&dir);
+        commit_each(&mut log, 1..=30, 500);
+        if is_checkpoint {
+            log.checkpoint([Bytes::from_static(b"state")].into_iter()).unwrap();
+            log.append(b"after").unwrap();
+            log.commit().unwrap();
+        } else {
+            log.drop_before(Lsn(12)).unwrap();
+        }
+        drop(log);
+        fs::remove_file(dir.path().join(&file_names(dir.path())[0])).unwrap();
+        let oldest = dir.path().join(&file_names(dir.path())[0]);
+        match Log::open(dir.path(), config()).unwrap_err() {
+            OpenError::Corrupt { file, what, .. } => {
+                assert_eq!(
+                    (file, what.as_str()),
+                    (oldest, "records before this file are missing, its groups say")
+                );
+            }
+            other => panic!("{other}"),
+        }
     }
 }
 
@@ -366,7 +345,7 @@ fn a_quota_makes_the_log_full_with_a_reserve_and_dropping_ends_that() {
     };
     assert!(number - reserve_from >= 6, "a segment of 7 records is the reserve, {}", number - reserve_from);
     assert!(
-        matches!(refused, LogError::Full { record_bytes: 500, left_bytes } if left_bytes < 560),
+        matches!(refused, LogError::Full { record_bytes: 500, left_bytes } if left_bytes < GROUP as u64),
         "{refused}"
     );
     log.append(b"tiny").unwrap();
@@ -378,102 +357,6 @@ fn a_quota_makes_the_log_full_with_a_reserve_and_dropping_ends_that() {
     log.append(&content(0, 500)).unwrap();
 }
 
-/// The files before and after a checkpoint, and what the log held.
-struct Checkpointed {
-    dir: TempDir,
-    before: Vec<(String, Vec<u8>)>,
-    after: Vec<(String, Vec<u8>)>,
-    old: Vec<Record>,
-    new: Vec<Record>,
-}
-
-fn checkpointed() -> Checkpointed {
-    let dir = tempdir().unwrap();
-    let mut log = open(&dir);
-    commit_each(&mut log, 1..=30, 500);
-    let (before, old) = (read_all(dir.path()), records(&log));
-    log.append(b"replaced without having been committed").unwrap();
-    log.checkpoint((0..5).map(|number: u8| Bytes::from(vec![number; 3000]))).unwrap();
-    let new: Vec<Record> = (0..5).map(|number| (32 + u64::from(number), vec![number; 3000])).collect();
-    assert_eq!((records(&log), log.next_lsn()), (new.clone(), Lsn(37)));
-    drop(log);
-    Checkpointed { before, after: read_all(dir.path()), old, new, dir }
-}
-
-fn restore(dir: &Path, files: impl Iterator<Item = (String, Vec<u8>)>) {
-    for name in file_names(dir) {
-        fs::remove_file(dir.join(name)).unwrap();
-    }
-    write_all(dir, &files.collect::<Vec<_>>());
-}
-
-#[test]
-fn a_checkpoint_replaces_everything_and_the_log_goes_on_after_it() {
-    let state = checkpointed();
-    let mut log = open(&state.dir);
-    assert_eq!(records(&log), state.new);
-    log.append(b"next").unwrap();
-    log.commit().unwrap();
-    drop(log);
-    let mut log = open(&state.dir);
-    let mut wanted = state.new;
-    wanted.push((37, b"next".to_vec()));
-    assert_eq!(records(&log), wanted);
-    log.checkpoint(std::iter::empty()).unwrap();
-    drop(log);
-    let log = open(&state.dir);
-    assert_eq!((records(&log), log.next_lsn()), (vec![], Lsn(38)));
-    assert_eq!(log.bytes(), 64 + 48 + 64, "an empty checkpoint and an empty segment");
-}
-
-#[test]
-fn a_checkpoint_that_was_not_renamed_leaves_the_old_records() {
-    let state = checkpointed();
-    let (name, bytes) = state.after.iter().find(|(name, _)| name.ends_with(".ckpt")).unwrap();
-    for length in [0, 10, 64, 3000, bytes.len()] {
-        let unfinished = (format!("{name}.tmp"), bytes[..length].to_vec());
-        restore(state.dir.path(), state.before.iter().cloned().chain([unfinished]));
-        assert_eq!(records(&open(&state.dir)), state.old);
-        assert!(!state.dir.path().join(format!("{name}.tmp")).exists());
-    }
-}
-
-#[test]
-fn a_checkpoint_whose_predecessors_were_not_all_removed_counts_alone() {
-    let state = checkpointed();
-    let after: Vec<_> = state.after.iter().map(|(name, _)| name.clone()).collect();
-    let removed: Vec<_> = state.before.iter().filter(|(name, _)| !after.contains(name)).cloned().collect();
-    assert!(removed.len() >= 4);
-    for left in 0..removed.len() {
-        let leftovers = removed.iter().enumerate().filter(|(index, _)| *index >= left || index % 2 == 0);
-        restore(state.dir.path(), state.after.iter().cloned().chain(leftovers.map(|(_, file)| file.clone())));
-        assert_eq!(records(&open(&state.dir)), state.new);
-        assert_eq!(file_names(state.dir.path()), after);
-    }
-}
-
-#[test]
-fn a_damaged_checkpoint_is_refused_and_nothing_is_removed() {
-    let state = checkpointed();
-    let (name, bytes) = state.after.iter().find(|(name, _)| name.ends_with(".ckpt")).unwrap();
-    let flipped = |at: usize| {
-        let mut bad = bytes.clone();
-        bad[at] ^= 1;
-        bad
-    };
-    let no_end = bytes[..bytes.len() - 48].to_vec();
-    for bad in [flipped(20), flipped(70), flipped(3000), flipped(bytes.len() - 1), no_end, vec![]] {
-        restore(state.dir.path(), state.before.iter().cloned().chain([(name.clone(), bad)]));
-        let files = read_all(state.dir.path());
-        let error = Log::open(state.dir.path(), config()).unwrap_err();
-        assert!(matches!(&error, OpenError::Corrupt { file, .. } if file.ends_with(name)), "{error}");
-        let without_lock = |files: Vec<(String, Vec<u8>)>| -> Vec<_> {
-            files.into_iter().filter(|(name, _)| name != "LOCK").collect()
-        };
-        assert_eq!(without_lock(read_all(state.dir.path())), without_lock(files));
-    }
-}
-
 #[test]
 fn damage_that_happens_while_the_log_is_open_is_told_by_the_replay() {
     let dir = tempdir().unwrap();
@@ -481,66 +364,13 @@ fn damage_that_happens_while_the_log_is_open_is_told_by_the_replay() {
     commit_each(&mut log, 1..=3, 500);
     let path = dir.path().join(FIRST);
     let mut bytes = fs::read(&path).unwrap();
-    bytes[64 + 560 + 100] ^= 1;
+    bytes[64 + GROUP + 100] ^= 1;
     fs::write(&path, bytes).unwrap();
     let mut replay = log.replay().unwrap();
     assert!(replay.next().unwrap().is_ok());
     match replay.next().unwrap().unwrap_err() {
-        LogError::Corrupt { file, offset, .. } => assert_eq!((file, offset), (path, 64 + 560 + 48)),
+        LogError::Corrupt { file, offset, .. } => assert_eq!((file, offset), (path, 64 + GROUP as u64 + 56)),
         other => panic!("{other}"),
     }
     assert!(replay.next().is_none());
-}
-
-const CHILD_DIR: &str = "STORAGE_TEST_CHILD_DIR";
-
-/// Not a test of its own: the process that the next one kills.
-#[test]
-fn child_that_commits_until_it_is_killed() {
-    let Ok(dir) = std::env::var(CHILD_DIR) else { return };
-    let config = LogConfig { durability: Durability::Process, ..config() };
-    let mut log = Log::open(&PathBuf::from(dir), config).unwrap();
-    let mut out = std::io::stdout().lock();
-    loop {
-        for _ in 0..3 {
-            let number = log.next_lsn().0;
-            log.append(&content(number, 300)).unwrap();
-        }
-        writeln!(out, "committed {}", log.commit().unwrap().0).unwrap();
-    }
-}
-
-#[test]
-fn a_killed_process_loses_nothing_that_it_committed() {
-    let dir = tempdir().unwrap();
-    let mut committed = 0;
-    for round in 1..=5 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child_that_commits_until_it_is_killed", "--nocapture"])
-            .env(CHILD_DIR, dir.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut see = |line: String| {
-            if let Some(number) = line.split("committed ").nth(1) {
-                committed = number.parse().unwrap();
-            }
-        };
-        for line in lines.by_ref().take(20 * round) {
-            see(line.unwrap());
-        }
-        child.kill().unwrap();
-        // What it said before it died counts too; the last line may be cut.
-        let rest: Vec<_> = lines.map_while(Result::ok).collect();
-        rest.into_iter().rev().skip(1).take(1).for_each(&mut see);
-        child.wait().unwrap();
-        let found = records(&open(&dir));
-        assert!(
-            found.len() as u64 >= committed && committed > 0,
-            "{committed} committed, {} found",
-            found.len()
-        );
-        assert_eq!(found, expected(1..=found.len() as u64, 300));
-    }
 }

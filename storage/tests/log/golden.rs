@@ -1,18 +1,14 @@
 //! The bytes on disk, held against files that were written once and are kept: what version 1 wrote must be
 //! read for ever, and what is written must not change without a new version.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
-
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::support::{Record, records};
 use bytes::Bytes;
 use storage::sim::{SimDisk, SimFile, SimLock};
 use storage::{Disk, LockError, Log, LogConfig, Lsn};
-use support::{Record, records};
 use tempfile::tempdir;
 
 /// In each file's nonce, so that the bytes are always the same.
@@ -154,10 +150,11 @@ fn a_segment_is_laid_out_as_described() {
     let group = 64;
     assert_eq!((u64_at(group), u64_at(group + 8)), (NONCE + 3, 64), "nonce and its own offset");
     assert_eq!((u64_at(group + 16), u64_at(group + 24)), (7, 6), "first and durable number");
-    assert_eq!((u32_at(group + 32), u32_at(group + 36), u32_at(group + 40)), (8 + 15 + 8 + 11, 2, 0));
-    assert_eq!(u32_at(group + 44), crc32fast::hash(&bytes[group..group + 44]));
+    assert_eq!(u64_at(group + 32), 4, "first number that is still needed: the checkpoint's");
+    assert_eq!((u32_at(group + 40), u32_at(group + 44), u32_at(group + 48)), (8 + 15 + 8 + 11, 2, 0));
+    assert_eq!(u32_at(group + 52), crc32fast::hash(&bytes[group..group + 52]));
 
-    let record = group + 48;
+    let record = group + 56;
     assert_eq!(u32_at(record + 4), 15);
     assert_eq!(&bytes[record + 8..record + 23], b"a longer group:");
     let seed = (NONCE + 3) ^ 7;
@@ -165,8 +162,8 @@ fn a_segment_is_laid_out_as_described() {
     crc.update(&bytes[record + 4..record + 23]);
     assert_eq!(u32_at(record), crc.finalize());
 
-    let marker = group + 96;
+    let marker = group + 104;
     assert_eq!((u64_at(marker), u64_at(marker + 16), u64_at(marker + 24)), (NONCE + 3, 9, 8));
-    assert_eq!((u32_at(marker + 32), u32_at(marker + 36)), (0, 0), "the empty group of an orderly end");
-    assert!(bytes[marker + 48..].iter().all(|byte| *byte == 0));
+    assert_eq!((u32_at(marker + 40), u32_at(marker + 44)), (0, 0), "the empty group of an orderly end");
+    assert!(bytes[marker + 56..].iter().all(|byte| *byte == 0));
 }

@@ -1,0 +1,12 @@
+//! The log, as its users see it.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod checkpoints;
+mod committer;
+mod damage;
+mod files;
+mod golden;
+mod kill;
+mod simulation;
+mod support;
