@@ -204,11 +204,19 @@ impl Properties {
         let mut words = words.iter();
         while let Some(word) = words.next() {
             if let Some((name, value)) = word.split_once('=') {
-                properties.add_user(if side == Side::Publisher { "publish" } else { "subscribe" }, name, value)?;
+                properties.add_user(
+                    if side == Side::Publisher { "publish" } else { "subscribe" },
+                    name,
+                    value,
+                )?;
                 continue;
             }
             let mut next = |what: &str| {
-                words.next().with_context(|| format!("-D {word}: {what} is missing; expected NAME=VALUE or PACKET PROPERTY [NAME] VALUE"))
+                words.next().with_context(|| {
+                    format!(
+                        "-D {word}: {what} is missing; expected NAME=VALUE or PACKET PROPERTY [NAME] VALUE"
+                    )
+                })
             };
             let property = next("the property")?.clone();
             let value = next("the value")?.clone();
@@ -242,7 +250,9 @@ impl Properties {
             "response-topic" => publish.response_topic = Some(value.into()),
             "correlation-data" => publish.correlation_data = Some(value.as_bytes().to_vec().into()),
             "message-expiry-interval" => {
-                let seconds = value.parse().with_context(|| format!("message-expiry-interval {value:?} is no number of seconds"))?;
+                let seconds = value
+                    .parse()
+                    .with_context(|| format!("message-expiry-interval {value:?} is no number of seconds"))?;
                 publish.message_expiry_interval_s = Some(seconds);
             }
             "payload-format-indicator" => {
@@ -281,14 +291,16 @@ mod tests {
 
     #[test]
     fn properties_are_read_in_the_short_and_in_mosquittos_form() {
-        let words = ["a=b=c", "publish", "user-property", "x", "y", "publish", "message-expiry-interval", "60"];
+        let words =
+            ["a=b=c", "publish", "user-property", "x", "y", "publish", "message-expiry-interval", "60"];
         let properties = parse(&words, Side::Publisher).unwrap();
         assert_eq!(
             properties.publish.user_properties,
             [("a".into(), "b=c".into()), ("x".into(), "y".into())]
         );
         assert_eq!(properties.publish.message_expiry_interval_s, Some(60));
-        let properties = parse(&["im-from-seq=1", "connect", "user-property", "im-net", "lte"], Side::Subscriber).unwrap();
+        let properties =
+            parse(&["im-from-seq=1", "connect", "user-property", "im-net", "lte"], Side::Subscriber).unwrap();
         assert_eq!(properties.subscribe, [("im-from-seq".to_owned(), "1".to_owned())]);
         assert_eq!(properties.connect, [("im-net".to_owned(), "lte".to_owned())]);
     }

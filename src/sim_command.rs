@@ -89,9 +89,20 @@ pub(crate) async fn run(args: SimArgs) -> anyhow::Result<ExitCode> {
         Ok(plan) => plan,
         Err(error) => return Ok(misused(&error.to_string())),
     };
-    println!("{} trucks to {}, seed {}, {} times as fast", plan.len(), options.address, options.seed, options.speedup);
+    println!(
+        "{} trucks to {}, seed {}, {} times as fast",
+        plan.len(),
+        options.address,
+        options.seed,
+        options.speedup
+    );
     for truck in &plan {
-        println!("  {} drives {}, {:.1} km", truck.id, truck.route.name, truck.route.line.length_m() / 1000.0);
+        println!(
+            "  {} drives {}, {:.1} km",
+            truck.id,
+            truck.route.name,
+            truck.route.line.length_m() / 1000.0
+        );
     }
     let (progress, received) = mpsc::channel(fleet::PROGRESS_QUEUED);
     let shown = tokio::spawn(show(received, args.quiet));

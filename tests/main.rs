@@ -8,4 +8,5 @@ mod broker_process;
 mod conformance;
 mod e2e;
 mod raw_client;
+mod simulation;
 mod tidy;

@@ -27,7 +27,7 @@ pub(crate) struct DemoArgs {
     #[arg(long)]
     once: bool,
     /// Simulated seconds in a real one while trucks drive
-    #[arg(long, default_value_t = 20.0, value_name = "N")]
+    #[arg(long, default_value_t = 15.0, value_name = "N")]
     speedup: f64,
     /// Where all chance comes from
     #[arg(long, default_value_t = 7)]
@@ -46,7 +46,8 @@ const TRUCKS: u32 = 3;
 const PORT: u16 = 1883;
 
 pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
-    let dir = tempfile::Builder::new().prefix("postrider-demo-").tempdir().context("cannot make a directory")?;
+    let dir =
+        tempfile::Builder::new().prefix("postrider-demo-").tempdir().context("cannot make a directory")?;
     let broker = start_broker(dir.path())?;
     let address = broker.mqtt_addr().to_string();
 
@@ -136,7 +137,10 @@ fn bridge_config(address: &str, dir: &std::path::Path, plan: &[PlannedTruck]) ->
     let rule = |truck: &PlannedTruck| VehicleRule {
         devices: DevicePattern::Exactly(truck.id.to_string()),
         corridor: Some(Arc::new(truck.route.corridor())),
-        fence: Some(FenceRule { name: format!("the end of {}", truck.route.name), area: truck.arrival.clone() }),
+        fence: Some(FenceRule {
+            name: format!("the end of {}", truck.route.name),
+            area: truck.arrival.clone(),
+        }),
     };
     config.vehicles = plan.iter().map(rule).collect();
     config.commands = vec![CommandRule { name: "unlock".into(), ttl_s: bridge::config::COMMAND_TTL_S }];
@@ -145,8 +149,14 @@ fn bridge_config(address: &str, dir: &std::path::Path, plan: &[PlannedTruck]) ->
 
 fn introduce(broker: &RunningBroker, plan: &[PlannedTruck], speedup: f64) {
     let port = broker.mqtt_addr().port();
-    println!("postrider demo: a broker, a bridge and {} trucks on real roads of Helsinki, {speedup} times as fast", plan.len());
-    println!("(roads: OpenStreetMap contributors, ODbL 1.0)\n");
+    println!(
+        "postrider demo: a broker, a bridge and {} trucks on real roads of Helsinki, {speedup} times as fast",
+        plan.len()
+    );
+    println!("(roads: OpenStreetMap contributors, ODbL 1.0)");
+    println!(
+        "Each truck's clock starts in the past and meets ours when it arrives; until then alerts say how old they are.\n"
+    );
     for truck in plan {
         let km = truck.route.line.length_m() / 1000.0;
         let detour = if truck.detour.is_some() { ", and will leave it on the way" } else { "" };

@@ -84,7 +84,7 @@ impl Story {
     fn hear_position(&mut self, device: &str, fix: &Value) -> Vec<String> {
         let (Some(lat), Some(lon)) = (fix["lat"].as_f64(), fix["lon"].as_f64()) else { return Vec::new() };
         let speed_mps = fix["speed"].as_f64().unwrap_or(0.0);
-        if device == self.tanker && speed_mps > DRIVING_MPS && !self.done.contains(&Step::RefusedOnTheWay) {
+        if device == self.tanker && self.would_ask(speed_mps) {
             self.ask();
         }
         let due = self.seen.get(device).is_none_or(|at| at.elapsed().as_millis() >= SHOWN_EVERY_MS);
@@ -98,6 +98,14 @@ impl Story {
         vec![line(device, &format!("at {lat:.5} {lon:.5}, {:.0} km/h", speed_mps * 3.6))]
     }
 
+    /// Once too early, to see it refused; then when the truck has arrived and stands.
+    fn would_ask(&self, speed_mps: f64) -> bool {
+        if !self.done.contains(&Step::RefusedOnTheWay) && !self.done.contains(&Step::Arrived) {
+            return speed_mps > DRIVING_MPS;
+        }
+        self.done.contains(&Step::Arrived) && !self.done.contains(&Step::Unlocked) && speed_mps == 0.0
+    }
+
     /// Asks for the lock, one command at a time.
     fn ask(&mut self) {
         if self.asked == 0 {
@@ -108,7 +116,9 @@ impl Story {
 
     fn hear_dispatch(&mut self, message: &Incoming, post: &Value) -> Vec<String> {
         // What the dispatcher wrote itself is shown when it is written.
-        let (Some(kind), Some(text)) = (post["kind"].as_str(), post["text"].as_str()) else { return Vec::new() };
+        let (Some(kind), Some(text)) = (post["kind"].as_str(), post["text"].as_str()) else {
+            return Vec::new();
+        };
         let device = post["device"].as_str().unwrap_or_default();
         let status = post["command"]["status"].as_str().unwrap_or_default();
         match kind {
@@ -116,11 +126,10 @@ impl Story {
             "back_on_route" if device == self.wanderer && self.done.contains(&Step::LeftRoute) => {
                 self.finish(Step::BackOnRoute);
             }
-            "arrived" if device == self.tanker => {
-                self.finish(Step::Arrived);
-                self.ask();
+            "arrived" if device == self.tanker => self.finish(Step::Arrived),
+            "command_receipt" if device == self.tanker && status == "delivered" => {
+                self.finish(Step::Delivered)
             }
-            "command_receipt" if device == self.tanker && status == "delivered" => self.finish(Step::Delivered),
             "command_result" if device == self.tanker => self.hear_result(status),
             _ => {}
         }
@@ -133,8 +142,7 @@ impl Story {
         match status {
             "done" => self.finish(Step::Unlocked),
             "rejected" if !self.done.contains(&Step::Arrived) => self.finish(Step::RefusedOnTheWay),
-            // Inside the fence, and not yet standing: a dispatcher would ask again.
-            _ if self.done.contains(&Step::Arrived) => self.ask(),
+            // The next position of a standing truck asks again.
             _ => {}
         }
     }
