@@ -4,6 +4,7 @@
 
 mod checkpoints;
 mod committer;
+mod crash_points;
 mod damage;
 mod files;
 mod golden;
