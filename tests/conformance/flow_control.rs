@@ -3,10 +3,10 @@
 use std::num::{NonZeroU16, NonZeroU32};
 
 use protocol::ProtocolVersion::V5;
-use protocol::{Packet, QoS, ReasonCode};
+use protocol::{Packet, Publish, QoS, ReasonCode};
 
 use crate::broker_process::Broker;
-use crate::raw_client::{BOTH, RawClient, connect_packet, durable_connect, message};
+use crate::raw_client::{BOTH, RawClient, connect_packet, durable_connect, id, message};
 
 #[test]
 fn the_broker_sends_no_more_unacknowledged_messages_than_the_client_takes() {
@@ -90,21 +90,54 @@ fn a_client_that_sends_more_than_the_broker_takes_is_disconnected() {
     bystander.expect_no_message();
 }
 
+/// A publisher that lost its connection with two QoS 2 flows open, each past PUBREC, and their ids.
+fn publisher_with_two_open_flows(broker: &Broker) -> [protocol::PacketId; 2] {
+    let (mut publisher, _) = broker.durable("publisher", V5);
+    let ids = [1, 2].map(|_| publisher.send_publish(message("a", "x", QoS::ExactlyOnce)).expect("an id"));
+    for id in ids {
+        publisher.expect_pubrec(id);
+    }
+    publisher.lose();
+    ids
+}
+
 #[test]
-fn a_publish_sent_again_under_an_open_packet_id_counts_once() {
+fn flows_sent_again_after_a_reconnect_fit_the_receive_maximum() {
     let broker = Broker::start_configured("[mqtt]\nreceive_maximum = 2\n");
-    let mut client = broker.client("repeating", V5);
-    let first = client.send_publish(message("a", "x", QoS::ExactlyOnce)).expect("an id");
-    client.expect_pubrec(first);
-    let second = client.send_publish(message("a", "x", QoS::ExactlyOnce)).expect("an id");
-    client.expect_pubrec(second);
-    let mut again = message("a", "x", QoS::ExactlyOnce);
-    (again.packet_id, again.dup) = (Some(first), true);
-    client.send(&Packet::Publish(again));
-    client.expect_pubrec(first);
-    client.pubrel(first);
-    client.expect_pubcomp(first);
-    client.publish(message("a", "a place is free again", QoS::ExactlyOnce));
+    let ids = publisher_with_two_open_flows(&broker);
+    let (mut publisher, present) = broker.durable("publisher", V5);
+    assert!(present);
+    for id in ids {
+        let again = Publish { packet_id: Some(id), dup: true, ..message("a", "x", QoS::ExactlyOnce) };
+        publisher.send(&Packet::Publish(again));
+        publisher.expect_pubrec(id);
+    }
+    for id in ids {
+        publisher.pubrel(id);
+        publisher.expect_pubcomp(id);
+    }
+    publisher.publish(message("a", "places are free again", QoS::ExactlyOnce));
+}
+
+#[test]
+fn the_receive_maximum_begins_anew_with_each_connection() {
+    let broker = Broker::start_configured("[mqtt]\nreceive_maximum = 2\n");
+    let old = publisher_with_two_open_flows(&broker);
+    let (mut publisher, present) = broker.durable("publisher", V5);
+    assert!(present);
+    // Section 4.9: the quota is not preserved, and PUBREL needs none.
+    let new = [11, 12].map(id);
+    for id in new {
+        let publish = Publish { packet_id: Some(id), ..message("a", "new", QoS::ExactlyOnce) };
+        publisher.send(&Packet::Publish(publish));
+    }
+    for id in new {
+        publisher.expect_pubrec(id);
+    }
+    for id in old {
+        publisher.pubrel(id);
+        publisher.expect_pubcomp(id);
+    }
 }
 
 #[test]
