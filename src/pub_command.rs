@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
-use device_sdk::{Client, Event, Events, Message, Pending, Published, PublishProperties};
+use device_sdk::{Client, Event, Events, Message, Pending, PublishProperties, Published};
 use tokio::sync::mpsc;
 
 use crate::connection_args::{ConnectionArgs, Side, qos};
@@ -106,7 +106,11 @@ async fn send(
     Ok(())
 }
 
-async fn send_lines(args: &PubArgs, client: &Client, message: impl Fn(Vec<u8>) -> Message) -> anyhow::Result<()> {
+async fn send_lines(
+    args: &PubArgs,
+    client: &Client,
+    message: impl Fn(Vec<u8>) -> Message,
+) -> anyhow::Result<()> {
     let mut lines = stdin_lines();
     let mut pending: VecDeque<Pending> = VecDeque::new();
     let mut failed = 0_u64;
@@ -181,7 +185,10 @@ fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
 
 fn read_all(source: impl Read, name: &str) -> anyhow::Result<Vec<u8>> {
     let mut payload = Vec::new();
-    source.take(PAYLOAD_BYTES_MAX + 1).read_to_end(&mut payload).with_context(|| format!("cannot read {name}"))?;
+    source
+        .take(PAYLOAD_BYTES_MAX + 1)
+        .read_to_end(&mut payload)
+        .with_context(|| format!("cannot read {name}"))?;
     check_size(payload.len() as u64, name)?;
     Ok(payload)
 }
@@ -222,7 +229,8 @@ fn note(args: &PubArgs, published: &Published) {
     let id = published.id.as_ref().map(|id| format!(", im-id {id}")).unwrap_or_default();
     let duplicate = if published.duplicate { ", a duplicate" } else { "" };
     let code = published.reason as u8;
-    args.connection.note(format_args!("{answer}: {} (0x{code:02x}){seq}{id}{duplicate}", published.reason.text()));
+    args.connection
+        .note(format_args!("{answer}: {} (0x{code:02x}){seq}{id}{duplicate}", published.reason.text()));
 }
 
 #[cfg(test)]
@@ -244,7 +252,8 @@ mod tests {
     #[test]
     fn mosquittos_flags_are_understood() {
         Line::command().debug_assert();
-        let args = parse("pub -h example -p 1884 -t a -q 2 -r -m hi -V 311 -i me -c -u u -P p -D a=b").unwrap();
+        let args =
+            parse("pub -h example -p 1884 -t a -q 2 -r -m hi -V 311 -i me -c -u u -P p -D a=b").unwrap();
         assert_eq!((args.connection.host.as_str(), args.connection.port), ("example", 1884));
         assert_eq!((args.qos, args.retain, args.message.as_deref()), (2, true, Some("hi")));
         assert!(parse("pub -t a -l -D publish user-property k v -d").is_ok());
@@ -253,7 +262,14 @@ mod tests {
 
     #[test]
     fn lines_that_cannot_work_are_refused() {
-        for line in ["pub -t a", "pub -m x", "pub -t a -m x -n", "pub -t a -m x -q 3", "pub -t a -m x -P p", "pub -t a -n -c"] {
+        for line in [
+            "pub -t a",
+            "pub -m x",
+            "pub -t a -m x -n",
+            "pub -t a -m x -q 3",
+            "pub -t a -m x -P p",
+            "pub -t a -n -c",
+        ] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

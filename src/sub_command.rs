@@ -161,20 +161,23 @@ async fn session(
     }
 }
 
-async fn request(args: &SubArgs, client: &Client, user_properties: &[(String, String)]) -> anyhow::Result<()> {
+async fn request(
+    args: &SubArgs,
+    client: &Client,
+    user_properties: &[(String, String)],
+) -> anyhow::Result<()> {
     let options = SubscribeOptions { qos: qos(args.qos), ..SubscribeOptions::default() };
-    let filters: Vec<SubscribeFilter> = args
-        .topics
-        .iter()
-        .map(|topic| SubscribeFilter { filter: topic.as_str().into(), options })
-        .collect();
-    let properties: Vec<(&str, &str)> = user_properties.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let filters: Vec<SubscribeFilter> =
+        args.topics.iter().map(|topic| SubscribeFilter { filter: topic.as_str().into(), options }).collect();
+    let properties: Vec<(&str, &str)> =
+        user_properties.iter().map(|(name, value)| (&**name, &**value)).collect();
     let reasons = client.subscribe_with(filters, &properties).await?;
     let mut granted = 0;
     for (topic, reason) in args.topics.iter().zip(reasons) {
         let code = reason as u8;
         if reason.is_failure() {
-            args.connection.warn(format_args!("the broker refused {topic:?}: {} (0x{code:02x})", reason.text()));
+            args.connection
+                .warn(format_args!("the broker refused {topic:?}: {} (0x{code:02x})", reason.text()));
         } else {
             granted += 1;
             args.connection.note(format_args!("subscribed {topic}: {} (0x{code:02x})", reason.text()));
@@ -208,7 +211,9 @@ impl<W: Write> Printer<'_, W> {
                     self.args.connection.warn(format_args!("{why}; trying again"));
                 }
                 Event::SubscriptionRefused { filter, reason } => {
-                    self.args.connection.warn(format_args!("the broker refused {filter:?}: {}", reason.text()));
+                    self.args
+                        .connection
+                        .warn(format_args!("the broker refused {filter:?}: {}", reason.text()));
                 }
                 Event::EntryRefused { .. } => {}
             }
@@ -226,7 +231,9 @@ impl<W: Write> Printer<'_, W> {
             match self.write(&message) {
                 Ok(()) => {}
                 // Who reads our output has seen enough.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Some(ExitCode::SUCCESS)),
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    return Ok(Some(ExitCode::SUCCESS));
+                }
                 Err(error) => return Err(error).context("cannot write to stdout"),
             }
             self.left = self.left.map(|left| left.saturating_sub(1));

@@ -46,7 +46,9 @@ impl Format {
                     Some('r') => text.push(b'\r'),
                     Some('0') => text.push(0),
                     Some('\\') => text.push(b'\\'),
-                    Some(other) => bail!("format {format:?}: \\{other} is unknown; there are \\n \\t \\r \\0 \\\\"),
+                    Some(other) => {
+                        bail!("format {format:?}: \\{other} is unknown; there are \\n \\t \\r \\0 \\\\")
+                    }
                     None => bail!("format {format:?} ends in \\; \\\\ prints one"),
                 },
                 c => text.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
@@ -110,7 +112,8 @@ fn field_text(field: char, message: &Incoming, now: Duration) -> Result<String, 
         'S' => properties.subscription_identifiers.iter().map(u32::to_string).collect::<Vec<_>>().join(" "),
         'j' => json(message, now, String::from_utf8_lossy(&message.payload).into_owned().into()).to_string(),
         'J' => {
-            let payload = serde_json::from_slice(&message.payload).map_err(|error| format!("payload is not valid JSON: {error}"))?;
+            let payload = serde_json::from_slice(&message.payload)
+                .map_err(|error| format!("payload is not valid JSON: {error}"))?;
             json(message, now, payload).to_string()
         }
         other => return Err(format!("%{other} is unknown")),
@@ -167,7 +170,10 @@ fn iso(now: Duration, zone: &str) -> String {
     }
     let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     let day = days + 1;
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}{zone}", now.subsec_micros())
+    format!(
+        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}{zone}",
+        now.subsec_micros()
+    )
 }
 
 #[cfg(test)]
@@ -222,7 +228,9 @@ mod tests {
 
     #[test]
     fn unknown_letters_are_refused_with_those_known() {
-        for (format, expected) in [("%y", "%y is unknown; there are %t"), ("a%", "ends in %"), ("\\q", "\\q is unknown")] {
+        for (format, expected) in
+            [("%y", "%y is unknown; there are %t"), ("a%", "ends in %"), ("\\q", "\\q is unknown")]
+        {
             let error = Format::parse(format).unwrap_err().to_string();
             assert!(error.replace("\\\\", "\\").contains(expected), "{error}");
         }
