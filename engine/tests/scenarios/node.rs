@@ -1,11 +1,13 @@
 //! A shard and its log in memory, driven by hand: what the scenarios share.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
-use engine::{Config, ConnId, Input, Now, Output, Shard, Ticket};
+use engine::{CloseReason, Config, ConnId, Input, Now, Output, Shard, Ticket};
 use protocol::*;
 
 pub(crate) struct Node {
+    config: Config,
     pub(crate) shard: Shard,
     pub(crate) now: Now,
     /// Every record appended, durable or not.
@@ -14,7 +16,8 @@ pub(crate) struct Node {
     /// Report each record as durable as soon as it is appended.
     pub(crate) auto_commit: bool,
     sent: Vec<(ConnId, Packet)>,
-    pub(crate) closed: Vec<ConnId>,
+    pub(crate) closed: BTreeMap<u64, CloseReason>,
+    versions: BTreeMap<ConnId, ProtocolVersion>,
 }
 
 impl Node {
@@ -24,15 +27,26 @@ impl Node {
 
     pub(crate) fn with(config: Config) -> Self {
         let now = Now { monotonic_ms: 1_000, unix_ms: 1_800_000_000_000 };
-        let shard = Shard::recover(config, 1, now, std::iter::empty()).unwrap();
-        let (log, sent, closed) = (Vec::new(), Vec::new(), Vec::new());
-        Self { shard, now, log, appended: Ticket(0), auto_commit: true, sent, closed }
+        let shard = Shard::recover(config.clone(), 1, now, std::iter::empty()).unwrap();
+        let (log, sent) = (Vec::new(), Vec::new());
+        let (closed, versions) = (BTreeMap::new(), BTreeMap::new());
+        Self { config, shard, now, log, appended: Ticket(0), auto_commit: true, sent, closed, versions }
     }
 
     /// Dies and comes back with the first `records` of its log.
     pub(crate) fn restart(&mut self, records: usize) {
         self.log.truncate(records);
-        self.shard = Shard::recover(Config::default(), 2, self.now, self.log.iter().cloned()).unwrap();
+        self.come_back();
+    }
+
+    /// Dies and comes back with what a checkpoint kept of its log.
+    pub(crate) fn restart_from_checkpoint(&mut self) {
+        self.log = self.shard.checkpoint();
+        self.come_back();
+    }
+
+    fn come_back(&mut self) {
+        self.shard = Shard::recover(self.config.clone(), 2, self.now, self.log.iter().cloned()).unwrap();
         self.appended = Ticket(0);
         self.sent.clear();
         self.pump();
@@ -44,36 +58,47 @@ impl Node {
     }
 
     fn pump(&mut self) {
-        while let Some(output) = self.shard.poll_output() {
-            match output {
-                Output::Append { ticket, record } => {
-                    self.appended = ticket;
-                    self.log.push(record);
-                }
-                Output::Send { conn, packet } => self.sent.push((conn, packet)),
-                Output::Close { conn, .. } => self.closed.push(conn),
-            }
-        }
+        self.take_outputs();
         if self.auto_commit {
             self.commit();
         }
     }
 
-    pub(crate) fn commit(&mut self) {
-        self.shard.handle(self.now, Input::Committed { ticket: self.appended });
+    fn take_outputs(&mut self) {
         while let Some(output) = self.shard.poll_output() {
             match output {
-                Output::Send { conn, packet } => self.sent.push((conn, packet)),
-                Output::Close { conn, .. } => self.closed.push(conn),
-                Output::Append { .. } => panic!("a commit makes no record"),
+                Output::Append { ticket, record } => {
+                    assert_eq!(ticket.0, self.appended.0 + 1);
+                    self.appended = ticket;
+                    self.log.push(record);
+                }
+                Output::Send { conn, packet } => {
+                    let version = self.versions[&conn];
+                    protocol::encode(&packet, version, &mut Default::default()).expect("it can be sent");
+                    self.sent.push((conn, packet));
+                }
+                Output::Close { conn, reason } => {
+                    assert!(self.closed.insert(conn.0, reason).is_none(), "closed twice");
+                }
             }
         }
+    }
+
+    pub(crate) fn commit(&mut self) {
+        let appended = self.appended;
+        self.shard.handle(self.now, Input::Committed { ticket: appended });
+        self.take_outputs();
+        assert_eq!(self.appended, appended, "a commit makes no record");
+    }
+
+    pub(crate) fn pass_s(&mut self, s: u64) {
+        self.pass_ms(s * 1000);
     }
 
     pub(crate) fn pass_ms(&mut self, ms: u64) {
         self.now.monotonic_ms += ms;
         self.now.unix_ms += ms;
-        if self.shard.next_deadline_ms().is_some_and(|due| due <= self.now.monotonic_ms) {
+        while self.shard.next_deadline_ms().is_some_and(|due| due <= self.now.monotonic_ms) {
             self.input(Input::Timer);
         }
     }
@@ -97,7 +122,13 @@ impl Node {
     }
 
     pub(crate) fn connect_with(&mut self, conn: u64, connect: Connect) {
-        self.input(Input::Connect { conn: ConnId(conn), connect: Box::new(connect), user: None });
+        self.connect_as(conn, connect, None);
+    }
+
+    pub(crate) fn connect_as(&mut self, conn: u64, connect: Connect, user: Option<&'static str>) {
+        self.versions.insert(ConnId(conn), connect.version);
+        let user = user.map(ByteString::from);
+        self.input(Input::Connect { conn: ConnId(conn), connect: Box::new(connect), user });
     }
 
     /// Connects a durable 5.0 session and returns whether it was there.
@@ -114,12 +145,96 @@ impl Node {
     pub(crate) fn subscribe(&mut self, conn: u64, filter: &str, qos: QoS) {
         let options = SubscribeOptions { qos, ..SubscribeOptions::default() };
         self.packet(conn, subscribe(filter, options));
-        assert!(matches!(self.seen(conn)[0], Packet::SubAck(_)));
+        assert!(self.seen(conn).iter().any(|p| matches!(p, Packet::SubAck(_))));
     }
 
     pub(crate) fn drop_connection(&mut self, conn: u64) {
         self.input(Input::Closed { conn: ConnId(conn) });
     }
+}
+
+impl Node {
+    /// Connects and returns the CONNACK.
+    pub(crate) fn connack(&mut self, conn: u64, connect: Connect) -> ConnAck {
+        self.connect_with(conn, connect);
+        self.take(conn, |p| if let Packet::ConnAck(c) = p { Some(ConnAck::clone(c)) } else { None })
+    }
+
+    /// Takes the first packet of a kind that was sent to the connection; the others stay unseen.
+    fn take<T>(&mut self, conn: u64, kind: impl Fn(&Packet) -> Option<T>) -> T {
+        let found = self.sent.iter().enumerate().filter(|(_, (c, _))| *c == ConnId(conn));
+        let found = found.filter_map(|(at, (_, packet))| Some((at, kind(packet)?))).next();
+        let (at, taken) = found.unwrap_or_else(|| panic!("not among {:?}", self.sent));
+        self.sent.remove(at);
+        taken
+    }
+
+    /// Subscribes with options and returns the SUBACK's code; what the subscription brought stays unseen.
+    pub(crate) fn subscribe_with(
+        &mut self,
+        conn: u64,
+        filter: &str,
+        options: SubscribeOptions,
+    ) -> ReasonCode {
+        self.packet(conn, subscribe(filter, options));
+        self.take(conn, |p| if let Packet::SubAck(s) = p { Some(s.reasons[0]) } else { None })
+    }
+
+    /// Publishes and returns what the publisher was told.
+    pub(crate) fn publish(&mut self, conn: u64, publish: Publish) -> ReasonCode {
+        self.packet(conn, Packet::Publish(publish));
+        self.take(conn, |p| match p {
+            Packet::PubAck(ack) | Packet::PubRec(ack) => Some(ack.reason),
+            _ => None,
+        })
+    }
+
+    /// What the broker said at the end of a connection.
+    pub(crate) fn goodbye(&mut self, conn: u64) -> Option<ReasonCode> {
+        assert!(self.closed.contains_key(&conn), "connection {conn} is open");
+        match self.seen(conn).last() {
+            Some(Packet::Disconnect(disconnect)) => Some(disconnect.reason),
+            _ => None,
+        }
+    }
+
+    /// Payloads of the messages sent to the connection since the last look.
+    pub(crate) fn payloads(&mut self, conn: u64) -> Vec<String> {
+        self.publishes(conn).iter().map(|p| String::from_utf8(p.payload.to_vec()).unwrap()).collect()
+    }
+}
+
+pub(crate) fn ack(packet_id: u16, reason: ReasonCode) -> Ack {
+    Ack::new(id(packet_id), reason)
+}
+
+pub(crate) fn options(qos: QoS) -> SubscribeOptions {
+    SubscribeOptions { qos, ..SubscribeOptions::default() }
+}
+
+/// Receipts that came to the connection, as `id state client reason`.
+pub(crate) fn receipts(node: &mut Node, conn: u64) -> Vec<String> {
+    let publishes = node.publishes(conn).into_iter().filter(|p| p.topic == "$im/receipts");
+    publishes
+        .map(|p| {
+            let r: serde_json::Value = serde_json::from_slice(&p.payload).unwrap();
+            let field = |name: &str| r[name].as_str().unwrap_or("-").to_owned();
+            format!("{} {} {} {}", field("id"), field("state"), field("client"), field("reason"))
+        })
+        .collect()
+}
+
+/// Makes a publish with an id that asks for all receipts.
+pub(crate) fn tracked(mut publish: Publish, message_id: &str) -> Packet {
+    let properties = &mut publish.properties.user_properties;
+    properties.push((im::IM_ID.into(), message_id.into()));
+    properties.push((im::IM_RECEIPT.into(), "all".into()));
+    Packet::Publish(publish)
+}
+
+/// Makes a 3.1.1 CONNECT.
+pub(crate) fn version_3(client_id: &str, clean_session: bool) -> Connect {
+    Connect { version: ProtocolVersion::V311, clean_start: clean_session, ..volatile(client_id) }
 }
 
 pub(crate) fn volatile(client_id: &str) -> Connect {
