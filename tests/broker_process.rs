@@ -109,7 +109,7 @@ impl Broker {
 
     fn start_at(build: Build, config: Option<&str>, dir: TempDir, store: PathBuf) -> Self {
         let config = config.map(str::to_owned);
-        let (child, address) = spawn(build, dir.path(), &store, config.as_deref());
+        let (child, address) = spawn(build, dir.path(), &store, config.as_deref(), "127.0.0.1:0");
         Self { child, address, dir, store, build, config }
     }
 
@@ -158,7 +158,18 @@ impl Broker {
 
     /// Starts the binary again on the same store, after [`Broker::kill`] or [`Broker::terminate`].
     pub(crate) fn restart(&mut self) {
-        (self.child, self.address) = spawn(self.build, self.dir.path(), &self.store, self.config.as_deref());
+        self.restart_on("127.0.0.1:0");
+    }
+
+    /// Kills and restarts on the same address, for clients that come back by themselves.
+    pub(crate) fn crash_and_return(&mut self) {
+        self.kill();
+        self.restart_on(&self.address.to_string());
+    }
+
+    fn restart_on(&mut self, listen: &str) {
+        (self.child, self.address) =
+            spawn(self.build, self.dir.path(), &self.store, self.config.as_deref(), listen);
     }
 
     /// Kills and restarts: what is left is what was durable.
@@ -197,13 +208,13 @@ pub(crate) fn wait_for_exit(child: &mut Child) -> ExitStatus {
     }
 }
 
-fn spawn(build: Build, dir: &Path, store: &Path, config: Option<&str>) -> (Child, SocketAddr) {
+fn spawn(build: Build, dir: &Path, store: &Path, config: Option<&str>, listen: &str) -> (Child, SocketAddr) {
     if std::env::var("SYSTEM_TEST_PEER").as_deref() == Ok("mosquitto") {
         return spawn_mosquitto(dir);
     }
     let stderr = File::options().create(true).append(true).open(dir.join("stderr")).expect("a log file");
     let mut command = postrider(build);
-    command.arg("serve").args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+    command.arg("serve").args(["--listen", listen, "--http", "127.0.0.1:0"]);
     command.arg("--data-dir").arg(store);
     if let Some(text) = config {
         let path = dir.join("postrider.toml");

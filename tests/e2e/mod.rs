@@ -2,6 +2,7 @@
 
 mod clients;
 mod command_line;
+mod journey;
 mod kill;
 mod resuming_publisher;
 mod serve;
