@@ -42,7 +42,9 @@ fn pub_sends_what_mosquitto_pub_sends() {
     std::fs::write(&dir, b"from\0a file").expect("a file");
     let file = dir.display().to_string();
     let lines = b"line one\nline two\n";
-    let table: &[(&[&str], &[u8], &[&[u8]], QoS, bool)] = &[
+    /// Flags, standard input, payloads, QoS, retain.
+    type Row<'a> = (&'a [&'a str], &'a [u8], &'a [&'a [u8]], QoS, bool);
+    let table: &[Row<'_>] = &[
         (&["-m", "hello"], b"", &[b"hello"], QoS::AtMostOnce, false),
         (&["-m", "hello", "-q", "1"], b"", &[b"hello"], QoS::AtLeastOnce, false),
         (&["-m", "hello", "-q", "2"], b"", &[b"hello"], QoS::ExactlyOnce, false),
