@@ -2,9 +2,9 @@
 
 use bytestring::ByteString;
 use protocol::filter_matches;
-use rustc_hash::FxHashMap;
 
 use crate::config::{ConversationRule, ReceiptsWanted};
+use crate::names::ByName;
 
 /// The end of one conversation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub(crate) struct Head {
 #[derive(Debug)]
 pub(crate) struct Conversations {
     rules: Vec<ConversationRule>,
-    heads: FxHashMap<ByteString, Head>,
+    heads: ByName<Head>,
     heads_max: usize,
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct TooMany {
 
 impl Conversations {
     pub(crate) fn new(rules: Vec<ConversationRule>, heads_max: usize) -> Self {
-        Self { rules, heads: FxHashMap::default(), heads_max }
+        Self { rules, heads: ByName::default(), heads_max }
     }
 
     /// Returns the rule that makes this topic a conversation, and the receipts it gives unasked.

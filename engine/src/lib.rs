@@ -13,6 +13,7 @@ mod conversation;
 mod gate;
 mod io;
 mod message;
+mod names;
 mod receipt;
 mod record;
 mod reserved;

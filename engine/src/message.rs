@@ -111,13 +111,23 @@ impl Message {
 
     /// Makes the PUBLISH for one recipient; packet id, DUP and retain are the caller's.
     pub(crate) fn to_publish(&self, qos: QoS, subscription_identifiers: &[u32], now: Now) -> Publish {
-        let mut properties = self.properties.clone();
-        // [MQTT-3.3.2-6] the interval sent is the received one less the time it waited here.
-        properties.message_expiry_interval_s = self.expiry.map(|e| {
-            e.monotonic_ms.saturating_sub(now.monotonic_ms).div_ceil(1000).min(u64::from(u32::MAX)) as u32
-        });
-        properties.subscription_identifiers = subscription_identifiers.to_vec();
-        self.push_broker_properties(&mut properties.user_properties);
+        let of = &self.properties;
+        let mut user_properties = Vec::with_capacity(of.user_properties.len() + 4);
+        user_properties.extend_from_slice(&of.user_properties);
+        self.push_broker_properties(&mut user_properties);
+        let properties = PublishProperties {
+            payload_format_utf8: of.payload_format_utf8,
+            // [MQTT-3.3.2-6] the interval sent is the received one less the time it waited here.
+            message_expiry_interval_s: self.expiry.map(|e| {
+                e.monotonic_ms.saturating_sub(now.monotonic_ms).div_ceil(1000).min(u64::from(u32::MAX)) as u32
+            }),
+            topic_alias: None,
+            response_topic: of.response_topic.clone(),
+            correlation_data: of.correlation_data.clone(),
+            user_properties,
+            subscription_identifiers: subscription_identifiers.to_vec(),
+            content_type: of.content_type.clone(),
+        };
         Publish {
             dup: false,
             qos,

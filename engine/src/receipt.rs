@@ -12,6 +12,7 @@ use rustc_hash::FxHashMap;
 
 use crate::config::ReceiptsWanted;
 use crate::message::MsgNo;
+use crate::names::ByName;
 use crate::record::{EndCounts, FinalState, SessionNo, TrackedRecipient};
 use crate::route::SessionKey;
 
@@ -67,7 +68,7 @@ pub(crate) struct Tracking {
 pub(crate) struct Receipts {
     open: FxHashMap<MsgNo, Tracking>,
     /// Sessions subscribed to `$im/receipts`, by user.
-    hearers: FxHashMap<ByteString, BTreeMap<SessionKey, QoS>>,
+    hearers: ByName<BTreeMap<SessionKey, QoS>>,
     listed_max: usize,
 }
 

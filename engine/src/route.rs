@@ -9,6 +9,8 @@ use rustc_hash::FxHashMap;
 use slab::Slab;
 use smallvec::{SmallVec, smallvec};
 
+use crate::names::ByName;
+
 /// A session's place in the shard, valid while the session lives.
 pub(crate) type SessionKey = usize;
 
@@ -25,7 +27,7 @@ pub(crate) struct Subscriber {
 struct Node {
     parent: usize,
     level: ByteString,
-    children: FxHashMap<ByteString, usize>,
+    children: ByName<usize>,
     plus: Option<usize>,
     /// Subscriptions that end here.
     here: Subscribers,

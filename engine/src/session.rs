@@ -20,6 +20,7 @@ use rustc_hash::FxHashMap;
 
 use crate::ConnId;
 use crate::message::{Delivery, MsgNo};
+use crate::names::ByName;
 use crate::record::SessionNo;
 
 /// One subscription of the session.
@@ -71,7 +72,7 @@ pub(crate) struct Session {
     pub(crate) will: Option<Box<Will>>,
     /// When a will that waits is due, monotonic.
     pub(crate) will_due_ms: Option<i64>,
-    pub(crate) subscriptions: FxHashMap<ByteString, Subscription>,
+    pub(crate) subscriptions: ByName<Subscription>,
     pub(crate) queue: VecDeque<Delivery>,
     pub(crate) queue_bytes: usize,
     pub(crate) in_flight: VecDeque<InFlight>,
@@ -106,7 +107,7 @@ impl Session {
             disconnected: None,
             will: None,
             will_due_ms: None,
-            subscriptions: FxHashMap::default(),
+            subscriptions: ByName::default(),
             queue: VecDeque::new(),
             queue_bytes: 0,
             in_flight: VecDeque::new(),

@@ -1,6 +1,9 @@
 //! The layout on disk: every entry comes back, cut records are refused, and a golden fixture pins the bytes.
 
+use super::layout::kind;
 use super::*;
+use crate::message::Expiry;
+use protocol::{PublishProperties, RetainHandling};
 
 fn will() -> Box<Will> {
     let properties = PublishProperties {
@@ -20,14 +23,14 @@ fn will() -> Box<Will> {
 }
 
 fn message() -> MessageEntry {
-    MessageEntry {
+    let message = Message {
         no: MsgNo(9),
+        ticket: 0,
         topic: "im/room".into(),
         payload: Bytes::from_static(b"\x00payload"),
         qos: QoS::ExactlyOnce,
         retain: true,
-        set_retained: true,
-        expires_unix_ms: Some(1_800_000_060_000),
+        expiry: Some(Expiry { unix_ms: 1_800_000_060_000, monotonic_ms: 0 }),
         seq: Some(3),
         id: "id-1".into(),
         from: "anon:truck".into(),
@@ -40,7 +43,8 @@ fn message() -> MessageEntry {
             user_properties: vec![("a".into(), "1".into()), ("a".into(), "2".into())],
             ..PublishProperties::default()
         },
-    }
+    };
+    MessageEntry { message, set_retained: true }
 }
 
 /// One of each kind, in the order of their numbers.

@@ -11,7 +11,7 @@ use rustc_hash::FxHashSet;
 
 use super::Shard;
 use crate::message::{Delivery, MsgNo};
-use crate::record::{Entry, MessageEntry, RecordBuilder};
+use crate::record::{Entry, RecordBuilder};
 use crate::session::{FlightState, Incoming, Session, Subscription};
 
 /// Size at which a record is closed.
@@ -39,7 +39,7 @@ impl Shard {
         }
         for message in self.retained.iter() {
             out.written.insert(message.no);
-            out.push(&Entry::Message(Box::new(MessageEntry::of(message, true))));
+            out.builder.push_message(message, true);
             out.close_if_full();
         }
         let mut sessions: Vec<_> = self.sessions.iter().map(|(_, s)| s).filter(|s| s.durable).collect();
@@ -119,7 +119,7 @@ impl Checkpoint {
 
     fn delivery(&mut self, s: &Session, delivery: &Delivery, packet_id: Option<protocol::PacketId>) {
         if self.written.insert(delivery.message.no) {
-            self.push(&Entry::Message(Box::new(MessageEntry::of(&delivery.message, false))));
+            self.builder.push_message(&delivery.message, false);
         }
         self.push(&delivery.queued(s.no, packet_id));
     }

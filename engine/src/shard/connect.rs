@@ -94,8 +94,9 @@ impl Shard {
         let (key, session_present) = self.session_for(now, &connect, user, expiry_s, known);
         self.start(now, conn, key, &connect, expiry_s);
         let connack = ConnAck { session_present, ..connack };
-        // A resumed session may hold what is not durable yet, from the connection before.
-        let wait = if session_present { Wait::Ticket(self.last_or_this_ticket()) } else { Wait::Record };
+        // A resumed session may hold what is not durable yet, and one that is gone may have ended in a record
+        // that is not: CONNACK speaks of either.
+        let wait = Wait::Ticket(self.last_or_this_ticket());
         self.send(conn, wait, Packet::ConnAck(Box::new(connack)));
         // [MQTT-4.4.0-1] what was not acknowledged goes out again, then what waits.
         self.drain(now, key);

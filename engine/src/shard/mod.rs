@@ -28,6 +28,7 @@ pub use recover::RecoverError;
 
 use crate::conversation::Conversations;
 use crate::gate::Gate;
+use crate::names::ByName;
 use crate::receipt::Receipts;
 use crate::record::{Entry, RecordBuilder, SessionNo};
 use crate::retained::Retained;
@@ -44,7 +45,7 @@ pub struct Shard {
     rng: fastrand::Rng,
     gate: Gate,
     sessions: Slab<Session>,
-    by_client: FxHashMap<ByteString, SessionKey>,
+    by_client: ByName<SessionKey>,
     by_no: FxHashMap<SessionNo, SessionKey>,
     conns: FxHashMap<ConnId, Conn>,
     routes: Routes,
@@ -116,7 +117,7 @@ impl Shard {
             gate: Gate::new(config.planted_ack_before_commit),
             rng: fastrand::Rng::with_seed(seed),
             sessions: Slab::new(),
-            by_client: FxHashMap::default(),
+            by_client: ByName::default(),
             by_no: FxHashMap::default(),
             conns: FxHashMap::default(),
             routes: Routes::default(),

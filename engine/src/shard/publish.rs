@@ -12,7 +12,7 @@ use crate::message::{
     Delivery, Expiry, Message, MsgNo, compact, compact_properties, strip_broker_properties, user_property,
 };
 use crate::receipt;
-use crate::record::{EndCounts, Entry, MessageEntry, TrackedRecipient};
+use crate::record::{EndCounts, Entry, TrackedRecipient};
 use crate::reserved::check_publish_topic;
 use crate::route::{SessionKey, Subscriber};
 use crate::session::Incoming;
@@ -454,7 +454,7 @@ impl Shard {
     }
 
     pub(super) fn write_message(&mut self, message: &Message, set_retained: bool) {
-        self.write(&Entry::Message(Box::new(MessageEntry::of(message, set_retained))));
+        self.turn.record.push_message(message, set_retained);
     }
 }
 

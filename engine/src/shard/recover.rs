@@ -188,8 +188,9 @@ impl Shard {
     }
 
     fn apply_message(&mut self, entry: MessageEntry, bodies: &mut Bodies, now: Now) {
-        let set_retained = entry.set_retained;
-        let message = Arc::new(entry.into_message(now));
+        let MessageEntry { mut message, set_retained } = entry;
+        message.expiry = message.expiry.map(|e| Expiry::from_unix(e.unix_ms, now));
+        let message = Arc::new(message);
         self.next_message = self.next_message.max(message.no.0 + 1);
         if let Some(seq) = message.seq {
             self.conversations.restore(&message.topic, Head { seq, ts_unix_ms: message.ts_unix_ms });
@@ -269,44 +270,6 @@ impl Shard {
                     self.timers.set(Deadline::MessageExpiry(message.no), expiry.monotonic_ms);
                 }
             }
-        }
-    }
-}
-
-impl MessageEntry {
-    pub(super) fn of(message: &Message, set_retained: bool) -> Self {
-        Self {
-            no: message.no,
-            topic: message.topic.clone(),
-            payload: message.payload.clone(),
-            qos: message.qos,
-            retain: message.retain,
-            set_retained,
-            expires_unix_ms: message.expiry.map(|e| e.unix_ms),
-            seq: message.seq,
-            id: message.id.clone(),
-            from: message.from.clone(),
-            client: message.client.clone(),
-            ts_unix_ms: message.ts_unix_ms,
-            properties: message.properties.clone(),
-        }
-    }
-
-    fn into_message(self, now: Now) -> Message {
-        Message {
-            no: self.no,
-            ticket: 0,
-            topic: self.topic,
-            payload: self.payload,
-            qos: self.qos,
-            retain: self.retain,
-            expiry: self.expires_unix_ms.map(|at| Expiry::from_unix(at, now)),
-            seq: self.seq,
-            id: self.id,
-            from: self.from,
-            client: self.client,
-            ts_unix_ms: self.ts_unix_ms,
-            properties: self.properties,
         }
     }
 }

@@ -214,3 +214,18 @@ fn a_qos_2_publish_sent_again_after_a_crash_is_not_taken_again() {
     node.connect_with(5, durable("dispatcher"));
     assert_eq!(node.payloads(5), ["x", "x"]);
 }
+
+#[test]
+fn connack_of_a_new_session_waits_for_the_end_of_the_old_one() {
+    let mut node = Node::new();
+    node.connect(1, "truck");
+    node.auto_commit = false;
+    let session_expiry_interval_s = Some(0);
+    let properties = DisconnectProperties { session_expiry_interval_s, ..Default::default() };
+    node.packet(1, Packet::Disconnect(Disconnect { reason: ReasonCode::Success, properties }));
+    // A crash now would bring the old session back, after the client was told that it is gone.
+    node.connect_with(2, Connect { clean_start: false, ..volatile("truck") });
+    assert_eq!(node.seen(2), []);
+    node.commit();
+    assert!(matches!(&node.seen(2)[..], [Packet::ConnAck(c)] if !c.session_present));
+}

@@ -1,0 +1,399 @@
+//! The bytes of entries, written and read.
+
+use std::num::NonZeroU16;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use protocol::{PacketId, PublishProperties, QoS, RetainHandling, SubscribeOptions, UserProperties, Will};
+
+use super::{Entry, FinalState, MessageEntry, SessionNo, TrackedRecipient, VERSION};
+use crate::config::ReceiptsWanted;
+use crate::message::{Expiry, Message, MsgNo};
+
+pub(super) mod kind {
+    pub(in crate::record) const SESSION_OPENED: u8 = 1;
+    pub(in crate::record) const SESSION_CONNECTED: u8 = 2;
+    pub(in crate::record) const SESSION_DISCONNECTED: u8 = 3;
+    pub(in crate::record) const SESSION_ENDED: u8 = 4;
+    pub(in crate::record) const SUBSCRIBED: u8 = 5;
+    pub(in crate::record) const UNSUBSCRIBED: u8 = 6;
+    pub(in crate::record) const MESSAGE: u8 = 7;
+    pub(in crate::record) const RETAINED_CLEARED: u8 = 8;
+    pub(in crate::record) const QUEUED: u8 = 9;
+    pub(in crate::record) const SENT: u8 = 10;
+    pub(in crate::record) const RECEIVED: u8 = 11;
+    pub(in crate::record) const ENDED: u8 = 12;
+    pub(in crate::record) const TRACKED: u8 = 13;
+    pub(in crate::record) const INCOMING_TAKEN: u8 = 14;
+    pub(in crate::record) const INCOMING_RELEASED: u8 = 15;
+    pub(in crate::record) const CONVERSATION: u8 = 16;
+    pub(in crate::record) const COUNTERS: u8 = 17;
+}
+
+pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
+    match entry {
+        Entry::SessionOpened { session, client_id, user } => {
+            w.u8(kind::SESSION_OPENED).u64(session.0).str(client_id).str(user);
+        }
+        Entry::SessionConnected { session, expiry_s, will } => {
+            w.u8(kind::SESSION_CONNECTED).u64(session.0).u32(*expiry_s).option(will.as_deref(), Writer::will);
+        }
+        Entry::SessionDisconnected { session, expiry_s, at_unix_ms, will } => {
+            w.u8(kind::SESSION_DISCONNECTED).u64(session.0).u32(*expiry_s).u64(*at_unix_ms);
+            w.option(will.as_deref(), Writer::will);
+        }
+        Entry::SessionEnded { session } => {
+            w.u8(kind::SESSION_ENDED).u64(session.0);
+        }
+        Entry::Subscribed { session, filter, options, identifier } => {
+            w.u8(kind::SUBSCRIBED).u64(session.0).str(filter).options(*options);
+            w.option(identifier.as_ref(), |w, i| w.u32(*i));
+        }
+        Entry::Unsubscribed { session, filter } => {
+            w.u8(kind::UNSUBSCRIBED).u64(session.0).str(filter);
+        }
+        Entry::Message(m) => write_message(w, &m.message, m.set_retained),
+        Entry::RetainedCleared { topic } => {
+            w.u8(kind::RETAINED_CLEARED).str(topic);
+        }
+        Entry::Queued { session, message, qos, retain, is_copy, identifiers, packet_id } => {
+            let flags = *qos as u8 | u8::from(*retain) << 2 | u8::from(*is_copy) << 3;
+            w.u8(kind::QUEUED).u64(session.0).u64(message.0).u8(flags);
+            w.u16(packet_id.map_or(0, NonZeroU16::get)).u16(identifiers.len() as u16);
+            for identifier in identifiers {
+                w.u32(*identifier);
+            }
+        }
+        Entry::Sent { session, message, packet_id } => {
+            w.u8(kind::SENT).u64(session.0).u64(message.0).u16(packet_id.get());
+        }
+        Entry::Received { session, packet_id } => {
+            w.u8(kind::RECEIVED).u64(session.0).u16(packet_id.get());
+        }
+        Entry::Ended { session, message, packet_id, state } => {
+            w.u8(kind::ENDED).u64(session.0).u64(message.0);
+            w.u16(packet_id.map_or(0, NonZeroU16::get)).u8(state.map_or(0, |s| s as u8));
+        }
+        Entry::Tracked { message, topic, seq, id, sender, wanted, of, ended, recipients } => {
+            w.u8(kind::TRACKED).u64(message.0).str(topic).opt_u64(*seq).str(id).str(sender).u8(*wanted as u8);
+            w.u32(*of);
+            for count in ended {
+                w.u32(*count);
+            }
+            w.u32(recipients.len() as u32);
+            for r in recipients {
+                w.u64(r.session.0).str(&r.client_id).str(&r.user);
+            }
+        }
+        Entry::IncomingTaken { session, packet_id, seq, id } => {
+            w.u8(kind::INCOMING_TAKEN).u64(session.0).u16(packet_id.get()).opt_u64(*seq).str(id);
+        }
+        Entry::IncomingReleased { session, packet_id } => {
+            w.u8(kind::INCOMING_RELEASED).u64(session.0).u16(packet_id.get());
+        }
+        Entry::Conversation { topic, seq, ts_unix_ms } => {
+            w.u8(kind::CONVERSATION).str(topic).u64(*seq).u64(*ts_unix_ms);
+        }
+        Entry::Counters { message, session } => {
+            w.u8(kind::COUNTERS).u64(*message).u64(*session);
+        }
+    }
+}
+
+/// Writes what [`read_message`] reads.
+pub(super) fn write_message(w: &mut Writer<'_>, m: &Message, set_retained: bool) {
+    let flags = m.qos as u8 | u8::from(m.retain) << 2 | u8::from(set_retained) << 3;
+    w.u8(kind::MESSAGE).u64(m.no.0).u8(flags);
+    w.opt_u64(m.expiry.map(|e| e.unix_ms)).opt_u64(m.seq).u64(m.ts_unix_ms);
+    w.str(&m.id).str(&m.from).str(&m.client).str(&m.topic).bytes(&m.payload).properties(&m.properties);
+}
+
+/// Reads the entries of one record.
+///
+/// # Errors
+/// The record is not of this version or is cut; the text says where.
+pub(crate) fn read_record(record: &Bytes) -> Result<Vec<Entry>, String> {
+    let mut r = Reader { record, at: 0 };
+    let version = r.u8()?;
+    if version != VERSION {
+        return Err(format!("record version {version}, this program reads version {VERSION}"));
+    }
+    let mut entries = Vec::new();
+    while r.at < record.len() {
+        let at = r.at;
+        entries.push(read_entry(&mut r).map_err(|what| format!("entry at byte {at}: {what}"))?);
+    }
+    Ok(entries)
+}
+
+fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
+    Ok(match r.u8()? {
+        kind::SESSION_OPENED => {
+            Entry::SessionOpened { session: r.session()?, client_id: r.str()?, user: r.str()? }
+        }
+        kind::SESSION_CONNECTED => Entry::SessionConnected {
+            session: r.session()?,
+            expiry_s: r.u32()?,
+            will: r.option(Reader::will)?,
+        },
+        kind::SESSION_DISCONNECTED => Entry::SessionDisconnected {
+            session: r.session()?,
+            expiry_s: r.u32()?,
+            at_unix_ms: r.u64()?,
+            will: r.option(Reader::will)?,
+        },
+        kind::SESSION_ENDED => Entry::SessionEnded { session: r.session()? },
+        kind::SUBSCRIBED => Entry::Subscribed {
+            session: r.session()?,
+            filter: r.str()?,
+            options: r.options()?,
+            identifier: r.option(Reader::u32)?,
+        },
+        kind::UNSUBSCRIBED => Entry::Unsubscribed { session: r.session()?, filter: r.str()? },
+        kind::MESSAGE => Entry::Message(Box::new(read_message(r)?)),
+        kind::RETAINED_CLEARED => Entry::RetainedCleared { topic: r.str()? },
+        kind::QUEUED => {
+            let (session, message, flags) = (r.session()?, r.message()?, r.u8()?);
+            let qos = QoS::from_u8(flags & 3).ok_or("qos 3")?;
+            let (retain, is_copy) = (flags & 4 != 0, flags & 8 != 0);
+            let packet_id = PacketId::new(r.u16()?);
+            let count = r.u16()?;
+            let identifiers = (0..count).map(|_| r.u32()).collect::<Result<_, _>>()?;
+            Entry::Queued { session, message, qos, retain, is_copy, identifiers, packet_id }
+        }
+        kind::SENT => Entry::Sent { session: r.session()?, message: r.message()?, packet_id: r.packet_id()? },
+        kind::RECEIVED => Entry::Received { session: r.session()?, packet_id: r.packet_id()? },
+        kind::ENDED => Entry::Ended {
+            session: r.session()?,
+            message: r.message()?,
+            packet_id: PacketId::new(r.u16()?),
+            state: r.final_state()?,
+        },
+        kind::TRACKED => read_tracked(r)?,
+        kind::INCOMING_TAKEN => Entry::IncomingTaken {
+            session: r.session()?,
+            packet_id: r.packet_id()?,
+            seq: r.option(Reader::u64)?,
+            id: r.str()?,
+        },
+        kind::INCOMING_RELEASED => {
+            Entry::IncomingReleased { session: r.session()?, packet_id: r.packet_id()? }
+        }
+        kind::CONVERSATION => Entry::Conversation { topic: r.str()?, seq: r.u64()?, ts_unix_ms: r.u64()? },
+        kind::COUNTERS => Entry::Counters { message: r.u64()?, session: r.u64()? },
+        other => return Err(format!("unknown kind {other}")),
+    })
+}
+
+fn read_message(r: &mut Reader<'_>) -> Result<MessageEntry, String> {
+    let no = r.message()?;
+    let flags = r.u8()?;
+    let message = Message {
+        no,
+        ticket: 0,
+        qos: QoS::from_u8(flags & 3).ok_or("qos 3")?,
+        retain: flags & 4 != 0,
+        expiry: r.option(Reader::u64)?.map(|unix_ms| Expiry { unix_ms, monotonic_ms: 0 }),
+        seq: r.option(Reader::u64)?,
+        ts_unix_ms: r.u64()?,
+        id: r.str()?,
+        from: r.str()?,
+        client: r.str()?,
+        topic: r.str()?,
+        payload: r.bytes()?,
+        properties: r.properties()?,
+    };
+    Ok(MessageEntry { message, set_retained: flags & 8 != 0 })
+}
+
+fn read_tracked(r: &mut Reader<'_>) -> Result<Entry, String> {
+    let (message, topic, seq) = (r.message()?, r.str()?, r.option(Reader::u64)?);
+    let (id, sender) = (r.str()?, r.str()?);
+    let wanted = match r.u8()? {
+        1 => ReceiptsWanted::Delivered,
+        2 => ReceiptsWanted::Read,
+        3 => ReceiptsWanted::All,
+        other => return Err(format!("unknown receipt wish {other}")),
+    };
+    let of = r.u32()?;
+    let ended = [r.u32()?, r.u32()?, r.u32()?, r.u32()?];
+    let count = r.u32()?;
+    let mut recipients = Vec::new();
+    for _ in 0..count {
+        recipients.push(TrackedRecipient { session: r.session()?, client_id: r.str()?, user: r.str()? });
+    }
+    Ok(Entry::Tracked { message, topic, seq, id, sender, wanted, of, ended, recipients })
+}
+
+pub(super) struct Writer<'a>(pub(super) &'a mut Vec<u8>);
+
+impl Writer<'_> {
+    fn u8(&mut self, v: u8) -> &mut Self {
+        self.0.push(v);
+        self
+    }
+    fn u16(&mut self, v: u16) -> &mut Self {
+        self.0.extend_from_slice(&v.to_le_bytes());
+        self
+    }
+    fn u32(&mut self, v: u32) -> &mut Self {
+        self.0.extend_from_slice(&v.to_le_bytes());
+        self
+    }
+    fn u64(&mut self, v: u64) -> &mut Self {
+        self.0.extend_from_slice(&v.to_le_bytes());
+        self
+    }
+    fn bytes(&mut self, v: &[u8]) -> &mut Self {
+        // The codec bounds every packet below 2^28 bytes, so its fields fit.
+        self.u32(v.len() as u32).0.extend_from_slice(v);
+        self
+    }
+    fn str(&mut self, v: &str) -> &mut Self {
+        self.bytes(v.as_bytes())
+    }
+    fn option<T: ?Sized>(
+        &mut self,
+        v: Option<&T>,
+        write: impl for<'w> FnOnce(&'w mut Self, &T) -> &'w mut Self,
+    ) -> &mut Self {
+        self.u8(u8::from(v.is_some()));
+        if let Some(v) = v {
+            write(self, v);
+        }
+        self
+    }
+    fn opt_u64(&mut self, v: Option<u64>) -> &mut Self {
+        self.option(v.as_ref(), |w, v| w.u64(*v))
+    }
+    fn options(&mut self, o: SubscribeOptions) -> &mut Self {
+        self.u8(o.qos as u8
+            | u8::from(o.no_local) << 2
+            | u8::from(o.retain_as_published) << 3
+            | (o.retain_handling as u8) << 4)
+    }
+    fn user_properties(&mut self, properties: &UserProperties) -> &mut Self {
+        self.u32(properties.len() as u32);
+        for (name, value) in properties {
+            self.str(name).str(value);
+        }
+        self
+    }
+    fn properties(&mut self, p: &PublishProperties) -> &mut Self {
+        self.u8(match p.payload_format_utf8 {
+            None => 0,
+            Some(false) => 1,
+            Some(true) => 2,
+        });
+        self.option(p.response_topic.as_ref(), |w, v| w.str(v));
+        self.option(p.correlation_data.as_ref(), |w, v| w.bytes(v));
+        self.option(p.content_type.as_ref(), |w, v| w.str(v));
+        self.user_properties(&p.user_properties)
+    }
+    fn will(&mut self, will: &Will) -> &mut Self {
+        self.str(&will.topic).bytes(&will.payload).u8(will.qos as u8 | u8::from(will.retain) << 2);
+        self.option(will.delay_interval_s.as_ref(), |w, v| w.u32(*v));
+        self.option(will.properties.message_expiry_interval_s.as_ref(), |w, v| w.u32(*v));
+        self.properties(&will.properties)
+    }
+}
+
+struct Reader<'a> {
+    record: &'a Bytes,
+    at: usize,
+}
+
+impl Reader<'_> {
+    fn slice(&mut self, len: usize) -> Result<Bytes, String> {
+        let end = self.at.checked_add(len).filter(|end| *end <= self.record.len());
+        let end =
+            end.ok_or_else(|| format!("{len} bytes wanted at byte {} of {}", self.at, self.record.len()))?;
+        // A copy: a slice would keep the whole log segment in memory.
+        let slice = Bytes::copy_from_slice(&self.record[self.at..end]);
+        self.at = end;
+        Ok(slice)
+    }
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        let bytes = self.record.get(self.at..self.at + N);
+        let bytes =
+            bytes.ok_or_else(|| format!("{N} bytes wanted at byte {} of {}", self.at, self.record.len()))?;
+        self.at += N;
+        Ok(bytes.try_into().expect("the slice has N bytes"))
+    }
+    fn u8(&mut self) -> Result<u8, String> {
+        Ok(self.array::<1>()?[0])
+    }
+    fn u16(&mut self) -> Result<u16, String> {
+        Ok(u16::from_le_bytes(self.array()?))
+    }
+    fn u32(&mut self) -> Result<u32, String> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+    fn u64(&mut self) -> Result<u64, String> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+    fn bytes(&mut self) -> Result<Bytes, String> {
+        let len = self.u32()?;
+        self.slice(len as usize)
+    }
+    fn str(&mut self) -> Result<ByteString, String> {
+        ByteString::try_from(self.bytes()?).map_err(|e| format!("a string is not UTF-8: {e}"))
+    }
+    fn option<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, String>) -> Result<Option<T>, String> {
+        if self.u8()? == 0 { Ok(None) } else { read(self).map(Some) }
+    }
+    fn session(&mut self) -> Result<SessionNo, String> {
+        self.u64().map(SessionNo)
+    }
+    fn message(&mut self) -> Result<MsgNo, String> {
+        self.u64().map(MsgNo)
+    }
+    fn packet_id(&mut self) -> Result<PacketId, String> {
+        PacketId::new(self.u16()?).ok_or_else(|| "packet id 0".into())
+    }
+    fn final_state(&mut self) -> Result<Option<FinalState>, String> {
+        let state = self.u8()?;
+        let known = FinalState::ALL.into_iter().find(|s| *s as u8 == state);
+        if known.is_none() && state != 0 { Err(format!("unknown final state {state}")) } else { Ok(known) }
+    }
+    fn options(&mut self) -> Result<SubscribeOptions, String> {
+        let bits = self.u8()?;
+        Ok(SubscribeOptions {
+            qos: QoS::from_u8(bits & 3).ok_or("qos 3")?,
+            no_local: bits & 4 != 0,
+            retain_as_published: bits & 8 != 0,
+            retain_handling: match bits >> 4 {
+                0 => RetainHandling::Send,
+                1 => RetainHandling::SendIfNew,
+                _ => RetainHandling::DoNotSend,
+            },
+        })
+    }
+    fn user_properties(&mut self) -> Result<UserProperties, String> {
+        let count = self.u32()?;
+        (0..count).map(|_| Ok((self.str()?, self.str()?))).collect()
+    }
+    fn properties(&mut self) -> Result<PublishProperties, String> {
+        let payload_format_utf8 = match self.u8()? {
+            0 => None,
+            1 => Some(false),
+            _ => Some(true),
+        };
+        Ok(PublishProperties {
+            payload_format_utf8,
+            response_topic: self.option(Self::str)?,
+            correlation_data: self.option(Self::bytes)?,
+            content_type: self.option(Self::str)?,
+            user_properties: self.user_properties()?,
+            ..PublishProperties::default()
+        })
+    }
+    fn will(&mut self) -> Result<Box<Will>, String> {
+        let (topic, payload, bits) = (self.str()?, self.bytes()?, self.u8()?);
+        let delay_interval_s = self.option(Self::u32)?;
+        let message_expiry_interval_s = self.option(Self::u32)?;
+        let properties = PublishProperties { message_expiry_interval_s, ..self.properties()? };
+        let qos = QoS::from_u8(bits & 3).ok_or("qos 3")?;
+        Ok(Box::new(Will { topic, payload, qos, retain: bits & 4 != 0, delay_interval_s, properties }))
+    }
+}
