@@ -75,6 +75,8 @@ pub(crate) struct Session {
     pub(crate) subscriptions: ByName<Subscription>,
     pub(crate) queue: VecDeque<Delivery>,
     pub(crate) queue_bytes: usize,
+    /// For each in the queue the highest message number up to it: sorted, so that one can be looked up.
+    queue_order: VecDeque<MsgNo>,
     pub(crate) in_flight: VecDeque<InFlight>,
     pub(crate) window_used: usize,
     pub(crate) incoming: FxHashMap<PacketId, Incoming>,
@@ -110,6 +112,7 @@ impl Session {
             subscriptions: ByName::default(),
             queue: VecDeque::new(),
             queue_bytes: 0,
+            queue_order: VecDeque::new(),
             in_flight: VecDeque::new(),
             window_used: 0,
             incoming: FxHashMap::default(),
@@ -123,6 +126,8 @@ impl Session {
     /// Puts a message at the end of the queue.
     pub(crate) fn push_waiting(&mut self, delivery: Delivery) {
         self.queue_bytes += delivery.message.bytes();
+        let newest = self.queue_order.back().copied().unwrap_or_default();
+        self.queue_order.push_back(newest.max(delivery.message.no));
         self.queue.push_back(delivery);
     }
 
@@ -133,12 +138,22 @@ impl Session {
 
     /// Takes a certain waiting message out; of several copies the oldest.
     pub(crate) fn remove_waiting(&mut self, no: MsgNo, is_copy: bool) -> Option<Delivery> {
-        let at = self.queue.iter().position(|d| d.message.no == no && d.is_copy == is_copy)?;
+        // Only copies stand behind higher numbers than their own.
+        let place = match is_copy {
+            true => 0..self.queue.len(),
+            false => {
+                let from = self.queue_order.partition_point(|newest| *newest < no);
+                from..from + self.queue_order.range(from..).take_while(|newest| **newest == no).count()
+            }
+        };
+        let is_it = |d: &Delivery| d.message.no == no && d.is_copy == is_copy;
+        let at = place.start + self.queue.range(place.clone()).position(is_it)?;
         self.remove_waiting_at(at)
     }
 
     fn remove_waiting_at(&mut self, at: usize) -> Option<Delivery> {
         let delivery = self.queue.remove(at)?;
+        self.queue_order.remove(at);
         self.queue_bytes -= delivery.message.bytes();
         Some(delivery)
     }

@@ -49,7 +49,7 @@ impl Shard {
                     self.end(now, ending, Outcome::Dropped("session_ended"));
                 }
             }
-            self.finish();
+            self.finish(now);
         }
     }
 

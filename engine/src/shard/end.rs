@@ -48,9 +48,7 @@ impl Shard {
         if told.is_some() && !self.receipts.is_tracked(message) {
             self.timers.clear(Deadline::MessageExpiry(message));
         }
-        for told in told.into_iter().flatten() {
-            self.tell(now, told);
-        }
+        self.turn.told.extend(told.into_iter().flatten());
     }
 
     /// Publishes a receipt to the sessions of its user that hear receipts.

@@ -29,7 +29,7 @@ pub use recover::RecoverError;
 use crate::conversation::Conversations;
 use crate::gate::Gate;
 use crate::names::ByName;
-use crate::receipt::Receipts;
+use crate::receipt::{Receipts, Told};
 use crate::record::{Entry, RecordBuilder, SessionNo};
 use crate::retained::Retained;
 use crate::route::{Routes, SessionKey, Subscriber};
@@ -69,6 +69,8 @@ struct Turn {
     sends: Vec<(Wait, ConnId, Output)>,
     /// Gate marks of connections that ended in this turn.
     closed: Vec<(ConnId, u64)>,
+    /// Receipts to be published with this turn.
+    told: Vec<Told>,
     /// Scratch for route matches.
     matches: Vec<Subscriber>,
 }
@@ -158,7 +160,7 @@ impl Shard {
             Input::StoreFull { full } => self.store_full = full,
             Input::Shutdown => self.shut_down(now),
         }
-        self.finish();
+        self.finish(now);
         if !self.shut_down {
             self.work_off(now);
         }
@@ -211,7 +213,11 @@ impl Shard {
     }
 
     /// Closes the turn: its record gets the next number, its sends wait for what they must.
-    fn finish(&mut self) {
+    fn finish(&mut self, now: Now) {
+        // Receipts come last, so that messages stand in every queue in the order of their numbers.
+        for told in std::mem::take(&mut self.turn.told) {
+            self.tell(now, told);
+        }
         let ticket = if self.turn.record.is_empty() {
             0
         } else {
@@ -267,7 +273,7 @@ impl Shard {
                 Deadline::MessageExpiry(message) => self.message_expiry_due(now, message),
                 Deadline::RetainedExpiry => self.retained_expiry_due(now),
             }
-            self.finish();
+            self.finish(now);
         }
     }
 
@@ -284,7 +290,7 @@ impl Shard {
             } else {
                 self.connection_ended(now, conn, CloseReason::Shutdown);
             }
-            self.finish();
+            self.finish(now);
         }
         self.shut_down = true;
     }

@@ -288,7 +288,6 @@ impl Shard {
             (offer.topic, offer.payload) = (compact(&offer.topic), Bytes::copy_from_slice(&offer.payload));
             compact_properties(&mut offer.properties);
         }
-        let id = compact(&id);
         let seq = head.map(|h| h.seq);
         let no = self.take_message_no();
         // QoS 0 skips the gate, except in a conversation.
@@ -329,7 +328,7 @@ impl Shard {
             self.track(&message, wanted, &offer.by.user, &targets, offer.by.session);
         } else if wanted.is_some() && !is_conversation {
             let payload = receipt::undeliverable(&message.topic, &id, now.unix_ms);
-            self.tell(now, receipt::Told { sender: offer.by.user, payload });
+            self.turn.told.push(receipt::Told { sender: offer.by.user, payload });
         }
         let nobody = targets.is_empty() && !is_conversation;
         for target in targets {
@@ -388,9 +387,13 @@ impl Shard {
     fn message_id(&mut self, properties: &PublishProperties) -> Result<ByteString, Refused> {
         match user_property(&properties.user_properties, im::IM_ID) {
             None => Ok(format!("{:016x}", self.rng.u64(..)).into()),
-            Some(id) if (1..=64).contains(&id.chars().count()) => Ok(id.clone()),
+            Some(id) if (1..=im::IM_ID_CHARS_MAX).contains(&id.chars().count()) => Ok(compact(id)),
             Some(id) => {
-                let what = format!("im-id has {} characters, 1 to 64 are allowed", id.chars().count());
+                let what = format!(
+                    "im-id has {} characters, 1 to {} are allowed",
+                    id.chars().count(),
+                    im::IM_ID_CHARS_MAX
+                );
                 Err(Refused::new(ReasonCode::ImplementationSpecificError, what))
             }
         }

@@ -246,10 +246,10 @@ impl Shard {
             }
             self.trim_later(key);
             if self.turn.record.len() > RECORD_BYTES {
-                self.finish();
+                self.finish(now);
             }
         }
-        self.finish();
+        self.finish(now);
         self.watch_retained();
         self.watch_recovered_expiries();
         let mut lost = Vec::new();

@@ -397,6 +397,8 @@ impl World {
             let sent = s.in_flight.iter().filter(|f| f.on_this_connection).count();
             assert_eq!(sent, s.window_used);
             assert_eq!(s.queue.iter().map(|d| d.message.bytes()).sum::<usize>(), s.queue_bytes);
+            let numbers: Vec<_> = s.queue.iter().filter(|d| !d.is_copy).map(|d| d.message.no).collect();
+            assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
             assert!(s.queue.len() <= config.queue_messages_max && s.queue_bytes <= config.queue_bytes_max);
             assert!(s.subscriptions.len() <= config.subscriptions_max);
             assert_eq!(s.conn.is_some(), s.disconnected.is_none());
