@@ -7,9 +7,9 @@ use protocol::im::{ERRORS_TOPIC, RECEIPTS_TOPIC};
 use protocol::{PacketId, PublishProperties, QoS, ReasonCode};
 
 use super::Shard;
+use super::accept::Publisher;
 use super::backlog::{ENDS_PER_TURN_MAX, Work};
 use super::connect::silence_max_ms;
-use super::publish::Publisher;
 use crate::message::{Delivery, Message, MsgNo};
 use crate::receipt::{Outcome, Told};
 use crate::record::{Entry, SessionNo};

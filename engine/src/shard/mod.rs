@@ -5,6 +5,7 @@
 //! behind it. So one input is one atomic record, and nothing of it is seen before it is durable. What
 //! follows from an input and could be much (`backlog`) comes in turns of its own.
 
+mod accept;
 mod answer;
 mod backlog;
 mod checkpoint;

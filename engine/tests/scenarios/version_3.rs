@@ -66,6 +66,7 @@ fn a_forbidden_publish_is_acknowledged_discarded_and_reported() {
         let seen = node.seen(1);
         let error = seen.iter().find_map(|p| if let Packet::Publish(p) = p { Some(p) } else { None });
         let error: serde_json::Value = serde_json::from_slice(&error.unwrap().payload).unwrap();
+        assert_eq!(error["request"], "$SYS/x");
         assert!(error["error"].as_str().unwrap().contains("$SYS/x"), "{error}");
         assert_eq!(seen.len(), if qos == QoS::AtMostOnce { 1 } else { 2 });
     }

@@ -1,0 +1,353 @@
+//! Taking a message, whoever offers it: its checks, its number, its record, and who gets it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use protocol::{PacketId, PublishProperties, QoS, ReasonCode, im};
+
+use super::Shard;
+use crate::Now;
+use crate::config::ReceiptsWanted;
+use crate::conversation::Head;
+use crate::message::{
+    Delivery, Expiry, Message, MsgNo, compact, compact_properties, strip_broker_properties, user_property,
+};
+use crate::receipt;
+use crate::record::{EndCounts, Entry, TrackedRecipient};
+use crate::reserved::check_publish_topic;
+use crate::route::{SessionKey, Subscriber};
+
+/// Who publishes.
+pub(super) struct Publisher {
+    /// The session, if it still lives.
+    pub(super) session: Option<SessionKey>,
+    pub(super) user: ByteString,
+    pub(super) client: ByteString,
+}
+
+/// A message that somebody wants accepted.
+pub(super) struct Offer {
+    pub(super) by: Publisher,
+    pub(super) topic: ByteString,
+    pub(super) payload: Bytes,
+    pub(super) qos: QoS,
+    pub(super) retain: bool,
+    pub(super) properties: PublishProperties,
+    /// The packet id that a QoS 2 publish is remembered under.
+    pub(super) incoming: Option<PacketId>,
+}
+
+/// Bytes of a recipient's queue entry in a record, without subscription identifiers, and of its end when it
+/// is told in the same record.
+const QUEUED_BYTES: usize = 24 + 20;
+
+/// Bytes of a recipient whose receipt is asked for, without its names.
+const TRACKED_BYTES: usize = 16;
+
+/// What the sender is told.
+pub(super) struct Accepted {
+    pub(super) reason: ReasonCode,
+    pub(super) seq: Option<u64>,
+    pub(super) id: ByteString,
+}
+
+/// Why a message is not accepted; nothing of it is kept.
+pub(super) struct Refused {
+    pub(super) reason: ReasonCode,
+    pub(super) what: String,
+}
+
+impl Refused {
+    fn new(reason: ReasonCode, what: impl Into<String>) -> Self {
+        Self { reason, what: what.into() }
+    }
+
+    /// Whether trying again could never help.
+    pub(super) fn is_for_good(&self) -> bool {
+        matches!(self.reason, ReasonCode::NotAuthorized | ReasonCode::TopicNameInvalid)
+    }
+}
+
+/// One recipient: all of its subscriptions that match, taken together.
+struct Target {
+    session: SessionKey,
+    qos: QoS,
+    retain_as_published: bool,
+    identifiers: Vec<u32>,
+}
+
+/// What taking a message will mean.
+struct Plan {
+    id: ByteString,
+    is_conversation: bool,
+    /// Whether the sender wants receipts.
+    wanted: bool,
+    /// Which, if there is somebody to have receipts of.
+    tracked: Option<ReceiptsWanted>,
+    targets: Vec<Target>,
+    /// Whether the message goes into a queue or a flight that survives a restart.
+    stored_recipient: bool,
+    set_retained: bool,
+    clear_retained: bool,
+    /// Whether anything of it must be durable before it is acknowledged.
+    recorded: bool,
+}
+
+impl Shard {
+    /// Takes a message: number, record, retained, queues. One atomic record, or nothing.
+    pub(super) fn accept(&mut self, now: Now, mut offer: Offer) -> Result<Accepted, Refused> {
+        let plan = self.plan(&mut offer)?;
+        // The last that can refuse.
+        let head = if plan.is_conversation { Some(self.next_head(now, &offer.topic)?) } else { None };
+        if plan.recorded || offer.qos > QoS::AtMostOnce {
+            // It may stay for long: a slice would keep the read buffer that it came in.
+            (offer.topic, offer.payload) = (compact(&offer.topic), Bytes::copy_from_slice(&offer.payload));
+            compact_properties(&mut offer.properties);
+        }
+        let no = self.take_message_no();
+        // QoS 0 skips the gate, except in a conversation.
+        let gated = plan.recorded && (plan.is_conversation || offer.qos > QoS::AtMostOnce);
+        let message = Arc::new(Message {
+            no,
+            ticket: if gated { self.gate.next_ticket() } else { 0 },
+            expiry: offer.properties.message_expiry_interval_s.take().map(|s| Expiry::after(s, now)),
+            topic: offer.topic,
+            payload: offer.payload,
+            qos: offer.qos,
+            retain: offer.retain,
+            seq: head.map(|h| h.seq),
+            id: plan.id.clone(),
+            from: offer.by.user.clone(),
+            client: offer.by.client,
+            ts_unix_ms: head.map_or(now.unix_ms, |h| h.ts_unix_ms),
+            properties: offer.properties,
+        });
+        self.keep(&message, &plan, head);
+        if let Some((packet_id, key)) = offer.incoming.zip(offer.by.session) {
+            self.take_incoming(key, packet_id, message.seq, plan.id.clone());
+        }
+        if let Some(wanted) = plan.tracked {
+            self.track(&message, wanted, &offer.by.user, &plan.targets, offer.by.session);
+        } else if plan.wanted && !plan.is_conversation {
+            let payload = receipt::undeliverable(&message.topic, &plan.id, now.unix_ms);
+            self.turn.told.push(receipt::Told { sender: offer.by.user, payload });
+        }
+        let nobody = plan.targets.is_empty() && !plan.is_conversation;
+        for target in plan.targets {
+            let retain = message.retain && target.retain_as_published;
+            // [MQTT-3.8.4-8] the lower of the two levels.
+            let qos = target.qos.min(message.qos);
+            let subscription_identifiers = target.identifiers;
+            let message = message.clone();
+            let delivery = Delivery { message, qos, retain, is_copy: false, subscription_identifiers };
+            self.deliver(now, target.session, delivery);
+        }
+        let reason = if nobody { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success };
+        Ok(Accepted { reason, seq: message.seq, id: plan.id })
+    }
+
+    /// Checks a message and finds out what it means; changes nothing but the message itself.
+    fn plan(&mut self, offer: &mut Offer) -> Result<Plan, Refused> {
+        self.check_topic(&offer.topic)?;
+        strip_broker_properties(&mut offer.properties.user_properties);
+        let id = self.message_id(&offer.properties)?;
+        let rule = self.conversations.rule(&offer.topic);
+        let is_conversation = rule.is_some();
+        let asked = user_property(&offer.properties.user_properties, im::IM_RECEIPT);
+        let wanted = asked.and_then(|v| ReceiptsWanted::parse(v)).or(rule.flatten());
+
+        let targets = self.targets(offer);
+        let stored_recipient = targets.iter().any(|t| {
+            self.sessions[t.session].durable && (is_conversation || t.qos.min(offer.qos) > QoS::AtMostOnce)
+        });
+        // [MQTT-3.3.1-6] an empty payload removes the retained message, [MQTT-3.3.1-5] others replace it.
+        let set_retained = offer.retain && !offer.payload.is_empty();
+        let clear_retained =
+            offer.retain && offer.payload.is_empty() && self.retained.get(&offer.topic).is_some();
+        let remembered = offer.incoming.and(offer.by.session).is_some_and(|key| self.sessions[key].durable);
+        let has_recipient = targets.iter().any(|t| Some(t.session) != offer.by.session);
+        let tracked = wanted.filter(|_| has_recipient);
+        let recorded = stored_recipient
+            || set_retained
+            || clear_retained
+            || is_conversation
+            || tracked.is_some()
+            || remembered;
+        if recorded && self.store_full {
+            return Err(Refused::new(ReasonCode::QuotaExceeded, "the broker's store is full"));
+        }
+        if set_retained {
+            self.check_retained(offer)?;
+        }
+        if recorded {
+            self.check_record(&targets, tracked.is_some())?;
+        }
+        Ok(Plan {
+            id,
+            is_conversation,
+            wanted: wanted.is_some(),
+            tracked,
+            targets,
+            stored_recipient,
+            set_retained,
+            clear_retained,
+            recorded,
+        })
+    }
+
+    fn next_head(&mut self, now: Now, topic: &ByteString) -> Result<Head, Refused> {
+        self.conversations.next(topic, now.unix_ms).map_err(|e| {
+            let what = format!("the broker has {} conversations, its limit", e.limit);
+            Refused::new(ReasonCode::QuotaExceeded, what)
+        })
+    }
+
+    /// Writes the message down, and makes or removes its topic's retained message.
+    fn keep(&mut self, message: &Arc<Message>, plan: &Plan, head: Option<Head>) {
+        if plan.stored_recipient || plan.set_retained {
+            self.write_message(message, plan.set_retained);
+        } else if let Some(head) = head {
+            let topic = message.topic.clone();
+            self.write(&Entry::Conversation { topic, seq: head.seq, ts_unix_ms: head.ts_unix_ms });
+        }
+        if plan.clear_retained {
+            self.retained.clear(&message.topic);
+            self.write(&Entry::RetainedCleared { topic: message.topic.clone() });
+            self.watch_retained();
+        } else if plan.set_retained {
+            self.retained.set(message.clone());
+            self.watch_retained();
+        }
+    }
+
+    pub(super) fn check_topic(&self, topic: &str) -> Result<(), Refused> {
+        check_publish_topic(topic).map_err(|(reason, what)| Refused::new(reason, what))?;
+        let levels = topic.split('/').count();
+        let max = self.config.topic_levels_max;
+        if levels > max {
+            let what = format!("it has {levels} levels, the limit is {max}");
+            return Err(Refused::new(ReasonCode::TopicNameInvalid, what));
+        }
+        Ok(())
+    }
+
+    fn check_retained(&self, offer: &Offer) -> Result<(), Refused> {
+        let known = self.retained.get(&offer.topic);
+        let (messages_max, bytes_max) = (self.config.retained_messages_max, self.config.retained_bytes_max);
+        let what = if known.is_none() && self.retained.len() >= messages_max {
+            format!("the broker keeps {messages_max} retained messages, its limit")
+        } else {
+            let others = self.retained.bytes() - known.map_or(0, |m| m.bytes());
+            if others + offer.payload.len() <= bytes_max {
+                return Ok(());
+            }
+            format!("the broker's retained messages may have {bytes_max} bytes, {others} are taken")
+        };
+        Err(Refused::new(ReasonCode::QuotaExceeded, what))
+    }
+
+    /// One record holds the message and all its recipients, so their number has a limit.
+    fn check_record(&self, targets: &[Target], tracked: bool) -> Result<(), Refused> {
+        let durable = targets.iter().filter(|t| self.sessions[t.session].durable);
+        let queued: usize = durable.map(|t| QUEUED_BYTES + 4 * t.identifiers.len()).sum();
+        let bytes = queued + targets.len() * TRACKED_BYTES * usize::from(tracked);
+        let max = self.config.record_recipients_bytes_max;
+        if bytes <= max {
+            return Ok(());
+        }
+        let what =
+            format!("its {} recipients need {bytes} bytes in one record, {max} are allowed", targets.len());
+        Err(Refused::new(ReasonCode::QuotaExceeded, what))
+    }
+
+    pub(super) fn message_id(&mut self, properties: &PublishProperties) -> Result<ByteString, Refused> {
+        match user_property(&properties.user_properties, im::IM_ID) {
+            None => Ok(format!("{:016x}", self.rng.u64(..)).into()),
+            Some(id) if (1..=im::IM_ID_CHARS_MAX).contains(&id.chars().count()) => Ok(compact(id)),
+            Some(id) => {
+                let what = format!(
+                    "im-id has {} characters, 1 to {} are allowed",
+                    id.chars().count(),
+                    im::IM_ID_CHARS_MAX
+                );
+                Err(Refused::new(ReasonCode::ImplementationSpecificError, what))
+            }
+        }
+    }
+
+    /// Collects the recipients. [MQTT-3.3.4-2] overlapping subscriptions of one session give one copy at
+    /// the highest level, [MQTT-3.3.4-4] with all their identifiers.
+    fn targets(&mut self, offer: &Offer) -> Vec<Target> {
+        let mut matches = std::mem::take(&mut self.turn.matches);
+        matches.clear();
+        self.routes.matching(&offer.topic, &mut matches);
+        // [MQTT-3.8.3-3] No Local keeps a client's own messages away.
+        matches.retain(|m| !(m.options.no_local && Some(m.session) == offer.by.session));
+        matches.sort_unstable_by_key(|m| (m.session, m.identifier));
+        let targets = matches.chunk_by(|a, b| a.session == b.session).map(Target::of).collect();
+        self.turn.matches = matches;
+        targets
+    }
+
+    fn track(
+        &mut self,
+        message: &Message,
+        wanted: ReceiptsWanted,
+        sender: &ByteString,
+        targets: &[Target],
+        publisher: Option<SessionKey>,
+    ) {
+        let others = targets.iter().filter(|t| Some(t.session) != publisher);
+        let listed = self.receipts.are_listed(others.clone().count());
+        let recipients: Vec<_> = others
+            .map(|t| {
+                let s = &self.sessions[t.session];
+                let names = listed.then(|| (s.client_id.clone(), s.user.clone()));
+                let (client_id, user) = names.unwrap_or_default();
+                TrackedRecipient { session: s.no, client_id, user }
+            })
+            .collect();
+        let of = recipients.len() as u32;
+        let ended = EndCounts::default();
+        self.write(&Entry::Tracked {
+            message: message.no,
+            topic: message.topic.clone(),
+            seq: message.seq,
+            id: message.id.clone(),
+            sender: sender.clone(),
+            wanted,
+            of,
+            ended,
+            recipients: recipients.clone(),
+        });
+        let (topic, id) = (message.topic.clone(), message.id.clone());
+        let seq = message.seq;
+        self.receipts.track(message.no, topic, seq, id, sender.clone(), wanted, of, ended, recipients);
+        self.watch_expiry(message);
+    }
+
+    pub(super) fn take_message_no(&mut self) -> MsgNo {
+        let no = MsgNo(self.next_message);
+        self.next_message += 1;
+        no
+    }
+
+    pub(super) fn write_message(&mut self, message: &Message, set_retained: bool) {
+        self.turn.record.push_message(message, set_retained);
+    }
+}
+
+impl Target {
+    fn of(matches: &[Subscriber]) -> Self {
+        let mut identifiers: Vec<u32> = matches.iter().map(|m| m.identifier).filter(|i| *i != 0).collect();
+        identifiers.dedup();
+        identifiers.truncate(usize::from(u16::MAX));
+        Self {
+            session: matches[0].session,
+            qos: matches.iter().map(|m| m.options.qos).max().unwrap_or_default(),
+            retain_as_published: matches.iter().any(|m| m.options.retain_as_published),
+            identifiers,
+        }
+    }
+}
