@@ -47,7 +47,7 @@ impl Conversations {
             return Err(TooMany { limit: self.heads_max });
         }
         let head = self.heads.entry(topic.clone()).or_default();
-        *head = Head { seq: head.seq + 1, ts_unix_ms: head.ts_unix_ms.max(now_unix_ms) };
+        *head = Head { seq: head.seq.saturating_add(1), ts_unix_ms: head.ts_unix_ms.max(now_unix_ms) };
         Ok(*head)
     }
 

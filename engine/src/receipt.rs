@@ -198,7 +198,8 @@ impl Tracking {
 
     fn close(&mut self, session: SessionNo, state: FinalState) -> Option<TrackedRecipient> {
         let recipient = self.open.remove(&session)?;
-        self.ended[state as usize - 1] += 1;
+        let ended = &mut self.ended[state as usize - 1];
+        *ended = ended.saturating_add(1);
         Some(recipient)
     }
 

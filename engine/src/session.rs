@@ -179,6 +179,7 @@ impl Session {
         let ahead = |id: PacketId| (usize::from(id.get()) + IDS - next) % IDS;
         let mut taken: Vec<usize> = self.in_flight.iter().map(|f| ahead(f.packet_id)).collect();
         taken.sort_unstable();
+        taken.dedup();
         let mut taken = taken.into_iter().peekable();
         let mut free = 0;
         while taken.next_if_eq(&free).is_some() {

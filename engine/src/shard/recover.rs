@@ -92,7 +92,7 @@ impl Shard {
                 let key = self.sessions.insert(session);
                 self.by_client.insert(client_id, key);
                 self.by_no.insert(no, key);
-                self.next_session = self.next_session.max(no.0 + 1);
+                self.next_session = self.next_session.max(no.0.saturating_add(1));
             }
             Entry::SessionConnected { session, expiry_s, will } => {
                 let session = self.logged_session(session)?;
@@ -119,7 +119,7 @@ impl Shard {
                 self.conversations.restore(&topic, Head { seq, ts_unix_ms });
             }
             Entry::Tracked { message, topic, seq, id, sender, wanted, of, ended, recipients } => {
-                self.next_message = self.next_message.max(message.0 + 1);
+                self.next_message = self.next_message.max(message.0.saturating_add(1));
                 self.receipts.track(message, topic, seq, id, sender, wanted, of, ended, recipients);
             }
             Entry::IncomingTaken { session, packet_id, seq, id } => {
@@ -191,7 +191,7 @@ impl Shard {
         let MessageEntry { mut message, set_retained } = entry;
         message.expiry = message.expiry.map(|e| Expiry::from_unix(e.unix_ms, now));
         let message = Arc::new(message);
-        self.next_message = self.next_message.max(message.no.0 + 1);
+        self.next_message = self.next_message.max(message.no.0.saturating_add(1));
         if let Some(seq) = message.seq {
             self.conversations.restore(&message.topic, Head { seq, ts_unix_ms: message.ts_unix_ms });
         }

@@ -434,4 +434,39 @@ proptest! {
             world.check();
         }
     }
+
+    #[test]
+    fn a_log_that_contradicts_itself_is_refused_or_taken_without_a_panic(
+        ops in prop::collection::vec(op(), 20..120),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0u8..4), 1..4),
+    ) {
+        let mut world = World::new();
+        world.populate();
+        for op in ops {
+            world.run(op);
+        }
+        let mut log: Vec<_> = world.log.iter().map(|record| record.to_vec()).collect();
+        for (one, other, kind) in damage {
+            let (a, b) = (one.index(log.len()), other.index(log.len()));
+            match kind {
+                0 => log.swap(a, b),
+                1 => log[a] = log[b].clone(),
+                2 => {
+                    let len = other.index(log[a].len()) + 1;
+                    log[a].truncate(len);
+                }
+                _ => {
+                    let at = other.index(log[a].len());
+                    log[a][at] ^= 1 << one.index(8);
+                }
+            }
+        }
+        let recovered = Shard::recover(config(), 1, world.now, log.into_iter().map(Bytes::from));
+        if let Ok(mut shard) = recovered {
+            world.now.monotonic_ms += 200_000;
+            world.now.unix_ms += 200_000;
+            shard.handle(world.now, Input::Timer);
+            shard.checkpoint();
+        }
+    }
 }
