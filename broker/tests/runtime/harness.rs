@@ -16,7 +16,7 @@ use protocol::{
 use tempfile::TempDir;
 
 /// What never takes this long but when it fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A configuration on free ports with its store in `dir`.
 pub(crate) fn config(dir: &Path) -> Config {

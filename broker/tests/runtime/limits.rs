@@ -6,7 +6,7 @@ use broker::RunningBroker;
 use protocol::{Packet, ProtocolVersion, QoS, ReasonCode};
 
 use crate::{
-    harness::{RawClient, TestBroker, connect, publish},
+    harness::{PATIENCE, RawClient, TestBroker, connect, publish},
     http::metric,
 };
 
@@ -65,14 +65,19 @@ fn a_subscriber_that_does_not_read_costs_a_bounded_buffer_and_nobody_else() {
     // Far more than the sockets' own buffers take.
     let messages = 2_000;
     let payload = vec![7; 16_384];
+    let (read, was_read) = std::sync::mpsc::channel();
     let reading = std::thread::spawn(move || {
-        (0..messages).map(|_| reader.expect_publish().payload.len()).sum::<usize>()
-    });
-    for i in 0..messages {
-        publisher.send(&publish("flood", QoS::AtMostOnce, 0, &payload));
-        if i % 16 == 0 {
-            publisher.ping();
+        let mut bytes = 0;
+        for _ in 0..messages {
+            bytes += reader.expect_publish().payload.len();
+            read.send(()).unwrap();
         }
+        bytes
+    });
+    for _ in 0..messages {
+        publisher.send(&publish("flood", QoS::AtMostOnce, 0, &payload));
+        // The one that reads must never be behind by as much as the mark, however slow this machine is.
+        was_read.recv_timeout(PATIENCE).unwrap();
     }
     publisher.ping();
     assert_eq!(reading.join().unwrap(), messages * payload.len());
