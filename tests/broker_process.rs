@@ -184,10 +184,11 @@ impl Drop for Broker {
         // Both fail only when the process is gone already, which is what is wanted.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if thread::panicking()
-            && let Ok(log) = fs::read_to_string(self.dir.path().join("stderr"))
-        {
+        let log = fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default();
+        if thread::panicking() {
             eprintln!("--- the broker's stderr\n{log}---");
+        } else {
+            assert!(!log.contains("panicked at"), "the broker panicked:\n{log}");
         }
     }
 }

@@ -50,6 +50,26 @@ fn a_reserved_publish_in_v311_is_acknowledged_and_discarded() {
 }
 
 #[test]
+fn what_v311_cannot_be_told_in_an_ack_is_told_on_the_errors_topic() {
+    let broker = Broker::start();
+    let mut other = broker.client("other", V311);
+    other.subscribe("$im/errors", QoS::AtMostOnce);
+    let mut client = broker.client("publisher", V311);
+    client.subscribe("$im/errors", QoS::AtMostOnce);
+    for topic in ["$im/nothing", "$other/topic"] {
+        client.publish(message(topic, "x", QoS::AtLeastOnce));
+        let told = client.receive_publish();
+        assert_eq!(&*told.topic, "$im/errors");
+        let told: serde_json::Value = serde_json::from_slice(&told.payload).expect("JSON");
+        assert!(told["request"].is_string() && told.to_string().contains(topic), "{told}");
+        assert!(told["error"].as_str().is_some_and(|why| !why.is_empty()), "{told}");
+        assert!(told["at"].as_u64().is_some_and(|at| at > 1_700_000_000_000), "{told}");
+    }
+    // It is for the client that asked alone.
+    other.expect_no_message();
+}
+
+#[test]
 fn a_reserved_publish_at_qos_0_is_discarded_without_a_word() {
     let broker = Broker::start();
     let mut client = broker.client("publisher", V5);
