@@ -94,6 +94,14 @@ pub(crate) fn compact_properties(properties: &mut PublishProperties) {
     }
 }
 
+/// Writes a message id of the broker's own: 16 hexadecimal digits. Each message without an id gets one, so
+/// it does without the formatter.
+pub(crate) fn own_id(number: u64) -> ByteString {
+    let digit = |at: u32| b"0123456789abcdef"[(number >> (60 - 4 * at)) as usize & 15];
+    let digits: [u8; 16] = std::array::from_fn(|at| digit(at as u32));
+    ByteString::from(std::str::from_utf8(&digits).expect("hexadecimal digits are ASCII"))
+}
+
 /// Returns the first value of a user property.
 pub(crate) fn user_property<'a>(properties: &'a UserProperties, name: &str) -> Option<&'a ByteString> {
     properties.iter().find(|(n, _)| n == name).map(|(_, value)| value)
@@ -185,4 +193,16 @@ pub(crate) fn message_for_tests() -> Arc<Message> {
         ts_unix_ms: 0,
         properties: PublishProperties::default(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_of_the_brokers_own_has_all_its_digits() {
+        for number in [0, 0x0123_4567_89ab_cdef, u64::MAX] {
+            assert_eq!(own_id(number), format!("{number:016x}"));
+        }
+    }
 }

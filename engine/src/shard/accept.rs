@@ -11,7 +11,8 @@ use crate::Now;
 use crate::config::ReceiptsWanted;
 use crate::conversation::Head;
 use crate::message::{
-    Delivery, Expiry, Message, MsgNo, compact, compact_properties, strip_broker_properties, user_property,
+    Delivery, Expiry, Message, MsgNo, compact, compact_properties, own_id, strip_broker_properties,
+    user_property,
 };
 use crate::receipt;
 use crate::record::{EndCounts, Entry, TrackedRecipient};
@@ -263,7 +264,7 @@ impl Shard {
 
     pub(super) fn message_id(&mut self, properties: &PublishProperties) -> Result<ByteString, Refused> {
         match user_property(&properties.user_properties, im::IM_ID) {
-            None => Ok(format!("{:016x}", self.rng.u64(..)).into()),
+            None => Ok(own_id(self.rng.u64(..))),
             Some(id) if (1..=im::IM_ID_CHARS_MAX).contains(&id.chars().count()) => Ok(compact(id)),
             Some(id) => {
                 let what = format!(

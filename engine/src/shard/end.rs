@@ -10,7 +10,7 @@ use super::Shard;
 use super::accept::Publisher;
 use super::backlog::{ENDS_PER_TURN_MAX, Work};
 use super::connect::silence_max_ms;
-use crate::message::{Delivery, Message, MsgNo};
+use crate::message::{Delivery, Message, MsgNo, own_id};
 use crate::receipt::{Outcome, Told};
 use crate::record::{Entry, SessionNo};
 use crate::route::SessionKey;
@@ -97,7 +97,7 @@ impl Shard {
             retain: false,
             expiry: None,
             seq: None,
-            id: format!("{:016x}", self.rng.u64(..)).into(),
+            id: own_id(self.rng.u64(..)),
             from: ByteString::new(),
             client: ByteString::new(),
             ts_unix_ms: now.unix_ms,
