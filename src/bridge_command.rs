@@ -5,6 +5,8 @@ use std::{io, path::PathBuf, process::ExitCode};
 use anyhow::Context;
 use bridge::{Bridge, Config, StartError};
 
+use crate::terminal::say;
+
 /// Watch vehicles on their routes, tell people in a conversation and by webhooks, and take their commands
 #[derive(Debug, clap::Args)]
 pub(crate) struct BridgeArgs {
@@ -35,7 +37,7 @@ pub(crate) async fn run(args: BridgeArgs) -> anyhow::Result<ExitCode> {
         config.data_dir = dir;
     }
     start_log(&args.log)?;
-    println!("{}", banner(&config));
+    say(&banner(&config))?;
     let mut bridge = match Bridge::start(config) {
         Ok(bridge) => bridge,
         Err(error @ StartError::Client(_)) => return Ok(misconfigured(&error.to_string())),
@@ -49,10 +51,10 @@ pub(crate) async fn run(args: BridgeArgs) -> anyhow::Result<ExitCode> {
         }
     }
     let counts = bridge.stop().await?;
-    println!(
+    say(&format!(
         "bridge stopped: {} fixes, {} alerts, {} commands, {} messages delivered, {} given up",
         counts.fixes, counts.alerts, counts.commands, counts.delivered, counts.dead_letters
-    );
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 

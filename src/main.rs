@@ -11,6 +11,7 @@ mod serve;
 mod sim_command;
 mod sub_command;
 mod sub_format;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -57,10 +58,14 @@ fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode
         .build()
         .map_err(anyhow::Error::from)
         .and_then(|executor| executor.block_on(command));
-    result.unwrap_or_else(|error| {
-        eprintln!("postrider: {error:#}");
-        ExitCode::FAILURE
-    })
+    match result {
+        Ok(code) => code,
+        Err(error) if terminal::is_reader_gone(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("postrider: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 #[cfg(test)]

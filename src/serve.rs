@@ -39,6 +39,9 @@ fn start_log(filter: &str) {
         .init();
 }
 
+/// Signals closer together than this are one.
+const ONE_WISH: std::time::Duration = std::time::Duration::from_millis(500);
+
 async fn serve(config: Config) -> ExitCode {
     // Before anything is started, so that no signal finds the process without its handler.
     let mut signals = match Signals::new() {
@@ -68,6 +71,11 @@ async fn serve(config: Config) -> ExitCode {
         signal = signals.next() => signal,
     };
     tracing::info!(signal, "stopping; once more stops at once");
+    let again = async {
+        // A supervisor may signal the process and then its group: that is one wish, not two.
+        while let Ok(_same) = tokio::time::timeout(ONE_WISH, signals.next()).await {}
+        signals.next().await
+    };
     tokio::select! {
         result = broker.stop() => match result {
             Ok(()) => {
@@ -77,7 +85,7 @@ async fn serve(config: Config) -> ExitCode {
             Err(error) => fail(&error.to_string()),
         },
         // What is acknowledged is in the store: an abrupt end loses nothing.
-        signal = signals.next() => fail(&format!("stopped at once by a second {signal}")),
+        signal = again => fail(&format!("stopped at once by a second {signal}")),
     }
 }
 

@@ -8,7 +8,9 @@ use firmware_sim::{
     route,
     truck::{Progress, Step},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::terminal::say;
 
 /// Drive simulated trucks that run the real device SDK against a broker
 #[derive(Debug, clap::Args)]
@@ -89,60 +91,63 @@ pub(crate) async fn run(args: SimArgs) -> anyhow::Result<ExitCode> {
         Ok(plan) => plan,
         Err(error) => return Ok(misused(&error.to_string())),
     };
-    println!(
-        "{} trucks to {}, seed {}, {} times as fast",
-        plan.len(),
-        options.address,
-        options.seed,
-        options.speedup
-    );
+    let (trucks, address, seed, speedup) = (plan.len(), &options.address, options.seed, options.speedup);
+    say(&format!("{trucks} devices, broker {address}, seed {seed}, {speedup} times as fast"))?;
     for truck in &plan {
-        println!(
-            "  {} drives {}, {:.1} km",
-            truck.id,
-            truck.route.name,
-            truck.route.line.length_m() / 1000.0
-        );
+        let km = truck.route.line.length_m() / 1000.0;
+        say(&format!("  {} drives {}, {km:.1} km", truck.id, truck.route.name))?;
     }
     let (progress, received) = mpsc::channel(fleet::PROGRESS_QUEUED);
-    let shown = tokio::spawn(show(received, args.quiet));
-    let stop = async { drop(tokio::signal::ctrl_c().await) };
+    let (showing, reader_gone) = oneshot::channel();
+    let shown = tokio::spawn(show(received, args.quiet, showing));
+    let stop = async {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = reader_gone => {}
+        }
+    };
     let report = fleet::run_planned(&options, plan, progress, stop).await?;
     shown.await?;
     for truck in &report.trucks {
-        println!(
-            "{}: {} fixes safe, {} refused, {}, lock {}",
-            truck.id,
-            truck.fixes_queued,
-            truck.fixes_refused,
-            if truck.arrived { "arrived" } else { "on its way" },
-            if truck.lock_is_open { "open" } else { "closed" },
-        );
+        let place = if truck.arrived { "arrived" } else { "on its way" };
+        let lock = if truck.lock_is_open { "open" } else { "closed" };
+        let (safe, refused) = (truck.fixes_queued, truck.fixes_refused);
+        say(&format!("{}: {safe} fixes safe, {refused} refused, {place}, lock {lock}", truck.id))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn show(mut progress: mpsc::Receiver<Progress>, quiet: bool) {
+/// Shows what happens until the fleet ends or nobody reads any more; `showing` is dropped then.
+async fn show(mut progress: mpsc::Receiver<Progress>, quiet: bool, showing: oneshot::Sender<()>) {
     while let Some(Progress { truck, step }) = progress.recv().await {
-        match step {
-            Step::Position { .. } if quiet => {}
-            Step::Position { position, speed_mps, driven_m, length_m, .. } => println!(
-                "{truck}: {:.5} {:.5}, {:.0} km/h, {:.1} of {:.1} km",
-                position.lat,
-                position.lon,
-                speed_mps * 3.6,
-                driven_m / 1000.0,
-                length_m / 1000.0
-            ),
-            Step::Connected => println!("{truck}: connected"),
-            Step::Disconnected { why } => println!("{truck}: not connected: {why}"),
-            Step::DetourBegins => println!("{truck}: leaves its route"),
-            Step::DetourEnds => println!("{truck}: is back on its route"),
-            Step::Arrived { .. } => println!("{truck}: arrived"),
-            Step::Command { id, status } => println!("{truck}: command {id} ended: {status:?}"),
-            Step::Lock { is_open } => println!("{truck}: lock {}", if is_open { "open" } else { "closed" }),
-            Step::Trouble { what } => println!("{truck}: {what}"),
+        if matches!(step, Step::Position { .. }) && quiet {
+            continue;
         }
+        if say(&format!("{truck}: {}", words(step))).is_err() {
+            break;
+        }
+    }
+    drop(showing);
+}
+
+fn words(step: Step) -> String {
+    match step {
+        Step::Position { position, speed_mps, driven_m, length_m, .. } => format!(
+            "{:.5} {:.5}, {:.0} km/h, {:.1} of {:.1} km",
+            position.lat,
+            position.lon,
+            speed_mps * 3.6,
+            driven_m / 1000.0,
+            length_m / 1000.0
+        ),
+        Step::Connected => "connected".to_owned(),
+        Step::Disconnected { why } => format!("not connected: {why}"),
+        Step::DetourBegins => "leaves its route".to_owned(),
+        Step::DetourEnds => "is back on its route".to_owned(),
+        Step::Arrived { .. } => "arrived".to_owned(),
+        Step::Command { id, status } => format!("command {id} ended: {status:?}"),
+        Step::Lock { is_open } => format!("lock {}", if is_open { "open" } else { "closed" }),
+        Step::Trouble { what } => what,
     }
 }
 

@@ -53,7 +53,7 @@ pub enum StartError {
 #[derive(Debug, thiserror::Error)]
 pub enum FatalError {
     /// The store failed: going on could lose what is acknowledged.
-    #[error("the store failed, so the broker stopped; nothing acknowledged is lost: {0}")]
+    #[error("the store failed, so the broker stopped: {0}; start it again: it says what it finds on disk")]
     Store(#[source] LogError),
     /// The listening socket cannot be used.
     #[error("the listening socket cannot be used: {0}")]
@@ -187,7 +187,8 @@ mod tests {
         broker.inbox.commit_event(CommitEvent::Failed(LogError::Poisoned { why: "no such disk".into() }));
         let executor = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let error = executor.block_on(broker.failed()).to_string();
-        assert!(error.starts_with("the store failed, so the broker stopped; nothing acknowledged is lost: "));
+        assert!(error.starts_with("the store failed, so the broker stopped: "), "{error}");
+        assert!(error.ends_with("start it again: it says what it finds on disk"), "{error}");
         assert!(error.contains("no such disk"), "{error}");
         assert!(std::net::TcpStream::connect(broker.mqtt_addr()).is_err(), "clients are still let in");
     }

@@ -17,6 +17,7 @@ use firmware_sim::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+use crate::terminal::{is_reader_gone, say};
 use dispatcher::Dispatcher;
 use story::Story;
 
@@ -62,7 +63,7 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let bridge = bridge::Bridge::start(bridge_config(&address, &dir.path().join("bridge"), &plan))?;
     let mut dispatcher = Dispatcher::connect(&address).await?;
     bridge.ready().await;
-    introduce(&broker, &plan, args.speedup);
+    introduce(&broker, &plan, args.speedup)?;
 
     let (progress, mut ignored) = mpsc::channel(fleet::PROGRESS_QUEUED);
     let (stop, stopped) = oneshot::channel::<()>();
@@ -78,21 +79,26 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         () = tokio::time::sleep(Duration::from_secs(args.timeout)), if args.once => Ok(Some("time is up")),
         signal = tokio::signal::ctrl_c() => signal.map(|()| Some("stopped")).map_err(Into::into),
     };
-    println!();
     drop(stop);
     let fleet = fleet.await.context("the trucks broke off")?;
     dispatcher.leave().await;
     bridge.stop().await?;
     broker.stop().await?;
     fleet?;
-    let why = end?;
+    let why = match end {
+        Err(error) if is_reader_gone(&error) => return Ok(ExitCode::SUCCESS),
+        end => end?,
+    };
     if story.is_over() {
-        println!("The story is complete: {} of {} steps.", story.done(), story.done());
+        say(&format!("\nThe story is complete: {} of {} steps.", story.done(), story.done()))?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("The story is not complete ({}). What did not happen:", why.unwrap_or("the trucks ended"));
+    say(&format!(
+        "\nThe story is not complete ({}). What did not happen:",
+        why.unwrap_or("the trucks ended")
+    ))?;
     for step in story.missing() {
-        println!("  - {step}");
+        say(&format!("  - {step}"))?;
     }
     Ok(if args.once { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -103,17 +109,17 @@ async fn tell(dispatcher: &mut Dispatcher, story: &mut Story, once: bool) -> any
     loop {
         let heard = dispatcher.hear().await?;
         for line in story.hear(&heard) {
-            println!("{line}");
+            say(&line)?;
         }
         while let Some(text) = story.next_words() {
-            println!("{}", story::line("dispatcher", &format!("writes into im/dispatch: {text}")));
+            say(&story::line("dispatcher", &format!("writes into im/dispatch: {text}")))?;
             dispatcher.write(&text).await?;
         }
         if story.is_over() && once {
             return Ok(());
         }
         if story.is_over() && !std::mem::replace(&mut was_over, true) {
-            println!("\nThat was the story; everything keeps running until Ctrl-C.\n");
+            say("\nThat was the story; everything keeps running until Ctrl-C.\n")?;
         }
     }
 }
@@ -147,28 +153,30 @@ fn bridge_config(address: &str, dir: &std::path::Path, plan: &[PlannedTruck]) ->
     config
 }
 
-fn introduce(broker: &RunningBroker, plan: &[PlannedTruck], speedup: f64) {
+fn introduce(broker: &RunningBroker, plan: &[PlannedTruck], speedup: f64) -> std::io::Result<()> {
     let port = broker.mqtt_addr().port();
-    println!(
+    say(&format!(
         "postrider demo: a broker, a bridge and {} trucks on real roads of Helsinki, {speedup} times as fast",
         plan.len()
-    );
-    println!("(roads: OpenStreetMap contributors, ODbL 1.0)");
-    println!(
-        "Each truck's clock starts in the past and meets ours when it arrives; until then alerts say how old they are.\n"
-    );
+    ))?;
+    say("(roads: OpenStreetMap contributors, ODbL 1.0)")?;
+    say(
+        "Each truck's clock starts in the past and meets ours when it arrives; until then alerts say how old they are.\n",
+    )?;
     for truck in plan {
         let km = truck.route.line.length_m() / 1000.0;
         let detour = if truck.detour.is_some() { ", and will leave it on the way" } else { "" };
-        println!("  {} drives {}, {km:.1} km{detour}", truck.id, truck.route.name);
+        say(&format!("  {} drives {}, {km:.1} km{detour}", truck.id, truck.route.name))?;
     }
-    println!("\nmqtt: listening on {}", broker.mqtt_addr());
+    say(&format!("\nmqtt: listening on {}", broker.mqtt_addr()))?;
     if let Some(http) = broker.http_addr() {
-        println!("http: listening on {http} (/healthz, /readyz, /metrics)");
+        say(&format!("http: listening on {http} (/healthz, /readyz, /metrics)"))?;
     }
-    println!("\nLook in from another terminal:");
-    println!("  mosquitto_sub -p {port} -t 'im/#' -v                       # what people see");
-    println!("  mosquitto_sub -p {port} -t 'dev/+/telemetry/gps' -v        # what the trucks send");
-    println!("  postrider sub -p {port} -t 'im/dispatch' -v                # the same, with our own client");
-    println!("  postrider pub -p {port} -i you -q 1 -t im/dispatch -m '/unlock truck-3'\n");
+    say("\nLook in from another terminal:")?;
+    say(&format!("  mosquitto_sub -p {port} -t 'im/#' -v                       # what people see"))?;
+    say(&format!("  mosquitto_sub -p {port} -t 'dev/+/telemetry/gps' -v        # what the trucks send"))?;
+    say(&format!(
+        "  postrider sub -p {port} -t 'im/dispatch' -v                # the same, with our own client"
+    ))?;
+    say(&format!("  postrider pub -p {port} -i you -q 1 -t im/dispatch -m '/unlock truck-3'\n"))
 }
