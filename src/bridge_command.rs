@@ -1,11 +1,15 @@
 //! `postrider bridge`: watches vehicles, tells people, takes commands back.
 
-use std::{io, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use bridge::{Bridge, Config, StartError};
 
-use crate::terminal::say;
+use crate::{
+    signals::Signals,
+    terminal::{misused, say, start_log},
+};
+use tracing_subscriber::EnvFilter;
 
 /// Watch vehicles on their routes, tell people in a conversation and by webhooks, and take their commands
 #[derive(Debug, clap::Args)]
@@ -28,7 +32,7 @@ pub(crate) struct BridgeArgs {
 pub(crate) async fn run(args: BridgeArgs) -> anyhow::Result<ExitCode> {
     let mut config = match Config::load(&args.config) {
         Ok(config) => config,
-        Err(error) => return Ok(misconfigured(&error.to_string())),
+        Err(error) => return Ok(misused(&error.to_string())),
     };
     if let Some(address) = args.broker {
         config.broker.address = address;
@@ -36,15 +40,20 @@ pub(crate) async fn run(args: BridgeArgs) -> anyhow::Result<ExitCode> {
     if let Some(dir) = args.data_dir {
         config.data_dir = dir;
     }
-    start_log(&args.log)?;
+    let filter = EnvFilter::try_new(&args.log).with_context(|| {
+        format!("--log {:?} is no log filter, try info or postrider_bridge=debug", args.log)
+    })?;
+    start_log(filter);
+    // From the start, so that a signal at any moment ends the bridge in order.
+    let mut signals = Signals::new().context("cannot listen for signals")?;
     say(&banner(&config))?;
     let mut bridge = match Bridge::start(config) {
         Ok(bridge) => bridge,
-        Err(error @ StartError::Client(_)) => return Ok(misconfigured(&error.to_string())),
+        Err(error @ StartError::Client(_)) => return Ok(misused(&error.to_string())),
         Err(error) => return Err(error).context("cannot start the bridge"),
     };
     tokio::select! {
-        signal = told_to_stop() => signal?,
+        _ = signals.next() => {}
         ended = bridge.ended() => {
             ended?;
             return Ok(ExitCode::FAILURE);
@@ -56,38 +65,6 @@ pub(crate) async fn run(args: BridgeArgs) -> anyhow::Result<ExitCode> {
         counts.fixes, counts.alerts, counts.commands, counts.delivered, counts.dead_letters
     ))?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn misconfigured(what: &str) -> ExitCode {
-    eprintln!("postrider: {what}");
-    ExitCode::from(2)
-}
-
-fn start_log(filter: &str) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .with_context(|| format!("--log {filter:?} is no log filter, try info or postrider_bridge=debug"))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-        .init();
-    Ok(())
-}
-
-async fn told_to_stop() -> anyhow::Result<()> {
-    #[cfg(unix)]
-    let terminated = async {
-        use tokio::signal::unix::{SignalKind, signal};
-        signal(SignalKind::terminate())?.recv().await;
-        io::Result::Ok(())
-    };
-    #[cfg(not(unix))]
-    let terminated = std::future::pending::<io::Result<()>>();
-    tokio::select! {
-        result = terminated => result,
-        result = tokio::signal::ctrl_c() => result,
-    }
-    .context("cannot listen for signals")
 }
 
 fn banner(config: &Config) -> String {

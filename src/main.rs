@@ -8,6 +8,7 @@ mod connection_args;
 mod demo;
 mod pub_command;
 mod serve;
+mod signals;
 mod sim_command;
 mod sub_command;
 mod sub_format;

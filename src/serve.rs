@@ -7,7 +7,7 @@ use std::{
 
 use broker::{Broker, Config, Recovered, RunningBroker};
 
-use crate::config_command::Settings;
+use crate::{config_command::Settings, signals::Signals, terminal::start_log};
 
 /// Run the broker
 #[derive(Debug, clap::Args)]
@@ -22,21 +22,14 @@ pub(crate) fn run(args: Args) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    start_log(&loaded.config.log.filter);
+    // `load` has tried the filter.
+    start_log(tracing_subscriber::EnvFilter::new(&loaded.config.log.filter));
     broker::raise_file_limit(loaded.config.mqtt.connections_max);
     let executor = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(executor) => executor,
         Err(error) => return fail(&format!("cannot start: {error}")),
     };
     executor.block_on(serve(loaded.config))
-}
-
-fn start_log(filter: &str) {
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
-        .with_writer(io::stderr)
-        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-        .init();
 }
 
 /// Signals closer together than this are one.
@@ -109,43 +102,4 @@ fn announce(broker: &RunningBroker, data_dir: &str) -> io::Result<()> {
 fn fail(what: &str) -> ExitCode {
     eprintln!("postrider: {what}");
     ExitCode::FAILURE
-}
-
-/// The signals that end the process in order.
-struct Signals {
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    #[cfg(unix)]
-    fn new() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    #[cfg(not(unix))]
-    fn new() -> io::Result<Self> {
-        Ok(Self {})
-    }
-
-    /// Waits for the next one; returns its name.
-    #[cfg(unix)]
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
-
-    #[cfg(not(unix))]
-    async fn next(&mut self) -> &'static str {
-        // Without a handler there is nothing to wait for.
-        match tokio::signal::ctrl_c().await {
-            Ok(()) => "Ctrl-C",
-            Err(_) => std::future::pending().await,
-        }
-    }
 }

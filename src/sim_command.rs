@@ -10,7 +10,10 @@ use firmware_sim::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::terminal::say;
+use crate::{
+    signals::Signals,
+    terminal::{misused, say},
+};
 
 /// Drive simulated trucks that run the real device SDK against a broker
 #[derive(Debug, clap::Args)]
@@ -59,7 +62,7 @@ pub(crate) struct SimArgs {
     quiet: bool,
 }
 
-/// Runs the fleet until Ctrl-C, its duration, or (with --leave) the last arrival.
+/// Runs the fleet until a signal, its duration, or (with --leave) the last arrival.
 pub(crate) async fn run(args: SimArgs) -> anyhow::Result<ExitCode> {
     let routes = match &args.route {
         Some(path) => match route::load(path) {
@@ -100,9 +103,10 @@ pub(crate) async fn run(args: SimArgs) -> anyhow::Result<ExitCode> {
     let (progress, received) = mpsc::channel(fleet::PROGRESS_QUEUED);
     let (showing, reader_gone) = oneshot::channel();
     let shown = tokio::spawn(show(received, args.quiet, showing));
+    let mut signals = Signals::new()?;
     let stop = async {
         tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
+            _ = signals.next() => {}
             _ = reader_gone => {}
         }
     };
@@ -149,9 +153,4 @@ fn words(step: Step) -> String {
         Step::Lock { is_open } => format!("lock {}", if is_open { "open" } else { "closed" }),
         Step::Trouble { what } => what,
     }
-}
-
-fn misused(what: &str) -> ExitCode {
-    eprintln!("postrider: {what}");
-    ExitCode::from(2)
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 use device_sdk::{Client, Event, Events, Incoming, SubscribeFilter, SubscribeOptions};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::connection_args::{ConnectionArgs, Side, qos};
+use crate::signals::Signals;
 use crate::sub_format::Format;
 
 /// Subscribes and prints what arrives, as `mosquitto_sub` does.
@@ -97,8 +97,7 @@ async fn subscribe(args: &SubArgs) -> anyhow::Result<ExitCode> {
     let mut options = args.connection.options("postrider-sub", &properties)?;
     options.manual_ack = true;
     // From the start, so that a signal at any moment ends the session properly.
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut signals = Signals::new().context("cannot listen for signals")?;
     let limit = args.timeout.map(Duration::from_secs);
     let timeout = async {
         match limit {
@@ -110,8 +109,7 @@ async fn subscribe(args: &SubArgs) -> anyhow::Result<ExitCode> {
     let mut client = None;
     let result = tokio::select! {
         result = session(args, options, &properties.subscribe, &format, &mut client) => result,
-        _ = interrupt.recv() => Ok(ExitCode::SUCCESS),
-        _ = terminate.recv() => Ok(ExitCode::SUCCESS),
+        _ = signals.next() => Ok(ExitCode::SUCCESS),
         () = timeout => {
             if !args.connection.quiet {
                 eprintln!("Timed out");

@@ -1,6 +1,12 @@
-//! Lines for people on stdout. Whoever reads may leave (`| head`): that is an end, not a failure.
+//! What people read: lines on stdout, the log and refusals on stderr. Whoever reads stdout may leave (`| head`):
+//! that is an end, not a failure.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use tracing_subscriber::EnvFilter;
 
 /// Writes one line.
 ///
@@ -15,4 +21,19 @@ pub(crate) fn say(line: &str) -> io::Result<()> {
 /// Says whether an error only means that the reader is gone.
 pub(crate) fn is_reader_gone(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Sends the log to stderr, in colours if a person looks at it.
+pub(crate) fn start_log(filter: EnvFilter) {
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+        .init();
+}
+
+/// Tells what was used or configured wrongly; returns the exit code for it.
+pub(crate) fn misused(what: &str) -> ExitCode {
+    eprintln!("postrider: {what}");
+    ExitCode::from(2)
 }

@@ -17,6 +17,7 @@ use firmware_sim::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+use crate::signals::Signals;
 use crate::terminal::{is_reader_gone, say};
 use dispatcher::Dispatcher;
 use story::Story;
@@ -47,6 +48,8 @@ const TRUCKS: u32 = 3;
 const PORT: u16 = 1883;
 
 pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
+    // From the start, so that a signal at any moment leaves no directory behind.
+    let mut signals = Signals::new().context("cannot listen for signals")?;
     let dir =
         tempfile::Builder::new().prefix("postrider-demo-").tempdir().context("cannot make a directory")?;
     let broker = start_broker(dir.path())?;
@@ -77,7 +80,7 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let end = tokio::select! {
         result = tell(&mut dispatcher, &mut story, args.once) => result.map(|()| None),
         () = tokio::time::sleep(Duration::from_secs(args.timeout)), if args.once => Ok(Some("time is up")),
-        signal = tokio::signal::ctrl_c() => signal.map(|()| Some("stopped")).map_err(Into::into),
+        _ = signals.next() => Ok(Some("stopped")),
     };
     drop(stop);
     let fleet = fleet.await.context("the trucks broke off")?;
