@@ -11,24 +11,10 @@ mod runner;
 pub use journal::{
     COMMANDS_KEPT_MIN, COMMANDS_MAX, CommandJournal, JournalError, KEPT_BYTES_MAX, KEPT_MS, RESULT_BYTES_MAX,
 };
+pub use protocol::im::{Command, CommandStatus as Status};
 pub use runner::{CommandError, CommandRunner, Handled};
 
 use serde::{Deserialize, Serialize};
-
-/// A command as it arrives on `dev/{id}/cmd`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Command {
-    /// Names the command for ever, 1 to 64 characters.
-    pub id: String,
-    /// What to do.
-    pub name: String,
-    /// With what; null when absent.
-    #[serde(default)]
-    pub args: serde_json::Value,
-    /// When it is too late, milliseconds since the Unix epoch.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expires_at: Option<u64>,
-}
 
 /// What carries commands out.
 ///
@@ -45,31 +31,6 @@ pub trait Actuator: Send {
     /// # Errors
     /// What went wrong, for people: the reason of the `failed` result.
     fn execute(&mut self, command: &Command) -> Result<serde_json::Value, String>;
-}
-
-/// Where a command stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Status {
-    /// Journalled, about to run.
-    Accepted,
-    /// Running.
-    Executing,
-    /// Final: it ran.
-    Done,
-    /// Final: it ran and went wrong, or nobody knows whether it ran.
-    Failed,
-    /// Final: it was not run, for the reason given.
-    Rejected,
-    /// Final: it was not run, it came too late.
-    Expired,
-}
-
-impl Status {
-    /// Says whether nothing follows.
-    pub fn is_final(self) -> bool {
-        !matches!(self, Self::Accepted | Self::Executing)
-    }
 }
 
 /// A message on `dev/{id}/cmd/result`.
