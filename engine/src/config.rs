@@ -25,6 +25,8 @@ pub struct Config {
     pub queue_messages_max: usize,
     /// Bytes queued for one session.
     pub queue_bytes_max: usize,
+    /// What a full queue does.
+    pub on_full: OnFull,
     /// Retained messages of the node.
     pub retained_messages_max: usize,
     /// Bytes of all retained messages.
@@ -59,6 +61,18 @@ pub struct ConversationRule {
     pub filter: TopicFilter,
     /// Receipts for messages whose sender did not say which it wants.
     pub receipts: Option<ReceiptsWanted>,
+}
+
+/// What happens to a message for a queue that is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFull {
+    /// The oldest waiting messages make room, QoS 0 first; they end as `dropped`.
+    #[default]
+    DropOldest,
+    /// The new message is dropped for this recipient.
+    DropNewest,
+    /// The publish is refused as a whole (0x97) before anything of it is stored.
+    Reject,
 }
 
 /// Which receipts the sender of a message gets (docs/protocol.md section 2, `im-receipt`).
@@ -99,6 +113,7 @@ impl Default for Config {
             subscriptions_max: 1_000,
             queue_messages_max: 100_000,
             queue_bytes_max: 256 * 1024 * 1024,
+            on_full: OnFull::default(),
             retained_messages_max: 1_000_000,
             retained_bytes_max: 1024 * 1024 * 1024,
             retained_per_subscribe_max: 100_000,

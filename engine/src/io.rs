@@ -1,8 +1,13 @@
 //! What goes into a shard and what comes out of it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use bytestring::ByteString;
-use protocol::{Connect, DecodeError, Packet};
+use protocol::{Connect, DecodeError, Packet, Publish, ReasonCode};
+
+use crate::acl::Acl;
+use crate::principal::{Authentication, Principal};
 
 /// The time of one input, given by the caller: the engine has no clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +36,50 @@ pub enum Input {
         conn: ConnId,
         /// The packet.
         connect: Box<Connect>,
-        /// The authenticated user; `None` is anonymous, the shard names it `anon:{client id}`.
-        user: Option<ByteString>,
+        /// Who it is.
+        principal: Box<Principal>,
+        /// The end of the enhanced authentication that CONNECT asked for; `None` if it asked for none.
+        authentication: Option<Authentication>,
+    },
+    /// A connection's principal is another now: it authenticated again, or its rights changed. Its session's
+    /// subscriptions and queue are checked again. The user must be the same.
+    Principal {
+        /// The connection; an unknown one is ignored.
+        conn: ConnId,
+        /// Who it is now.
+        principal: Box<Principal>,
+    },
+    /// The node's rules are others now: every session is checked again.
+    Acl {
+        /// The rules.
+        acl: Arc<Acl>,
+    },
+    /// A PUBLISH that the caller refuses (a rate): the engine answers it as it answers its own refusals.
+    Refused {
+        /// The connection.
+        conn: ConnId,
+        /// The packet.
+        publish: Box<Publish>,
+        /// The reason code.
+        reason: ReasonCode,
+        /// Why, with the values.
+        what: String,
+    },
+    /// The caller ends a connection: an operator, a ban, a user that was removed. The will is published.
+    End {
+        /// The connection; an unknown one is ignored.
+        conn: ConnId,
+        /// The reason code of the DISCONNECT.
+        reason: ReasonCode,
+        /// Why, for the reason string and the log.
+        what: String,
+    },
+    /// A message of the broker's own (`$SYS/...`): QoS 0, retained in memory, never logged.
+    Inform {
+        /// The topic.
+        topic: ByteString,
+        /// The payload; empty removes it.
+        payload: Bytes,
     },
     /// Any later packet.
     Packet {
@@ -132,6 +179,9 @@ pub enum CloseReason {
     /// The client broke the protocol.
     #[error("{0}")]
     Violation(String),
+    /// The caller ended it.
+    #[error("{0}")]
+    Ended(String),
     /// The process ends.
     #[error("broker is shutting down")]
     Shutdown,

@@ -8,12 +8,14 @@
 //! meet in [`Shard`]. The promise they keep together: nothing that another party can observe leaves before
 //! the record behind it is durable.
 
+mod acl;
 mod config;
 mod conversation;
 mod gate;
 mod io;
 mod message;
 mod names;
+mod principal;
 mod receipt;
 mod record;
 mod reserved;
@@ -23,6 +25,8 @@ mod session;
 mod shard;
 mod timers;
 
-pub use config::{Config, ConversationRule, ReceiptsWanted};
+pub use acl::{Access, Acl, AclRule, Who};
+pub use config::{Config, ConversationRule, OnFull, ReceiptsWanted};
 pub use io::{CloseReason, ConnId, Input, Now, Output, Stats, Ticket};
+pub use principal::{Authentication, Principal, SessionLimits};
 pub use shard::{RecoverError, Shard};

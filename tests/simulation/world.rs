@@ -196,7 +196,7 @@ impl World {
         for old in old {
             self.links.remove(&old);
         }
-        self.handle(Input::Connect { conn, connect, user: None })
+        self.handle(Input::Connect { conn, connect, principal: Box::default(), authentication: None })
     }
 
     fn cut_a_link(&mut self) -> Result<(), String> {

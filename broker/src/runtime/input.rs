@@ -129,7 +129,10 @@ impl Core {
             Packet::Connect(connect) if connection.phase == Phase::New => {
                 connection.phase = Phase::Open;
                 tracing::debug!(conn = id.0, peer = %connection.peer, client = %connect.client_id, "connect");
-                self.input(now, Input::Connect { conn: id, connect, user: None });
+                self.input(
+                    now,
+                    Input::Connect { conn: id, connect, principal: Box::default(), authentication: None },
+                );
             }
             packet => self.input(now, Input::Packet { conn: id, packet }),
         }

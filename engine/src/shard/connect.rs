@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 use super::answer::reason_string;
 use super::{Conn, Shard, Wait};
 use crate::message::{compact, compact_properties, strip_broker_properties};
+use crate::principal::{Authentication, Principal};
 use crate::record::{Entry, SessionNo};
 use crate::route::SessionKey;
 use crate::session::Session;
@@ -29,9 +30,16 @@ impl Refusal {
 }
 
 impl Shard {
-    pub(super) fn connect(&mut self, now: Now, conn: ConnId, connect: Connect, user: Option<ByteString>) {
+    pub(super) fn connect(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        connect: Connect,
+        principal: Principal,
+        authentication: Option<Authentication>,
+    ) {
         let (version, limit) = (connect.version, connect.properties.packet_bytes_max);
-        if let Err(refusal) = self.try_connect(now, conn, connect, user) {
+        if let Err(refusal) = self.try_connect(now, conn, connect, principal, authentication) {
             let reason_string = Some(reason_string(&refusal.what));
             for properties in
                 [ConnAckProperties { reason_string, ..Default::default() }, ConnAckProperties::default()]
@@ -55,10 +63,12 @@ impl Shard {
         now: Now,
         conn: ConnId,
         mut connect: Connect,
-        user: Option<ByteString>,
+        principal: Principal,
+        authentication: Option<Authentication>,
     ) -> Result<(), Refusal> {
-        let assigned = self.check_connect(&mut connect)?;
-        let user = user.map_or_else(|| format!("anon:{}", connect.client_id).into(), |user| compact(&user));
+        let assigned = self.check_connect(&mut connect, authentication.is_some())?;
+        let user = principal.user.as_ref();
+        let user = user.map_or_else(|| format!("anon:{}", connect.client_id).into(), compact);
         self.catch_up(now, &connect.client_id);
         let wanted_s = wanted_expiry_s(&connect, self.config.session_expiry_max_s);
         let expiry_s = wanted_s.min(self.config.session_expiry_max_s);
@@ -81,7 +91,7 @@ impl Shard {
             ));
         }
 
-        let connack = self.connack(&connect, expiry_s, assigned);
+        let connack = self.connack(&connect, expiry_s, assigned, authentication);
         if !fits(
             &Packet::ConnAck(Box::new(connack.clone())),
             connect.version,
@@ -92,7 +102,7 @@ impl Shard {
             return Err(Refusal::new(ReasonCode::PacketTooLarge, what));
         }
         let (key, session_present) = self.session_for(now, &connect, user, expiry_s, known);
-        self.start(now, conn, key, &connect, expiry_s);
+        self.start(now, conn, key, &connect, principal, expiry_s);
         let connack = ConnAck { session_present, ..connack };
         // A resumed session may hold what is not durable yet, and one that is gone may have ended in a record
         // that is not: CONNACK speaks of either.
@@ -104,14 +114,20 @@ impl Shard {
     }
 
     /// Checks what needs no session; returns the client id if it was given here.
-    fn check_connect(&mut self, connect: &mut Connect) -> Result<Option<ByteString>, Refusal> {
+    fn check_connect(
+        &mut self,
+        connect: &mut Connect,
+        is_authenticated: bool,
+    ) -> Result<Option<ByteString>, Refusal> {
         let (bytes, max) = (connect.client_id.len(), self.config.client_id_bytes_max);
         if bytes > max {
             let what = format!("the client id has {bytes} bytes, the limit is {max}");
             return Err(Refusal::new(ReasonCode::ClientIdentifierNotValid, what));
         }
         connect.client_id = compact(&connect.client_id);
-        if let Some(method) = &connect.properties.authentication_method {
+        // The caller authenticates; it knows no such method if it brings no result.
+        if let Some(method) = connect.properties.authentication_method.as_ref().filter(|_| !is_authenticated)
+        {
             let what = format!("authentication method {method:?} is not served");
             return Err(Refusal::new(ReasonCode::BadAuthenticationMethod, what));
         }
@@ -190,7 +206,15 @@ impl Shard {
         }
     }
 
-    fn start(&mut self, now: Now, conn: ConnId, key: SessionKey, connect: &Connect, expiry_s: u32) {
+    fn start(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        key: SessionKey,
+        connect: &Connect,
+        principal: Principal,
+        expiry_s: u32,
+    ) {
         let properties = &connect.properties;
         let keep_alive_s = self.keep_alive_s(connect);
         let window =
@@ -199,6 +223,7 @@ impl Shard {
             conn,
             Conn {
                 session: key,
+                principal: Box::new(principal),
                 version: connect.version,
                 keep_alive_s,
                 last_packet_ms: now.monotonic_ms,
@@ -241,13 +266,23 @@ impl Shard {
     }
 
     /// Makes the CONNACK of a connection that is taken, without a session so far.
-    fn connack(&self, connect: &Connect, expiry_s: u32, assigned_client_id: Option<ByteString>) -> ConnAck {
+    fn connack(
+        &self,
+        connect: &Connect,
+        expiry_s: u32,
+        assigned_client_id: Option<ByteString>,
+        authentication: Option<Authentication>,
+    ) -> ConnAck {
         let (session_present, reason) = (false, ReasonCode::Success);
         if connect.version == ProtocolVersion::V311 {
             return ConnAck { session_present, reason, properties: ConnAckProperties::default() };
         }
         let keep_alive_s = self.keep_alive_s(connect);
+        let (authentication_method, authentication_data) =
+            authentication.map(|a| (Some(a.method), a.data)).unwrap_or_default();
         let properties = ConnAckProperties {
+            authentication_method,
+            authentication_data,
             session_expiry_interval_s: (connect.properties.session_expiry_interval_s.unwrap_or(0)
                 != expiry_s)
                 .then_some(expiry_s),

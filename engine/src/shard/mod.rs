@@ -8,6 +8,7 @@
 mod accept;
 mod answer;
 mod backlog;
+mod caller;
 mod checkpoint;
 mod connect;
 mod deliver;
@@ -19,6 +20,7 @@ mod subscribe;
 
 use std::collections::VecDeque;
 use std::num::{NonZeroU16, NonZeroU32};
+use std::sync::Arc;
 
 use bytestring::ByteString;
 use protocol::{Packet, ProtocolVersion, ReasonCode};
@@ -27,9 +29,11 @@ use slab::Slab;
 
 pub use recover::RecoverError;
 
+use crate::acl::Acl;
 use crate::conversation::Conversations;
 use crate::gate::Gate;
 use crate::names::ByName;
+use crate::principal::Principal;
 use crate::receipt::{Receipts, Told};
 use crate::record::{Entry, RecordBuilder, SessionNo};
 use crate::retained::Retained;
@@ -43,6 +47,7 @@ use backlog::Work;
 #[derive(Debug)]
 pub struct Shard {
     config: Config,
+    acl: Arc<Acl>,
     rng: fastrand::Rng,
     gate: Gate,
     sessions: Slab<Session>,
@@ -89,6 +94,7 @@ enum Wait {
 #[derive(Debug)]
 struct Conn {
     session: SessionKey,
+    principal: Box<Principal>,
     version: ProtocolVersion,
     keep_alive_s: u16,
     last_packet_ms: u64,
@@ -135,6 +141,7 @@ impl Shard {
             shut_down: false,
             stats: Stats::default(),
             turn: Turn::default(),
+            acl: Arc::default(),
             config,
         }
     }
@@ -145,7 +152,16 @@ impl Shard {
             Input::Committed { ticket: Ticket(ticket) } => return self.gate.committed(ticket),
             // Only what was accepted before is still brought to its end.
             _ if self.shut_down => {}
-            Input::Connect { conn, connect, user } => self.connect(now, conn, *connect, user),
+            Input::Connect { conn, connect, principal, authentication } => {
+                self.connect(now, conn, *connect, *principal, authentication);
+            }
+            Input::Principal { conn, principal } => self.set_principal(now, conn, *principal),
+            Input::Acl { acl } => self.set_acl(now, acl),
+            Input::Refused { conn, publish, reason, what } => {
+                self.refused_by_caller(now, conn, *publish, reason, what);
+            }
+            Input::End { conn, reason, what } => self.end_by_caller(now, conn, reason, what),
+            Input::Inform { topic, payload } => self.inform(now, topic, payload),
             Input::Packet { conn, packet } => self.packet(now, conn, packet),
             Input::Malformed { conn, error } => {
                 self.malformed(now, conn, &error);

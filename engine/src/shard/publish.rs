@@ -60,7 +60,11 @@ impl Shard {
     }
 
     /// [MQTT-3.3.2-12] a topic alias stands for the topic it was last sent with on this connection.
-    fn resolve_alias(&mut self, conn: ConnId, publish: &mut Publish) -> Result<(), (ReasonCode, String)> {
+    pub(super) fn resolve_alias(
+        &mut self,
+        conn: ConnId,
+        publish: &mut Publish,
+    ) -> Result<(), (ReasonCode, String)> {
         let Some(alias) = publish.properties.topic_alias.take() else { return Ok(()) };
         let Some(c) = self.conns.get_mut(&conn) else { return Ok(()) };
         let max = self.config.topic_alias_max;
@@ -112,7 +116,7 @@ impl Shard {
         self.send_fitting(conn, wait, packet);
     }
 
-    fn refuse(
+    pub(super) fn refuse(
         &mut self,
         now: Now,
         conn: ConnId,

@@ -286,7 +286,7 @@ impl World {
                 self.conns.insert(client, conn);
                 let limit = connect.properties.packet_bytes_max.map(|l| l.get() as usize);
                 self.speaks.insert(conn, (connect.version, limit));
-                Input::Connect { conn, connect, user: None }
+                Input::Connect { conn, connect, principal: Box::default(), authentication: None }
             }
             Op::Packet(of, packet) => Input::Packet { conn: conn(of), packet },
             Op::Answer(of) => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
-use engine::{CloseReason, Config, ConnId, Input, Now, Output, Shard, Ticket};
+use engine::{CloseReason, Config, ConnId, Input, Now, Output, Principal, Shard, Ticket};
 use protocol::*;
 
 pub(crate) struct Node {
@@ -126,9 +126,15 @@ impl Node {
     }
 
     pub(crate) fn connect_as(&mut self, conn: u64, connect: Connect, user: Option<&'static str>) {
+        let principal = Principal { user: user.map(ByteString::from), ..Principal::default() };
+        self.connect_principal(conn, connect, principal);
+    }
+
+    pub(crate) fn connect_principal(&mut self, conn: u64, connect: Connect, principal: Principal) {
         self.versions.insert(ConnId(conn), connect.version);
-        let user = user.map(ByteString::from);
-        self.input(Input::Connect { conn: ConnId(conn), connect: Box::new(connect), user });
+        let (connect, principal) = (Box::new(connect), Box::new(principal));
+        let conn = ConnId(conn);
+        self.input(Input::Connect { conn, connect, principal, authentication: None });
     }
 
     /// Connects a durable 5.0 session and returns whether it was there.

@@ -1,0 +1,52 @@
+//! What the caller decides about connections: rights, refusals, ends, and messages of the broker's own.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use protocol::{Publish, QoS, ReasonCode};
+
+use super::Shard;
+use super::accept::Refused;
+use crate::acl::Acl;
+use crate::principal::Principal;
+use crate::{CloseReason, ConnId, Now};
+
+impl Shard {
+    pub(super) fn set_principal(&mut self, _now: Now, conn: ConnId, principal: Principal) {
+        if let Some(c) = self.conns.get_mut(&conn) {
+            *c.principal = principal;
+        }
+    }
+
+    pub(super) fn set_acl(&mut self, _now: Now, acl: Arc<Acl>) {
+        self.acl = acl;
+    }
+
+    /// Answers a PUBLISH that the caller refuses.
+    pub(super) fn refused_by_caller(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        mut publish: Publish,
+        reason: ReasonCode,
+        what: String,
+    ) {
+        if let Err((reason, what)) = self.resolve_alias(conn, &mut publish) {
+            return self.violate(now, conn, reason, &what);
+        }
+        let packet_id = publish.packet_id.filter(|_| publish.qos > QoS::AtMostOnce);
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.last_packet_ms = now.monotonic_ms;
+            c.unacknowledged = c.unacknowledged.saturating_add(u16::from(packet_id.is_some()));
+        }
+        self.refuse(now, conn, publish.qos, packet_id, &publish.topic, &Refused { reason, what });
+    }
+
+    pub(super) fn end_by_caller(&mut self, now: Now, conn: ConnId, reason: ReasonCode, what: String) {
+        self.send_disconnect(conn, reason, &what);
+        self.connection_ended(now, conn, CloseReason::Ended(what));
+    }
+
+    pub(super) fn inform(&mut self, _now: Now, _topic: ByteString, _payload: Bytes) {}
+}
