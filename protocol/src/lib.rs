@@ -18,7 +18,9 @@ pub use codec::{Decoder, EncodeError, Role, encode, encoded_len};
 pub use error::DecodeError;
 pub use packet::*;
 pub use reason::ReasonCode;
-pub use topic::{FilterError, TopicError, TopicFilter, filter_matches, validate_topic_name};
+pub use topic::{
+    FilterError, TopicError, TopicFilter, filter_covers, filter_matches, filters_overlap, validate_topic_name,
+};
 
 pub use bytes::Bytes;
 pub use bytestring::ByteString;

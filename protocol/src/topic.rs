@@ -2,7 +2,11 @@
 //!
 //! Matching and checking are on a message's way: they go over the bytes once and allocate nothing.
 
+mod algebra;
+
 use bytestring::ByteString;
+
+pub use algebra::{filter_covers, filters_overlap};
 
 /// What the filter of a shared subscription starts with.
 pub(crate) const SHARE_PREFIX: &str = "$share/";
