@@ -7,6 +7,8 @@ use anyhow::{Context, bail};
 use clap::{ArgAction, Args, ValueEnum};
 use device_sdk::{Backoff, Client, Event, Events, Message, Options, ProtocolVersion, PublishProperties, QoS};
 
+use crate::tls_args::TlsArgs;
+
 /// A failed or refused connection.
 pub(crate) const FAILED: ExitCode = ExitCode::FAILURE;
 
@@ -17,9 +19,12 @@ pub(crate) struct ConnectionArgs {
     #[arg(short = 'h', long, default_value = "localhost")]
     pub(crate) host: String,
 
-    /// Port to connect to.
-    #[arg(short = 'p', long, default_value_t = 1883)]
-    pub(crate) port: u16,
+    /// Port to connect to; default: 1883, with TLS 8883.
+    #[arg(short = 'p', long)]
+    pub(crate) port: Option<u16>,
+
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
 
     /// Client id; default: a new one each time.
     #[arg(short = 'i', long)]
@@ -141,7 +146,10 @@ impl ConnectionArgs {
             let payload = self.will_payload.clone().unwrap_or_default();
             Message::new(topic, payload).qos(qos(self.will_qos)).retain(self.will_retain)
         });
+        let tls = self.tls.options();
+        let port = self.port.unwrap_or(if tls.is_some() { 8883 } else { 1883 });
         Ok(Options {
+            tls,
             version: match self.protocol_version {
                 Version::V311 => ProtocolVersion::V311,
                 Version::V5 => ProtocolVersion::V5,
@@ -157,7 +165,7 @@ impl ConnectionArgs {
             inflight_max: self.max_inflight,
             // The most that MQTT can say: what the broker lets through is for the user to see.
             packet_bytes_max: 268_435_455,
-            ..Options::new(format!("{}:{}", self.host, self.port), client_id)
+            ..Options::new(format!("{}:{}", self.host, port), client_id)
         })
     }
 

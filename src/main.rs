@@ -13,6 +13,7 @@ mod sim_command;
 mod sub_command;
 mod sub_format;
 mod terminal;
+mod tls_args;
 
 use std::process::ExitCode;
 

@@ -254,7 +254,7 @@ mod tests {
         Line::command().debug_assert();
         let args =
             parse("pub -h example -p 1884 -t a -q 2 -r -m hi -V 311 -i me -c -u u -P p -D a=b").unwrap();
-        assert_eq!((args.connection.host.as_str(), args.connection.port), ("example", 1884));
+        assert_eq!((args.connection.host.as_str(), args.connection.port), ("example", Some(1884)));
         assert_eq!((args.qos, args.retain, args.message.as_deref()), (2, true, Some("hi")));
         assert!(parse("pub -t a -l -D publish user-property k v -d").is_ok());
         assert!(parse("pub -t a -m -5").is_ok());

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     signals::Signals,
     terminal::{misused, say},
+    tls_args::TlsArgs,
 };
 
 /// Drive simulated trucks that run the real device SDK against a broker
@@ -30,6 +31,8 @@ pub(crate) struct SimArgs {
     /// The broker
     #[arg(long, default_value = "127.0.0.1:1883", value_name = "HOST:PORT", env = "POSTRIDER_BROKER")]
     broker: String,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// User name of all trucks
     #[arg(long, short = 'u', value_name = "NAME")]
     username: Option<String>,
@@ -81,6 +84,7 @@ pub(crate) async fn run(args: SimArgs) -> anyhow::Result<ExitCode> {
         prefix: args.prefix,
         seed: args.seed,
         routes,
+        tls: args.tls.options(),
         username: args.username,
         password: args.password.map(String::into_bytes),
         speedup: args.speedup,

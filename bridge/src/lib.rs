@@ -151,6 +151,7 @@ impl Bridge {
 
 fn options(broker: &BrokerSettings) -> Options {
     let mut options = Options::new(broker.address.clone(), broker.client_id.clone());
+    options.tls = broker.tls.clone();
     options.clean_start = false;
     options.session_expiry_s = broker.session_expiry_s;
     options.username = broker.username.clone();

@@ -29,6 +29,7 @@ mod event;
 mod message;
 mod options;
 mod queue;
+mod tls;
 
 pub use backoff::Backoff;
 pub use driver::{Client, Events, Pending};
@@ -37,6 +38,7 @@ pub use event::{AckToken, Event, Incoming, Published};
 pub use message::{Message, user_property};
 pub use options::{Options, QueueOptions};
 pub use queue::QueueStatus;
+pub use tls::{TlsIdentity, TlsOptions};
 
 pub use protocol::{
     Bytes, ProtocolVersion, PublishProperties, QoS, ReasonCode, RetainHandling, SubscribeFilter,

@@ -9,13 +9,15 @@ use bytestring::ByteString;
 use protocol::{Connect, ConnectProperties, Packet, ProtocolVersion, encode};
 
 use crate::client::CoreConfig;
-use crate::{Backoff, Message, StartError};
+use crate::{Backoff, Message, StartError, TlsOptions};
 
 /// How to reach a broker and what session to keep there.
 #[derive(Clone)]
 pub struct Options {
     /// Broker as `host:port`.
     pub address: String,
+    /// TLS to the broker; `None` = plain TCP.
+    pub tls: Option<TlsOptions>,
     /// Client identifier; may be empty only with `clean_start`, the broker then chooses one.
     pub client_id: String,
     /// Protocol level.
@@ -38,7 +40,7 @@ pub struct Options {
     pub user_properties: Vec<(String, String)>,
     /// Pauses between connection attempts.
     pub backoff: Backoff,
-    /// Longest wait for the TCP connection and for CONNACK, each, milliseconds.
+    /// Longest wait for the connection (TLS included) and for CONNACK, each, milliseconds.
     pub connect_timeout_ms: u64,
     /// Whether incoming QoS 1/2 messages are acknowledged by [`crate::Client::ack`] instead of when they
     /// enter the event channel. An acknowledged message that the program did not finish is gone after
@@ -70,6 +72,7 @@ impl Options {
     pub fn new(address: impl Into<String>, client_id: impl Into<String>) -> Self {
         Self {
             address: address.into(),
+            tls: None,
             client_id: client_id.into(),
             version: ProtocolVersion::V5,
             clean_start: false,
@@ -179,6 +182,7 @@ impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
             .field("address", &self.address)
+            .field("tls", &self.tls)
             .field("client_id", &self.client_id)
             .field("version", &self.version)
             .field("clean_start", &self.clean_start)

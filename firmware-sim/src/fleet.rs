@@ -78,6 +78,7 @@ pub async fn run_planned(
 ) -> Result<FleetReport, FleetError> {
     let link = Link {
         address: options.address.clone(),
+        tls: options.tls.clone(),
         username: options.username.clone(),
         password: options.password.clone(),
         data_dir: options.data_dir.clone(),

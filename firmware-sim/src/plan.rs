@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use device_sdk::TlsOptions;
 use tracks::fence::{Circle, Fence};
 
 use crate::body::Body;
@@ -31,6 +32,8 @@ const DETOUR_LENGTH_M: f64 = 900.0;
 pub struct FleetOptions {
     /// Broker as `host:port`.
     pub address: String,
+    /// TLS to it; `None` = plain TCP.
+    pub tls: Option<TlsOptions>,
     /// User name of all trucks.
     pub username: Option<String>,
     /// Password of all trucks.
@@ -62,6 +65,7 @@ impl FleetOptions {
     pub fn new(address: impl Into<String>, data_dir: impl Into<PathBuf>) -> FleetOptions {
         FleetOptions {
             address: address.into(),
+            tls: None,
             username: None,
             password: None,
             devices: 1,

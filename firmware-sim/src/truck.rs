@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use device_sdk::commands::{CommandJournal, CommandRunner, Handled, JournalError, Status};
 use device_sdk::{
-    Client, Event, Events, Incoming, Message, Options, QoS, QueueError, QueueOptions, StartError,
+    Client, Event, Events, Incoming, Message, Options, QoS, QueueError, QueueOptions, StartError, TlsOptions,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
@@ -35,6 +35,8 @@ const GOODBYE_MAX: Duration = Duration::from_secs(5);
 pub struct Link {
     /// Broker as `host:port`.
     pub address: String,
+    /// TLS to it; `None` = plain TCP.
+    pub tls: Option<TlsOptions>,
     /// User name.
     pub username: Option<String>,
     /// Password.
@@ -173,6 +175,7 @@ impl Truck {
             // A command is acknowledged when it has been answered, not when it has been received.
             manual_ack: true,
             queue: Some(QueueOptions { dir: dir.join("queue"), bytes_max: QUEUE_BYTES_MAX }),
+            tls: link.tls.clone(),
             ..Options::new(link.address.clone(), &*id)
         })?;
         let lock = Lock::new(LockRules::inside(fence));

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use device_sdk::{TlsIdentity, TlsOptions};
 use reqwest::{
     Url,
     header::{HeaderMap, HeaderName, HeaderValue},
@@ -55,6 +56,10 @@ struct BrokerPart {
     client_id: Option<String>,
     username: Option<String>,
     password: Option<String>,
+    tls: Option<bool>,
+    ca_file: Option<String>,
+    cert_file: Option<String>,
+    key_file: Option<String>,
     session_expiry_s: Option<u32>,
 }
 
@@ -164,6 +169,7 @@ impl File {
             return Err("store.data_dir is empty, it must name a directory".to_owned());
         }
         let broker = self.broker;
+        let tls = tls(&broker, dir)?;
         let address = broker.address.unwrap_or_else(|| "127.0.0.1:1883".to_owned());
         check_address("broker.address", &address)?;
         let client_id = broker.client_id.unwrap_or_else(|| "postrider-bridge".to_owned());
@@ -171,6 +177,7 @@ impl File {
             return Err(format!("broker.client_id has {} bytes, it must have 1 to 1024", client_id.len()));
         }
         let mut config = Config::new(address, client_id, dir.join(data_dir));
+        config.broker.tls = tls;
         config.broker.username = broker.username;
         config.broker.password = broker.password.map(Secret);
         if let Some(seconds) = broker.session_expiry_s {
@@ -399,6 +406,24 @@ fn within<T: PartialOrd + std::fmt::Display>(key: &str, value: T, min: T, max: T
     } else {
         Err(format!("{key} = {value}: it must be {min} to {max}"))
     }
+}
+
+/// Makes the TLS options of `[broker]`: `tls = true`, or any of its files, asks for TLS.
+fn tls(broker: &BrokerPart, dir: &Path) -> Result<Option<TlsOptions>, String> {
+    let identity = match (&broker.cert_file, &broker.key_file) {
+        (Some(cert), Some(key)) => Some(TlsIdentity { cert_file: dir.join(cert), key_file: dir.join(key) }),
+        (None, None) => None,
+        _ => {
+            return Err("broker.cert_file and broker.key_file go together: one of them is missing".to_owned());
+        }
+    };
+    let has_files = broker.ca_file.is_some() || identity.is_some();
+    if broker.tls == Some(false) && has_files {
+        return Err("broker.tls = false, yet a certificate file is named: leave one of them out".to_owned());
+    }
+    let ca_file = broker.ca_file.as_ref().map(|file| dir.join(file));
+    let options = TlsOptions { ca_file, identity, server_name: None };
+    Ok((broker.tls == Some(true) || has_files).then_some(options))
 }
 
 fn check_address(key: &str, address: &str) -> Result<(), String> {

@@ -8,6 +8,7 @@ mod route_file;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
+use device_sdk::TlsOptions;
 use reqwest::{Url, header::HeaderMap};
 use tracks::{corridor::Corridor, fence::Circle, plausibility::GateOptions};
 
@@ -47,6 +48,7 @@ impl Config {
         Config {
             broker: BrokerSettings {
                 address: address.into(),
+                tls: None,
                 client_id: client_id.into(),
                 username: None,
                 password: None,
@@ -71,6 +73,8 @@ pub const SESSION_EXPIRY_S: u32 = 7 * 24 * 3600;
 pub struct BrokerSettings {
     /// `host:port`.
     pub address: String,
+    /// TLS to it; `None` = plain TCP.
+    pub tls: Option<TlsOptions>,
     /// The client id, whose session keeps what was not acknowledged. One running bridge an id.
     pub client_id: String,
     /// User name.

@@ -89,6 +89,7 @@ impl Client {
     pub fn spawn(options: Options) -> Result<(Self, Events), StartError> {
         let config = options.core_config()?;
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;
+        let tls = options.tls.as_ref().map(|tls| tls.settings(&options.address)).transpose()?;
         let queue = options.queue.as_ref().map(Queue::open).transpose()?;
         let (publishes, publish_receiver) = mpsc::channel(PUBLISHES_QUEUED_MAX);
         let (controls, control_receiver) = mpsc::channel(CONTROLS_QUEUED_MAX);
@@ -96,7 +97,7 @@ impl Client {
         let acks = Arc::new(Acks::default());
         let ends =
             Ends { publishes: publish_receiver, controls: control_receiver, events, acks: acks.clone() };
-        runtime.spawn(Task::new(options, config, ends, queue.clone()).run());
+        runtime.spawn(Task::new(options, config, tls, ends, queue.clone()).run());
         Ok((Self { publishes, controls, acks, queue }, Events { receiver }))
     }
 

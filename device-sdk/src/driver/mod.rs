@@ -3,7 +3,10 @@
 mod callers;
 mod handle;
 mod outbox;
+mod stream;
 mod task;
 mod transport;
+
+pub(crate) use stream::TlsSettings;
 
 pub use handle::{Client, Events, Pending};

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::Publish;
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::callers::{Callers, Ended};
 use super::handle::{Acks, Control, PublishRequest};
 use super::outbox::Outbox;
+use super::stream::{Stream, TlsSettings};
 use super::transport::{OpenConnection, Transport};
 use crate::client::{Core, CoreConfig, Input, Output};
 use crate::queue::{Entry, Queue};
@@ -30,6 +30,7 @@ const ENTRY_RETRY_MS_MAX: u64 = 60_000;
 
 pub(super) struct Task {
     options: Options,
+    tls: Option<TlsSettings>,
     core: Core,
     transport: Transport,
     publishes: mpsc::Receiver<PublishRequest>,
@@ -54,7 +55,7 @@ pub(super) struct Task {
 enum Wake {
     Control(Option<Control>),
     Publish(Option<PublishRequest>),
-    Connected(io::Result<TcpStream>),
+    Connected(io::Result<Stream>),
     Read(io::Result<usize>),
     Written(io::Result<usize>),
     /// A deadline, room for events, acknowledgements, or entries of the disk queue: the turn looks for all of them.
@@ -71,7 +72,13 @@ pub(super) struct Ends {
 }
 
 impl Task {
-    pub(super) fn new(options: Options, config: CoreConfig, ends: Ends, queue: Option<Queue>) -> Self {
+    pub(super) fn new(
+        options: Options,
+        config: CoreConfig,
+        tls: Option<TlsSettings>,
+        ends: Ends,
+        queue: Option<Queue>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             core: Core::new(config),
@@ -90,6 +97,7 @@ impl Task {
             refused: None,
             paused: false,
             options,
+            tls,
         }
     }
 
@@ -131,7 +139,7 @@ impl Task {
             && !self.outbox.is_blocked()
         {
             let timeout = Duration::from_millis(self.options.connect_timeout_ms);
-            self.transport = Transport::connect(self.options.address.clone(), timeout);
+            self.transport = Transport::connect(self.options.address.clone(), self.tls.clone(), timeout);
         }
     }
 
@@ -290,9 +298,10 @@ impl Task {
         }
     }
 
-    fn connected(&mut self, result: io::Result<TcpStream>) {
-        match result.and_then(|stream| OpenConnection::new(stream, &self.options)) {
-            Ok(open) => {
+    fn connected(&mut self, result: io::Result<Stream>) {
+        match result {
+            Ok(stream) => {
+                let open = OpenConnection::new(stream, &self.options);
                 self.transport = Transport::Open(Box::new(open));
                 self.input(Input::Opened);
             }

@@ -7,11 +7,9 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use protocol::{DecodeError, Decoder, Packet, ProtocolVersion, Role, encode};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, timeout};
 
+use super::stream::{Reader, Stream, TlsSettings, Writer};
 use crate::Options;
 
 /// Bytes asked of the socket at a time.
@@ -21,7 +19,7 @@ const UNWRITTEN_BYTES_MAX: usize = 1024 * 1024;
 /// A write buffer larger than this is given back once it is empty.
 const IDLE_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
-type Connecting = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
+type Connecting = Pin<Box<dyn Future<Output = io::Result<Stream>> + Send>>;
 
 pub(super) enum Transport {
     Idle { retry_at: Instant },
@@ -30,8 +28,8 @@ pub(super) enum Transport {
 }
 
 pub(super) struct OpenConnection {
-    read: OwnedReadHalf,
-    write: OwnedWriteHalf,
+    read: Reader,
+    write: Writer,
     version: ProtocolVersion,
     decoder: Decoder,
     received: BytesMut,
@@ -41,9 +39,9 @@ pub(super) struct OpenConnection {
 }
 
 impl Transport {
-    pub(super) fn connect(address: String, limit: Duration) -> Self {
+    pub(super) fn connect(address: String, tls: Option<TlsSettings>, limit: Duration) -> Self {
         Self::Connecting(Box::pin(async move {
-            match timeout(limit, TcpStream::connect(&address)).await {
+            match timeout(limit, Stream::connect(&address, tls)).await {
                 Ok(result) => result,
                 Err(_) => {
                     let what = format!("no answer within {} ms", limit.as_millis());
@@ -66,7 +64,7 @@ impl Transport {
         &mut self,
         may_read: bool,
     ) -> (
-        impl Future<Output = io::Result<TcpStream>>,
+        impl Future<Output = io::Result<Stream>>,
         impl Future<Output = io::Result<usize>>,
         impl Future<Output = io::Result<usize>>,
     ) {
@@ -80,7 +78,8 @@ impl Transport {
             Some(open) => {
                 let may_read = may_read && open.unwritten.len() < UNWRITTEN_BYTES_MAX;
                 let read = may_read.then_some((&mut open.read, &mut open.received));
-                let write = (!open.unwritten.is_empty()).then_some((&mut open.write, &mut open.unwritten));
+                let has_bytes = !open.unwritten.is_empty() || open.write.is_unflushed();
+                let write = has_bytes.then_some((&mut open.write, &mut open.unwritten));
                 (read, write)
             }
         };
@@ -95,14 +94,14 @@ impl Transport {
                 match read {
                     Some((half, buffer)) => {
                         buffer.reserve(READ_BYTES);
-                        half.read_buf(buffer).await
+                        half.read(buffer).await
                     }
                     None => std::future::pending().await,
                 }
             },
             async move {
                 match write {
-                    Some((half, buffer)) => half.write_buf(buffer).await,
+                    Some((half, buffer)) => half.write(buffer).await,
                     None => std::future::pending().await,
                 }
             },
@@ -111,10 +110,9 @@ impl Transport {
 }
 
 impl OpenConnection {
-    pub(super) fn new(stream: TcpStream, options: &Options) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
-        let (read, write) = stream.into_split();
-        Ok(Self {
+    pub(super) fn new(stream: Stream, options: &Options) -> Self {
+        let (read, write) = stream.split();
+        Self {
             read,
             write,
             version: options.version,
@@ -122,7 +120,7 @@ impl OpenConnection {
             received: BytesMut::new(),
             unwritten: BytesMut::new(),
             closing: None,
-        })
+        }
     }
 
     /// Appends a packet to what is to be written; returns its size.
@@ -143,11 +141,7 @@ impl OpenConnection {
 
     /// Writes what is left, within a time limit, and ends the stream.
     pub(super) async fn finish(&mut self, limit: Duration) {
-        let last = async {
-            self.write.write_all_buf(&mut self.unwritten).await?;
-            self.write.shutdown().await
-        };
         // The connection is over either way.
-        let _ = timeout(limit, last).await;
+        let _ = timeout(limit, self.write.finish(&mut self.unwritten)).await;
     }
 }

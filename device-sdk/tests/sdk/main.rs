@@ -10,3 +10,4 @@ mod driver;
 mod model;
 mod queue;
 mod tcp_peer;
+mod tls;

@@ -60,6 +60,8 @@ fn what_is_wrong_is_told_with_file_key_and_value() {
     let table = [
         ("[brokr]\n".to_owned(), "unknown field `brokr`"),
         ("[broker]\nadress = \"x\"".to_owned(), "unknown field `adress`"),
+        ("[broker]\ncert_file = \"c.pem\"".to_owned(), "go together"),
+        ("[broker]\ntls = false\nca_file = \"c.pem\"".to_owned(), "leave one of them out"),
         ("[broker]\naddress = \"x\"".to_owned(), "broker.address = \"x\": it must be host:port"),
         ("[broker]\naddress = 5".to_owned(), "line 2"),
         ("[dispatch]\ntopic = \"im/#\"".to_owned(), "dispatch.topic = \"im/#\""),
@@ -138,4 +140,17 @@ fn the_commented_example_is_a_configuration() {
         crate::config::OutboxSettings::default(),
         "the defaults it shows are the defaults"
     );
+}
+
+#[test]
+fn certificate_files_ask_for_tls_and_are_found_beside_the_configuration() {
+    let text = "[broker]\nca_file = \"ca.pem\"\ncert_file = \"b.pem\"\nkey_file = \"/keys/b.key\"";
+    let tls = Config::parse(text, "t", Path::new("/etc/bridge")).unwrap().broker.tls.unwrap();
+    let identity = tls.identity.unwrap();
+    assert_eq!(tls.ca_file.unwrap(), Path::new("/etc/bridge/ca.pem"));
+    assert_eq!(identity.cert_file, Path::new("/etc/bridge/b.pem"));
+    assert_eq!(identity.key_file, Path::new("/keys/b.key"));
+    let of = |text| Config::parse(text, "t", Path::new("")).unwrap().broker.tls;
+    assert_eq!(of("[broker]\ntls = true"), Some(TlsOptions::default()));
+    assert_eq!(of(""), None);
 }
