@@ -107,14 +107,19 @@ pub(crate) fn user_property<'a>(properties: &'a UserProperties, name: &str) -> O
     properties.iter().find(|(n, _)| n == name).map(|(_, value)| value)
 }
 
+/// Bytes that a message occupies in a queue's account: what the sender made us keep.
+pub(crate) fn queue_bytes(topic: &str, payload: &Bytes, properties: &PublishProperties) -> usize {
+    let user: usize = properties.user_properties.iter().map(|(n, v)| n.len() + v.len() + 64).sum();
+    let strings =
+        [&properties.response_topic, &properties.content_type].into_iter().flatten().map(|s| s.len());
+    let correlation = properties.correlation_data.as_ref().map_or(0, Bytes::len);
+    topic.len() + payload.len() + user + strings.sum::<usize>() + correlation + 64
+}
+
 impl Message {
-    /// Bytes it occupies in a queue's account: what the sender made us keep.
+    /// Bytes it occupies in a queue's account.
     pub(crate) fn bytes(&self) -> usize {
-        let p = &self.properties;
-        let user: usize = p.user_properties.iter().map(|(n, v)| n.len() + v.len() + 64).sum();
-        let strings = [&p.response_topic, &p.content_type].into_iter().flatten().map(|s| s.len());
-        let correlation = p.correlation_data.as_ref().map_or(0, Bytes::len);
-        self.topic.len() + self.payload.len() + user + strings.sum::<usize>() + correlation + 64
+        queue_bytes(&self.topic, &self.payload, &self.properties)
     }
 
     /// Makes the PUBLISH for one recipient; packet id, DUP and retain are the caller's.

@@ -15,7 +15,7 @@
 use std::collections::VecDeque;
 
 use bytestring::ByteString;
-use protocol::{PacketId, SubscribeOptions, Will};
+use protocol::{PacketId, QoS, SubscribeOptions, Will};
 use rustc_hash::FxHashMap;
 
 use crate::ConnId;
@@ -75,6 +75,8 @@ pub(crate) struct Session {
     pub(crate) subscriptions: ByName<Subscription>,
     pub(crate) queue: VecDeque<Delivery>,
     pub(crate) queue_bytes: usize,
+    /// How many in the queue are QoS 0, and a place that none of them stands before.
+    at_most_once: (usize, usize),
     /// For each in the queue the highest message number up to it: sorted, so that one can be looked up.
     queue_order: VecDeque<MsgNo>,
     pub(crate) in_flight: VecDeque<InFlight>,
@@ -112,6 +114,7 @@ impl Session {
             subscriptions: ByName::default(),
             queue: VecDeque::new(),
             queue_bytes: 0,
+            at_most_once: (0, 0),
             queue_order: VecDeque::new(),
             in_flight: VecDeque::new(),
             window_used: 0,
@@ -126,6 +129,10 @@ impl Session {
     /// Puts a message at the end of the queue.
     pub(crate) fn push_waiting(&mut self, delivery: Delivery) {
         self.queue_bytes += delivery.message.bytes();
+        if delivery.qos == QoS::AtMostOnce {
+            let (count, from) = self.at_most_once;
+            self.at_most_once = (count + 1, if count == 0 { self.queue.len() } else { from });
+        }
         let newest = self.queue_order.back().copied().unwrap_or_default();
         self.queue_order.push_back(newest.max(delivery.message.no));
         self.queue.push_back(delivery);
@@ -134,6 +141,24 @@ impl Session {
     /// Takes the oldest waiting message.
     pub(crate) fn pop_waiting(&mut self) -> Option<Delivery> {
         self.remove_waiting_at(0)
+    }
+
+    /// Whether a QoS 0 message waits: one of a conversation.
+    pub(crate) fn holds_at_most_once(&self) -> bool {
+        self.at_most_once.0 > 0
+    }
+
+    /// Takes the oldest waiting message of QoS 0.
+    pub(crate) fn pop_at_most_once(&mut self) -> Option<Delivery> {
+        let (count, from) = self.at_most_once;
+        if count == 0 {
+            return None;
+        }
+        let at = from + self.queue.range(from..).position(|d| d.qos == QoS::AtMostOnce)?;
+        self.at_most_once.1 = at;
+        // As the log says it: by its number, of several copies the oldest.
+        let (no, is_copy) = (self.queue[at].message.no, self.queue[at].is_copy);
+        self.remove_waiting(no, is_copy)
     }
 
     /// Takes a certain waiting message out; of several copies the oldest.
@@ -155,6 +180,9 @@ impl Session {
         let delivery = self.queue.remove(at)?;
         self.queue_order.remove(at);
         self.queue_bytes -= delivery.message.bytes();
+        let (count, from) = &mut self.at_most_once;
+        *count -= usize::from(delivery.qos == QoS::AtMostOnce);
+        *from -= usize::from(at < *from);
         Some(delivery)
     }
 
@@ -252,7 +280,6 @@ mod tests {
 
     use crate::message::message_for_tests;
     use proptest::prelude::*;
-    use protocol::QoS;
 
     fn session() -> Session {
         Session::new(SessionNo(1), "c".into(), "u".into())

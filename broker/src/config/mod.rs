@@ -186,6 +186,10 @@ sections! {
         messages_max: u64 = 100_000, 1..=1_000_000_000;
         /// Bytes in one queue.
         bytes_max: u64 = 268_435_456, 1_024..=1_099_511_627_776;
+        /// What a full queue does: "drop-oldest" drops the oldest messages, QoS 0 first; "drop-newest" drops
+        /// the new one; both accept it and tell with a receipt. "reject" refuses the publish for everybody
+        /// (0x97).
+        on_full: OnFull = OnFull::DropOldest;
     }
     /// Retained messages.
     retained: Retained {
@@ -221,6 +225,29 @@ pub enum Durability {
     Power,
     /// After write: it survives the end of the process, not of the machine.
     Process,
+}
+
+/// What a full queue does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFull {
+    /// The oldest waiting messages make room, QoS 0 first.
+    DropOldest,
+    /// The new message is dropped for this recipient.
+    DropNewest,
+    /// The publish is refused as a whole.
+    Reject,
+}
+
+impl OnFull {
+    /// Returns the engine's word for it.
+    pub fn engine(self) -> engine::OnFull {
+        match self {
+            Self::DropOldest => engine::OnFull::DropOldest,
+            Self::DropNewest => engine::OnFull::DropNewest,
+            Self::Reject => engine::OnFull::Reject,
+        }
+    }
 }
 
 /// One rule that makes topics conversations.
@@ -284,6 +311,7 @@ impl Config {
             subscriptions_max: self.session.subscriptions_max as usize,
             queue_messages_max: self.queue.messages_max as usize,
             queue_bytes_max: self.queue.bytes_max as usize,
+            on_full: self.queue.on_full.engine(),
             retained_messages_max: self.retained.messages_max as usize,
             retained_bytes_max: self.retained.bytes_max as usize,
             retained_per_subscribe_max: self.retained.per_subscribe_max as usize,

@@ -71,9 +71,9 @@ impl Refused {
 }
 
 /// One recipient: all of its subscriptions that match, taken together.
-struct Target {
-    session: SessionKey,
-    qos: QoS,
+pub(super) struct Target {
+    pub(super) session: SessionKey,
+    pub(super) qos: QoS,
     retain_as_published: bool,
     identifiers: Vec<u32>,
 }
@@ -184,6 +184,7 @@ impl Shard {
         if recorded {
             self.check_record(&targets, tracked.is_some())?;
         }
+        self.check_queues(offer, &targets, is_conversation)?;
         Ok(Plan {
             id,
             is_conversation,

@@ -53,34 +53,6 @@ impl Shard {
         }
     }
 
-    fn trim(&mut self, now: Now, no: SessionNo) {
-        let Some(&key) = self.by_no.get(&no) else { return };
-        self.sessions[key].is_over_limit = false;
-        for _ in 0..ENDS_PER_TURN_MAX {
-            if !self.is_over_limit(key) {
-                return;
-            }
-            let Some(dropped) = self.sessions[key].pop_waiting() else { return };
-            self.end_waiting(now, key, &dropped, Outcome::Dropped("queue_full"));
-        }
-        self.trim_later(key);
-    }
-
-    /// Notes a queue that is over its limits.
-    pub(super) fn trim_later(&mut self, key: usize) {
-        if self.is_over_limit(key) && !self.sessions[key].is_over_limit {
-            let session = &mut self.sessions[key];
-            session.is_over_limit = true;
-            self.backlog.push_back(Work::Trim(session.no));
-        }
-    }
-
-    fn is_over_limit(&self, key: usize) -> bool {
-        let session = &self.sessions[key];
-        session.queue.len() > self.config.queue_messages_max
-            || session.queue_bytes > self.config.queue_bytes_max
-    }
-
     pub(super) fn drain_later(&mut self, key: usize) {
         let session = &mut self.sessions[key];
         if !session.is_draining {

@@ -4,6 +4,7 @@ use protocol::{Ack, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode}
 
 use super::backlog::ENDS_PER_TURN_MAX;
 use super::end::Ending;
+use super::queue::Way;
 use super::{Shard, Wait};
 use crate::message::Delivery;
 use crate::receipt::Outcome;
@@ -16,26 +17,13 @@ impl Shard {
     /// Gives a message to a session. A durable session's part in it goes into the turn's record; the
     /// message itself must be there before.
     pub(super) fn deliver(&mut self, now: Now, key: SessionKey, delivery: Delivery) {
-        let session = &self.sessions[key];
-        let conn = session.conn.filter(|c| self.conns.get(c).is_some_and(|c| !c.congested));
-        // Whatever waits keeps its place before what comes now.
-        let room = session.queue.is_empty() && session.window_used == session.in_flight.len();
-        let in_conversation = delivery.message.seq.is_some();
-        if delivery.qos == QoS::AtMostOnce {
-            return match conn {
-                Some(conn) if room || !in_conversation => self.send_at_most_once(now, key, conn, delivery),
-                _ if in_conversation => self.enqueue(now, key, delivery),
-                _ => {
-                    let reason = if self.sessions[key].conn.is_some() { "queue_full" } else { "offline" };
-                    self.end_unlogged(now, key, &delivery, Outcome::Dropped(reason));
-                }
-            };
-        }
-        match conn {
-            Some(conn) if room && session.window_used < self.conns[&conn].window => {
-                self.send_first(now, key, conn, delivery, true);
+        match self.way(key, delivery.qos, delivery.message.seq.is_some()) {
+            Way::Send(conn) if delivery.qos == QoS::AtMostOnce => {
+                self.send_at_most_once(now, key, conn, delivery);
             }
-            _ => self.enqueue(now, key, delivery),
+            Way::Send(conn) => self.send_first(now, key, conn, delivery, true),
+            Way::Queue => self.enqueue(now, key, delivery),
+            Way::Drop(reason) => self.end_unlogged(now, key, &delivery, Outcome::Dropped(reason)),
         }
     }
 
@@ -86,24 +74,6 @@ impl Shard {
         }
         self.send(conn, Wait::Ticket(ticket), Packet::Publish(publish));
         self.sessions[key].push_in_flight(packet_id, delivery, true);
-    }
-
-    fn enqueue(&mut self, now: Now, key: SessionKey, delivery: Delivery) {
-        let session = &mut self.sessions[key];
-        let (messages_max, bytes_max) = (self.config.queue_messages_max, self.config.queue_bytes_max);
-        let is_full =
-            session.queue.len() >= messages_max || session.queue_bytes + delivery.message.bytes() > bytes_max;
-        if (is_full && delivery.qos == QoS::AtMostOnce) || delivery.message.bytes() > bytes_max {
-            // QoS 0 takes nobody's place, and what can never fit empties no queue.
-            return self.end_unlogged(now, key, &delivery, Outcome::Dropped("queue_full"));
-        }
-        if session.durable {
-            self.turn.record.push(&delivery.queued(session.no, None));
-        }
-        session.push_waiting(delivery);
-        if is_full {
-            self.trim_later(key);
-        }
     }
 
     /// Sends what the connection has room for: first what is in flight from a connection before, then what
@@ -217,7 +187,7 @@ impl Shard {
     }
 
     /// Ends a message that the log does not have at this session: only its receipt may need the record.
-    fn end_unlogged(&mut self, now: Now, key: SessionKey, delivery: &Delivery, outcome: Outcome) {
+    pub(super) fn end_unlogged(&mut self, now: Now, key: SessionKey, delivery: &Delivery, outcome: Outcome) {
         let session = self.sessions[key].no;
         let (message, is_copy) = (delivery.message.no, delivery.is_copy);
         let ending = Ending { session, message, is_copy, packet_id: None, logged: false };

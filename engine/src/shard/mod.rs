@@ -15,6 +15,7 @@ mod deliver;
 mod end;
 mod incoming;
 mod publish;
+mod queue;
 mod recover;
 mod subscribe;
 

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use protocol::*;
 
 use super::Shard;
-use crate::{Config, ConnId, Input, Now, Output, Ticket};
+use crate::{Config, ConnId, Input, Now, OnFull, Output, Ticket};
 
 const CLIENTS: [&str; 4] = ["a", "b", "c", "d"];
 const TOPICS: [&str; 10] =
@@ -17,8 +17,9 @@ const FILTERS: [&str; 9] =
     ["t", "t/#", "+/+", "#", "im/room", "dev/+/cmd", "$im/receipts", "$im/errors", "$share/g/t"];
 
 /// Limits so small that runs reach them.
-fn config() -> Config {
+fn config(on_full: OnFull) -> Config {
     Config {
+        on_full,
         receive_maximum: 3,
         inflight_max: 3,
         topic_alias_max: 1,
@@ -219,7 +220,12 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+fn on_full() -> impl Strategy<Value = OnFull> {
+    prop::sample::select(vec![OnFull::DropOldest, OnFull::DropNewest, OnFull::Reject])
+}
+
 struct World {
+    on_full: OnFull,
     shard: Shard,
     now: Now,
     log: Vec<Bytes>,
@@ -235,10 +241,11 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(on_full: OnFull) -> Self {
         let now = Now { monotonic_ms: 1_000, unix_ms: 1_800_000_000_000 };
         Self {
-            shard: Shard::recover(config(), 1, now, std::iter::empty()).unwrap(),
+            on_full,
+            shard: Shard::recover(config(on_full), 1, now, std::iter::empty()).unwrap(),
             now,
             log: Vec::new(),
             log_before: 0,
@@ -339,7 +346,7 @@ impl World {
         self.committed = self.log.len();
         self.now.monotonic_ms = 1;
         self.conns.clear();
-        self.shard = Shard::recover(config(), 2, self.now, self.log.iter().cloned()).unwrap();
+        self.shard = Shard::recover(config(self.on_full), 2, self.now, self.log.iter().cloned()).unwrap();
         self.pump();
     }
 
@@ -372,19 +379,20 @@ impl World {
 
     /// The log and the state say the same, and the state holds its own invariants.
     fn check(&mut self) {
-        let mut replayed = Shard::replay(config(), 3, self.now, self.log.iter().cloned()).unwrap();
+        let mut replayed =
+            Shard::replay(config(self.on_full), 3, self.now, self.log.iter().cloned()).unwrap();
         // Numbers that no record mentions are given again after a restart.
         replayed.next_message = self.shard.next_message;
         replayed.next_session = self.shard.next_session;
         let (live, from_log) = (self.shard.checkpoint(), replayed.checkpoint());
         assert_eq!(entries(&live), entries(&from_log), "live and replayed state differ");
-        let again = Shard::replay(config(), 4, self.now, live.iter().cloned()).unwrap();
+        let again = Shard::replay(config(self.on_full), 4, self.now, live.iter().cloned()).unwrap();
         assert_eq!(again.checkpoint(), live, "a checkpoint rebuilds another state");
         self.check_sessions();
     }
 
     fn check_sessions(&self) {
-        let config = config();
+        let config = config(self.on_full);
         assert!(self.shard.sessions.len() <= config.sessions_max);
         assert_eq!(self.shard.by_client.len(), self.shard.sessions.len());
         assert_eq!(self.shard.by_no.len(), self.shard.sessions.len());
@@ -426,8 +434,11 @@ proptest! {
     })]
 
     #[test]
-    fn whatever_clients_do_nothing_panics_and_the_log_tells_the_state(ops in prop::collection::vec(op(), 1..200)) {
-        let mut world = World::new();
+    fn whatever_clients_do_nothing_panics_and_the_log_tells_the_state(
+        on_full in on_full(),
+        ops in prop::collection::vec(op(), 1..200),
+    ) {
+        let mut world = World::new(on_full);
         world.populate();
         for op in ops {
             world.run(op);
@@ -437,10 +448,11 @@ proptest! {
 
     #[test]
     fn a_log_that_contradicts_itself_is_refused_or_taken_without_a_panic(
+        on_full in on_full(),
         ops in prop::collection::vec(op(), 20..120),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0u8..4), 1..4),
     ) {
-        let mut world = World::new();
+        let mut world = World::new(on_full);
         world.populate();
         for op in ops {
             world.run(op);
@@ -461,7 +473,7 @@ proptest! {
                 }
             }
         }
-        let recovered = Shard::recover(config(), 1, world.now, log.into_iter().map(Bytes::from));
+        let recovered = Shard::recover(config(on_full), 1, world.now, log.into_iter().map(Bytes::from));
         if let Ok(mut shard) = recovered {
             world.now.monotonic_ms += 200_000;
             world.now.unix_ms += 200_000;

@@ -5,6 +5,7 @@
 mod conversations;
 mod durability;
 mod flow;
+mod full_queues;
 mod limits;
 mod node;
 mod receipts;

@@ -1,0 +1,146 @@
+//! The queue of one session: how much it takes, what makes room in it, and what is refused for its sake.
+
+use protocol::QoS;
+
+use super::Shard;
+use super::accept::{Offer, Refused, Target};
+use super::backlog::{ENDS_PER_TURN_MAX, Work};
+use crate::message::{Delivery, queue_bytes};
+use crate::receipt::Outcome;
+use crate::record::SessionNo;
+use crate::route::SessionKey;
+use crate::{ConnId, Now, OnFull};
+use protocol::ReasonCode;
+
+/// What one session's queue may hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct QueueLimits {
+    pub(super) messages_max: usize,
+    pub(super) bytes_max: usize,
+    pub(super) on_full: OnFull,
+}
+
+/// Where a message for a session goes at this moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Way {
+    /// To the client.
+    Send(ConnId),
+    /// Into the queue.
+    Queue,
+    /// Nowhere, with the reason as told.
+    Drop(&'static str),
+}
+
+impl Shard {
+    /// The limits of a session's queue.
+    pub(super) fn queue_limits(&self, _key: SessionKey) -> QueueLimits {
+        QueueLimits {
+            messages_max: self.config.queue_messages_max,
+            bytes_max: self.config.queue_bytes_max,
+            on_full: self.config.on_full,
+        }
+    }
+
+    /// Decides where a message goes. Whatever waits keeps its place before what comes now, except before a
+    /// QoS 0 message outside conversations.
+    pub(super) fn way(&self, key: SessionKey, qos: QoS, in_conversation: bool) -> Way {
+        let session = &self.sessions[key];
+        let conn = session.conn.and_then(|id| Some((id, self.conns.get(&id).filter(|c| !c.congested)?)));
+        let room = session.queue.is_empty() && session.window_used == session.in_flight.len();
+        match conn {
+            Some((id, _)) if qos == QoS::AtMostOnce && (room || !in_conversation) => Way::Send(id),
+            Some((id, c)) if qos > QoS::AtMostOnce && room && session.window_used < c.window => Way::Send(id),
+            _ if qos > QoS::AtMostOnce || in_conversation => Way::Queue,
+            _ if session.conn.is_some() => Way::Drop("queue_full"),
+            _ => Way::Drop("offline"),
+        }
+    }
+
+    /// Refuses a message that the full queue of a recipient cannot take, where queues are set to do so: as
+    /// a whole, before anything of it is stored.
+    pub(super) fn check_queues(
+        &self,
+        offer: &Offer,
+        targets: &[Target],
+        in_conversation: bool,
+    ) -> Result<(), Refused> {
+        for target in targets {
+            let limits = self.queue_limits(target.session);
+            if limits.on_full != OnFull::Reject {
+                continue;
+            }
+            let bytes = queue_bytes(&offer.topic, &offer.payload, &offer.properties);
+            let way = self.way(target.session, target.qos.min(offer.qos), in_conversation);
+            if matches!(way, Way::Queue) && self.is_full_for(target.session, limits, bytes) {
+                let QueueLimits { messages_max, bytes_max, .. } = limits;
+                let what = format!(
+                    "the queue of a recipient is full, it may hold {messages_max} messages and {bytes_max} bytes"
+                );
+                return Err(Refused { reason: ReasonCode::QuotaExceeded, what });
+            }
+        }
+        Ok(())
+    }
+
+    fn is_full_for(&self, key: SessionKey, limits: QueueLimits, bytes: usize) -> bool {
+        let session = &self.sessions[key];
+        session.queue.len() >= limits.messages_max || session.queue_bytes + bytes > limits.bytes_max
+    }
+
+    /// Puts a message into the session's queue, or drops what that takes.
+    pub(super) fn enqueue(&mut self, now: Now, key: SessionKey, delivery: Delivery) {
+        let limits = self.queue_limits(key);
+        let bytes = delivery.message.bytes();
+        let is_full = self.is_full_for(key, limits, bytes);
+        let session = &mut self.sessions[key];
+        // What can never fit empties no queue, and QoS 0 takes the place of QoS 0 only. A queue that refuses
+        // publishes keeps what it accepted: messages that nobody can be refused, the broker's own and
+        // retained ones, find no place either.
+        let makes_room = limits.on_full == OnFull::DropOldest
+            && bytes <= limits.bytes_max
+            && (delivery.qos > QoS::AtMostOnce || session.holds_at_most_once());
+        if is_full && !makes_room {
+            return self.end_unlogged(now, key, &delivery, Outcome::Dropped("queue_full"));
+        }
+        if session.durable {
+            self.turn.record.push(&delivery.queued(session.no, None));
+        }
+        session.push_waiting(delivery);
+        if is_full {
+            self.trim_later(key);
+        }
+    }
+
+    /// Drops what is too much: QoS 0 first, then the oldest.
+    pub(super) fn trim(&mut self, now: Now, no: SessionNo) {
+        let Some(&key) = self.by_no.get(&no) else { return };
+        self.sessions[key].is_over_limit = false;
+        for _ in 0..ENDS_PER_TURN_MAX {
+            if !self.is_over_limit(key) {
+                return;
+            }
+            let session = &mut self.sessions[key];
+            let Some(dropped) = session.pop_at_most_once().or_else(|| session.pop_waiting()) else { return };
+            self.end_waiting(now, key, &dropped, Outcome::Dropped("queue_full"));
+        }
+        self.trim_later(key);
+    }
+
+    /// Notes a queue that is over its limits.
+    pub(super) fn trim_later(&mut self, key: usize) {
+        if self.is_over_limit(key) && !self.sessions[key].is_over_limit {
+            let session = &mut self.sessions[key];
+            session.is_over_limit = true;
+            self.backlog.push_back(Work::Trim(session.no));
+        }
+    }
+
+    /// Whether messages must go. A queue that takes nothing new when it is full gets over its limits only
+    /// when they are lowered, and then keeps what it has.
+    fn is_over_limit(&self, key: usize) -> bool {
+        let session = &self.sessions[key];
+        let QueueLimits { messages_max, bytes_max, on_full } = self.queue_limits(key);
+        on_full == OnFull::DropOldest
+            && (session.queue.len() > messages_max || session.queue_bytes > bytes_max)
+    }
+}
