@@ -9,6 +9,7 @@ pub mod config;
 mod files;
 mod http;
 mod metrics;
+mod reload;
 mod runtime;
 mod start;
 

@@ -9,6 +9,7 @@ use crate::{
     Config, Recovered,
     bind::{BindError, bind},
     http::{self, HttpServer},
+    reload::{Reloader, Watch},
     runtime::{self, Inbox, Parts, Store, StoreError},
 };
 
@@ -28,6 +29,7 @@ pub struct RunningBroker {
     ended: Option<oneshot::Receiver<Result<(), FatalError>>>,
     thread: Option<thread::JoinHandle<()>>,
     http: Option<HttpServer>,
+    reloader: Reloader,
 }
 
 /// Why a broker did not start.
@@ -83,6 +85,8 @@ impl Broker {
         let inbox = Arc::new(Inbox::default());
         let (ask, snapshots) = mpsc::channel(SNAPSHOT_REQUESTS_MAX);
         let http = http.map(|bound| HttpServer::start(bound, ask)).transpose()?;
+        // Whoever reads a file that may change while the broker serves adds it here.
+        let watches: Vec<Watch> = Vec::new();
 
         let executor =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
@@ -95,7 +99,9 @@ impl Broker {
                 let _ = tell_end.send(runtime::run(&executor, parts));
             })
             .map_err(StartError::Thread)?;
-        Ok(RunningBroker { mqtt_addr, recovered, inbox, ended: Some(ended), thread: Some(thread), http })
+        let reloader = Reloader::start(watches).map_err(StartError::Thread)?;
+        let (ended, thread) = (Some(ended), Some(thread));
+        Ok(RunningBroker { mqtt_addr, recovered, inbox, ended, thread, http, reloader })
     }
 }
 
@@ -113,6 +119,12 @@ impl RunningBroker {
     /// Returns what was found in the store at start.
     pub fn recovered(&self) -> Recovered {
         self.recovered
+    }
+
+    /// Reads the files again that may change while the broker serves; does not wait for it. What came of it is
+    /// in the log.
+    pub fn reload(&self) {
+        self.reloader.reload();
     }
 
     /// Waits until the broker fails; for ever, if it does not. May be dropped and called again.
