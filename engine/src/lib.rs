@@ -20,6 +20,7 @@ mod receipt;
 mod record;
 mod reserved;
 mod retained;
+mod rights;
 mod route;
 mod session;
 mod shard;

@@ -45,6 +45,11 @@ pub struct SessionLimits {
     pub session_expiry_max_s: Option<u32>,
 }
 
+/// Returns a session's bound: its own where that is lower than the node's.
+pub(crate) fn lower<T: Ord + Copy>(own: Option<T>, node: T) -> T {
+    own.map_or(node, |own| own.min(node))
+}
+
 /// The end of an enhanced authentication (MQTT 5.0 section 4.12), for CONNACK.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authentication {

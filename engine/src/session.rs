@@ -13,6 +13,7 @@
 //! current connection; in-flight entries stand in the order of their first sending.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytestring::ByteString;
 use protocol::{PacketId, QoS, SubscribeOptions, Will};
@@ -21,6 +22,7 @@ use rustc_hash::FxHashMap;
 use crate::ConnId;
 use crate::message::{Delivery, MsgNo};
 use crate::names::ByName;
+use crate::principal::{Principal, SessionLimits};
 use crate::record::SessionNo;
 
 /// One subscription of the session.
@@ -56,6 +58,31 @@ pub(crate) struct Incoming {
     pub(crate) id: ByteString,
 }
 
+/// How far a session was checked after its rights changed.
+#[derive(Debug, Default)]
+pub(crate) struct Recheck {
+    epoch: u32,
+    /// What is still to be checked: subscriptions,
+    pub(crate) filters: Vec<ByteString>,
+    /// and messages in flight.
+    pub(crate) in_flight: Vec<PacketId>,
+    /// How many at the beginning of the queue were checked.
+    pub(crate) queue_checked: usize,
+}
+
+impl Recheck {
+    /// Begins, unless it was begun by the same rules.
+    pub(crate) fn begin(&mut self, session: &Session, epoch: u32) {
+        if self.epoch == epoch {
+            return;
+        }
+        let mut filters: Vec<_> = session.subscriptions.keys().cloned().collect();
+        filters.sort_unstable_by(|a, b| b.cmp(a));
+        let in_flight = session.in_flight.iter().rev().map(|f| f.packet_id).collect();
+        *self = Self { epoch, filters, in_flight, queue_checked: 0 };
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) no: SessionNo,
@@ -85,6 +112,14 @@ pub(crate) struct Session {
     next_packet_id: u16,
     /// How many ids from the next one on are known to be free.
     free_ids: usize,
+    /// Who is connected, or was last; `None` after a restart until somebody connects.
+    pub(crate) principal: Option<Arc<Principal>>,
+    /// By which of the node's rules all it has was checked, 0 = by none.
+    pub(crate) checked_epoch: u32,
+    /// The check that is under way.
+    pub(crate) recheck: Option<Box<Recheck>>,
+    /// Messages are with the client that may not be sent to it again.
+    pub(crate) holds_unreadable: bool,
     /// Its queue is to be trimmed after this turn.
     pub(crate) is_over_limit: bool,
     /// It is to be drained further after this turn.
@@ -121,6 +156,10 @@ impl Session {
             incoming: FxHashMap::default(),
             next_packet_id: 1,
             free_ids: 0,
+            principal: None,
+            checked_epoch: 0,
+            recheck: None,
+            holds_unreadable: false,
             is_over_limit: false,
             is_draining: false,
         }
@@ -183,6 +222,9 @@ impl Session {
         let (count, from) = &mut self.at_most_once;
         *count -= usize::from(delivery.qos == QoS::AtMostOnce);
         *from -= usize::from(at < *from);
+        if let Some(recheck) = &mut self.recheck {
+            recheck.queue_checked -= usize::from(at < recheck.queue_checked);
+        }
         Some(delivery)
     }
 
@@ -265,6 +307,21 @@ impl Session {
     pub(crate) fn expires_ms(&self) -> Option<i64> {
         let (since_ms, _) = self.disconnected.filter(|_| self.expiry_s != u32::MAX)?;
         Some(since_ms + i64::from(self.expiry_s) * 1000)
+    }
+
+    /// Bounds of its own, those of the client that is connected or was last.
+    pub(crate) fn limits(&self) -> SessionLimits {
+        self.principal.as_ref().map_or_else(SessionLimits::default, |p| p.limits)
+    }
+
+    /// Whether there is nothing that rights could take away.
+    pub(crate) fn holds_nothing(&self) -> bool {
+        self.held() == 0 && self.subscriptions.is_empty()
+    }
+
+    /// Notes that all it has is allowed by these rules.
+    pub(crate) fn is_checked_by(&mut self, epoch: u32) {
+        (self.checked_epoch, self.recheck) = (epoch, None);
     }
 
     /// Messages waiting or in flight.

@@ -14,6 +14,7 @@ use crate::message::{
     Delivery, Expiry, Message, MsgNo, compact, compact_properties, own_id, strip_broker_properties,
     user_property,
 };
+use crate::principal::Principal;
 use crate::receipt;
 use crate::record::{EndCounts, Entry, TrackedRecipient};
 use crate::reserved::check_publish_topic;
@@ -25,6 +26,8 @@ pub(super) struct Publisher {
     pub(super) session: Option<SessionKey>,
     pub(super) user: ByteString,
     pub(super) client: ByteString,
+    /// Who left a will, if that is known.
+    pub(super) principal: Option<Arc<Principal>>,
 }
 
 /// A message that somebody wants accepted.
@@ -150,7 +153,11 @@ impl Shard {
 
     /// Checks a message and finds out what it means; changes nothing but the message itself.
     fn plan(&mut self, offer: &mut Offer) -> Result<Plan, Refused> {
-        self.check_topic(&offer.topic)?;
+        let levels_max = self.topic_levels_max(offer.by.session);
+        self.check_topic(&offer.topic, levels_max)?;
+        if let Some(key) = offer.by.session {
+            self.check_publish(key, &offer.topic)?;
+        }
         strip_broker_properties(&mut offer.properties.user_properties);
         let id = self.message_id(&offer.properties)?;
         let rule = self.conversations.rule(&offer.topic);
@@ -223,12 +230,11 @@ impl Shard {
         }
     }
 
-    pub(super) fn check_topic(&self, topic: &str) -> Result<(), Refused> {
+    pub(super) fn check_topic(&self, topic: &str, levels_max: usize) -> Result<(), Refused> {
         check_publish_topic(topic).map_err(|(reason, what)| Refused::new(reason, what))?;
         let levels = topic.split('/').count();
-        let max = self.config.topic_levels_max;
-        if levels > max {
-            let what = format!("it has {levels} levels, the limit is {max}");
+        if levels > levels_max {
+            let what = format!("it has {levels} levels, the limit is {levels_max}");
             return Err(Refused::new(ReasonCode::TopicNameInvalid, what));
         }
         Ok(())

@@ -14,6 +14,7 @@ use crate::Now;
 use crate::message::MsgNo;
 use crate::receipt::Outcome;
 use crate::record::SessionNo;
+use crate::route::SessionKey;
 
 /// Something left to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +23,22 @@ pub(super) enum Work {
     Trim(SessionNo),
     /// Messages wait at a session that has room.
     Drain(SessionNo),
+    /// The node's rules changed: sessions from this place on are to be checked.
+    CheckAll { next: SessionKey, epoch: u32 },
+    /// A session's rights changed.
+    Check(SessionNo),
     /// A recipient whose session is gone.
     Lost { message: MsgNo, session: SessionNo },
+}
+
+impl Work {
+    /// How much it is, of `WORKS_PER_INPUT_MAX`.
+    fn weight(self) -> usize {
+        match self {
+            Self::CheckAll { .. } | Self::Check(_) => 20,
+            _ => 1,
+        }
+    }
 }
 
 /// Works done after one input; what is left waits for the next, or for the timer.
@@ -34,8 +49,10 @@ pub(super) const ENDS_PER_TURN_MAX: usize = 64;
 
 impl Shard {
     pub(super) fn work_off(&mut self, now: Now) {
-        for _ in 0..WORKS_PER_INPUT_MAX {
+        let mut done = 0;
+        while done < WORKS_PER_INPUT_MAX {
             let Some(work) = self.backlog.pop_front() else { return };
+            done += work.weight();
             match work {
                 Work::Trim(session) => self.trim(now, session),
                 Work::Drain(session) => {
@@ -44,6 +61,8 @@ impl Shard {
                         self.drain(now, key);
                     }
                 }
+                Work::CheckAll { next, epoch } => self.check_all(next, epoch),
+                Work::Check(session) => self.check(now, session),
                 Work::Lost { message, session } => {
                     let ending = Ending { session, message, is_copy: false, packet_id: None, logged: false };
                     self.end(now, ending, Outcome::Dropped("session_ended"));

@@ -1,28 +1,14 @@
 //! What the caller decides about connections: rights, refusals, ends, and messages of the broker's own.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use bytestring::ByteString;
 use protocol::{Publish, QoS, ReasonCode};
 
 use super::Shard;
 use super::accept::Refused;
-use crate::acl::Acl;
-use crate::principal::Principal;
 use crate::{CloseReason, ConnId, Now};
 
 impl Shard {
-    pub(super) fn set_principal(&mut self, _now: Now, conn: ConnId, principal: Principal) {
-        if let Some(c) = self.conns.get_mut(&conn) {
-            *c.principal = principal;
-        }
-    }
-
-    pub(super) fn set_acl(&mut self, _now: Now, acl: Arc<Acl>) {
-        self.acl = acl;
-    }
-
     /// Answers a PUBLISH that the caller refuses.
     pub(super) fn refused_by_caller(
         &mut self,

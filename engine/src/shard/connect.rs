@@ -1,6 +1,7 @@
 //! CONNECT: who comes, which session is theirs, and what they missed.
 
 use std::num::{NonZeroU16, NonZeroU32};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -8,10 +9,12 @@ use protocol::{ConnAck, ConnAckProperties, Connect, Packet, ProtocolVersion, Rea
 use rustc_hash::FxHashMap;
 
 use super::answer::reason_string;
+use super::rights::user_of;
 use super::{Conn, Shard, Wait};
 use crate::message::{compact, compact_properties, strip_broker_properties};
-use crate::principal::{Authentication, Principal};
+use crate::principal::{Authentication, Principal, SessionLimits, lower};
 use crate::record::{Entry, SessionNo};
+use crate::rights::Rights;
 use crate::route::SessionKey;
 use crate::session::Session;
 use crate::timers::Deadline;
@@ -67,11 +70,17 @@ impl Shard {
         authentication: Option<Authentication>,
     ) -> Result<(), Refusal> {
         let assigned = self.check_connect(&mut connect, authentication.is_some())?;
-        let user = principal.user.as_ref();
-        let user = user.map_or_else(|| format!("anon:{}", connect.client_id).into(), compact);
+        let user = user_of(&principal, &connect.client_id);
+        let mut rights = Rights::new(&self.rules, &principal, &connect.client_id, &user);
+        if let Some(will) = &connect.will {
+            let levels_max = lower(principal.limits.topic_levels_max, self.config.topic_levels_max);
+            self.check_will(will, levels_max, &mut rights).map_err(|refused| {
+                Refusal::new(refused.reason, format!("will on {:?}: {}", will.topic, refused.what))
+            })?;
+        }
         self.catch_up(now, &connect.client_id);
-        let wanted_s = wanted_expiry_s(&connect, self.config.session_expiry_max_s);
-        let expiry_s = wanted_s.min(self.config.session_expiry_max_s);
+        let expiry_max_s = self.expiry_max_s(&principal.limits);
+        let expiry_s = wanted_expiry_s(&connect, expiry_max_s).min(expiry_max_s);
         let known = self.by_client.get(&connect.client_id).copied();
         if let Some(key) = known {
             let owner = &self.sessions[key].user;
@@ -91,7 +100,7 @@ impl Shard {
             ));
         }
 
-        let connack = self.connack(&connect, expiry_s, assigned, authentication);
+        let connack = self.connack(&connect, &principal.limits, expiry_s, assigned, authentication);
         if !fits(
             &Packet::ConnAck(Box::new(connack.clone())),
             connect.version,
@@ -102,7 +111,8 @@ impl Shard {
             return Err(Refusal::new(ReasonCode::PacketTooLarge, what));
         }
         let (key, session_present) = self.session_for(now, &connect, user, expiry_s, known);
-        self.start(now, conn, key, &connect, principal, expiry_s);
+        self.admit(key, Arc::new(principal), &rights);
+        self.start(now, conn, key, &connect, rights, expiry_s);
         let connack = ConnAck { session_present, ..connack };
         // A resumed session may hold what is not durable yet, and one that is gone may have ended in a record
         // that is not: CONNACK speaks of either.
@@ -130,11 +140,6 @@ impl Shard {
         {
             let what = format!("authentication method {method:?} is not served");
             return Err(Refusal::new(ReasonCode::BadAuthenticationMethod, what));
-        }
-        if let Some(will) = &connect.will {
-            self.check_will(will).map_err(|(reason, what)| {
-                Refusal::new(reason, format!("will on {:?}: {what}", will.topic))
-            })?;
         }
         if !connect.client_id.is_empty() {
             return Ok(None);
@@ -212,25 +217,30 @@ impl Shard {
         conn: ConnId,
         key: SessionKey,
         connect: &Connect,
-        principal: Principal,
+        rights: Rights,
         expiry_s: u32,
     ) {
         let properties = &connect.properties;
         let keep_alive_s = self.keep_alive_s(connect);
-        let window =
-            properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get).min(self.config.inflight_max);
+        let limits = self.sessions[key].limits();
+        let receive_maximum_of_client =
+            usize::from(properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get));
+        let window = receive_maximum_of_client.min(self.inflight_max(&limits));
+        let receive_maximum = self.receive_maximum(&limits);
         self.conns.insert(
             conn,
             Conn {
                 session: key,
-                principal: Box::new(principal),
+                rights,
                 version: connect.version,
                 keep_alive_s,
                 last_packet_ms: now.monotonic_ms,
                 may_change_expiry: properties.session_expiry_interval_s.unwrap_or(0) > 0,
                 problem_information: connect.version == ProtocolVersion::V5
                     && properties.request_problem_information.unwrap_or(true),
-                window: usize::from(window.max(1)),
+                receive_maximum_of_client,
+                window,
+                receive_maximum,
                 packet_bytes_max: properties.packet_bytes_max,
                 aliases: FxHashMap::default(),
                 gate: 0,
@@ -269,6 +279,7 @@ impl Shard {
     fn connack(
         &self,
         connect: &Connect,
+        limits: &SessionLimits,
         expiry_s: u32,
         assigned_client_id: Option<ByteString>,
         authentication: Option<Authentication>,
@@ -286,8 +297,8 @@ impl Shard {
             session_expiry_interval_s: (connect.properties.session_expiry_interval_s.unwrap_or(0)
                 != expiry_s)
                 .then_some(expiry_s),
-            receive_maximum: NonZeroU16::new(self.config.receive_maximum),
-            packet_bytes_max: NonZeroU32::new(self.config.packet_bytes_max),
+            receive_maximum: NonZeroU16::new(self.receive_maximum(limits)),
+            packet_bytes_max: self.packet_bytes_max(limits),
             assigned_client_id,
             topic_alias_max: Some(self.config.topic_alias_max),
             // [MQTT-3.1.2-21] the value to use instead of the client's own.

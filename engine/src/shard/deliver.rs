@@ -5,6 +5,7 @@ use protocol::{Ack, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode}
 use super::backlog::ENDS_PER_TURN_MAX;
 use super::end::Ending;
 use super::queue::Way;
+use super::rights::NOT_AUTHORIZED;
 use super::{Shard, Wait};
 use crate::message::Delivery;
 use crate::receipt::Outcome;
@@ -17,6 +18,7 @@ impl Shard {
     /// Gives a message to a session. A durable session's part in it goes into the turn's record; the
     /// message itself must be there before.
     pub(super) fn deliver(&mut self, now: Now, key: SessionKey, delivery: Delivery) {
+        self.refresh_if_suspect(key);
         match self.way(key, delivery.qos, delivery.message.seq.is_some()) {
             Way::Send(conn) if delivery.qos == QoS::AtMostOnce => {
                 self.send_at_most_once(now, key, conn, delivery);
@@ -35,11 +37,11 @@ impl Shard {
     /// Sends at QoS 0.
     fn write_out(&mut self, now: Now, conn: ConnId, delivery: &Delivery) -> Outcome {
         match self.prepare(now, conn, delivery, None) {
-            Some(publish) => {
+            Ok(publish) => {
                 self.send(conn, Wait::Ticket(delivery.message.ticket), Packet::Publish(publish));
                 Outcome::Delivered(QoS::AtMostOnce)
             }
-            None => Outcome::Dropped("too_large"),
+            Err(reason) => Outcome::Dropped(reason),
         }
     }
 
@@ -51,14 +53,13 @@ impl Shard {
         let durable = session.durable;
         // All in flight is on this connection, in a window that has room and is never above 65,535.
         let packet_id = session.take_packet_id().expect("fewer messages are in flight than there are ids");
-        let Some(publish) = self.prepare(now, conn, &delivery, Some(packet_id)) else {
-            // [MQTT-3.1.2-24] too large for the client: as if it had been sent.
-            let outcome = Outcome::Dropped("too_large");
-            return if is_new {
-                self.end_unlogged(now, key, &delivery, outcome)
-            } else {
-                self.end_waiting(now, key, &delivery, outcome)
-            };
+        let publish = match self.prepare(now, conn, &delivery, Some(packet_id)) {
+            Ok(publish) => publish,
+            // As if it had been sent.
+            Err(reason) if is_new => {
+                return self.end_unlogged(now, key, &delivery, Outcome::Dropped(reason));
+            }
+            Err(reason) => return self.end_waiting(now, key, &delivery, Outcome::Dropped(reason)),
         };
         let session = self.sessions[key].no;
         let mut ticket = delivery.message.ticket;
@@ -79,6 +80,7 @@ impl Shard {
     /// Sends what the connection has room for: first what is in flight from a connection before, then what
     /// waits.
     pub(super) fn drain(&mut self, now: Now, key: SessionKey) {
+        self.refresh_if_suspect(key);
         let Some(conn) = self.sessions[key].conn else { return };
         let Some(c) = self.conns.get(&conn).filter(|c| !c.congested) else { return };
         let window = c.window;
@@ -115,7 +117,7 @@ impl Shard {
         if self.sessions[key].window_used == self.sessions[key].in_flight.len() {
             return;
         }
-        let mut too_large = Vec::new();
+        let mut unfit = Vec::new();
         for at in 0..self.sessions[key].in_flight.len() {
             let session = &self.sessions[key];
             let entry = &session.in_flight[at];
@@ -128,13 +130,13 @@ impl Shard {
                 FlightState::Sent if session.window_used >= window => break,
                 FlightState::Sent => match self.prepare(now, conn, &entry.delivery, Some(packet_id)) {
                     // [MQTT-3.3.1-1] a re-delivery says so.
-                    Some(publish) => Packet::Publish(Publish { dup: true, ..publish }),
-                    None if too_large.len() >= ENDS_PER_TURN_MAX => {
+                    Ok(publish) => Packet::Publish(Publish { dup: true, ..publish }),
+                    Err(_) if unfit.len() >= ENDS_PER_TURN_MAX => {
                         self.drain_later(key);
                         break;
                     }
-                    None => {
-                        too_large.push(packet_id);
+                    Err(reason) => {
+                        unfit.push((packet_id, reason));
                         continue;
                     }
                 },
@@ -144,8 +146,12 @@ impl Shard {
             session.in_flight[at].on_this_connection = true;
             session.window_used += 1;
         }
-        for packet_id in too_large {
-            self.end_in_flight(now, key, packet_id, Outcome::Dropped("too_large"));
+        for (packet_id, reason) in unfit {
+            match reason {
+                NOT_AUTHORIZED => self.end_unreadable(now, key, packet_id),
+                reason => self.end_in_flight(now, key, packet_id, Outcome::Dropped(reason)),
+            }
+            self.drain_later(key);
         }
     }
 
@@ -157,16 +163,22 @@ impl Shard {
         }
     }
 
-    /// Makes the PUBLISH for a connection; `None` when it is over the client's Maximum Packet Size.
+    /// Makes the PUBLISH for a connection.
+    ///
+    /// # Errors
+    /// Why the client does not get it: it is over its Maximum Packet Size, or may not be read any more.
     fn prepare(
         &self,
         now: Now,
         conn: ConnId,
         delivery: &Delivery,
         packet_id: Option<PacketId>,
-    ) -> Option<Publish> {
+    ) -> Result<Publish, &'static str> {
         let c = &self.conns[&conn];
         let message = &delivery.message;
+        if !self.may_send(c, &message.topic) {
+            return Err(NOT_AUTHORIZED);
+        }
         let mut publish = if c.version == ProtocolVersion::V5 {
             message.to_publish(delivery.qos, &delivery.subscription_identifiers, now)
         } else {
@@ -178,12 +190,13 @@ impl Shard {
         if let Some(limit) = c.packet_bytes_max {
             let packet = Packet::Publish(publish);
             if protocol::encoded_len(&packet, c.version) > limit.get() as usize {
-                return None;
+                // [MQTT-3.1.2-24]
+                return Err("too_large");
             }
             let Packet::Publish(taken) = packet else { unreachable!("it was made a PUBLISH above") };
             publish = taken;
         }
-        Some(publish)
+        Ok(publish)
     }
 
     /// Ends a message that the log does not have at this session: only its receipt may need the record.

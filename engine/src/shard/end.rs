@@ -252,5 +252,6 @@ impl Shard {
 }
 
 fn publisher(session: Option<SessionKey>, of: &Session) -> Publisher {
-    Publisher { session, user: of.user.clone(), client: of.client_id.clone() }
+    let (user, client, principal) = (of.user.clone(), of.client_id.clone(), of.principal.clone());
+    Publisher { session, user, client, principal }
 }

@@ -132,7 +132,8 @@ impl Shard {
                 let what = format!("DISCONNECT sets session expiry {expiry_s} s, CONNECT had 0");
                 return self.violate(now, conn, ReasonCode::ProtocolError, &what);
             }
-            self.sessions[key].expiry_s = expiry_s.min(self.config.session_expiry_max_s);
+            let max_s = self.expiry_max_s(&self.sessions[key].limits());
+            self.sessions[key].expiry_s = expiry_s.min(max_s);
         }
         // [MQTT-3.14.4-3] only a normal DISCONNECT takes the will away.
         if disconnect.reason == ReasonCode::Success {

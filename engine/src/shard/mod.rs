@@ -14,9 +14,11 @@ mod connect;
 mod deliver;
 mod end;
 mod incoming;
+mod limits;
 mod publish;
 mod queue;
 mod recover;
+mod rights;
 mod subscribe;
 
 use std::collections::VecDeque;
@@ -30,14 +32,13 @@ use slab::Slab;
 
 pub use recover::RecoverError;
 
-use crate::acl::Acl;
 use crate::conversation::Conversations;
 use crate::gate::Gate;
 use crate::names::ByName;
-use crate::principal::Principal;
 use crate::receipt::{Receipts, Told};
 use crate::record::{Entry, RecordBuilder, SessionNo};
 use crate::retained::Retained;
+use crate::rights::{NodeRules, Rights};
 use crate::route::{Routes, SessionKey, Subscriber};
 use crate::session::Session;
 use crate::timers::{Deadline, Timers};
@@ -48,7 +49,9 @@ use backlog::Work;
 #[derive(Debug)]
 pub struct Shard {
     config: Config,
-    acl: Arc<Acl>,
+    rules: Arc<NodeRules>,
+    /// Counts the changes of `rules`.
+    rights_epoch: u32,
     rng: fastrand::Rng,
     gate: Gate,
     sessions: Slab<Session>,
@@ -95,15 +98,19 @@ enum Wait {
 #[derive(Debug)]
 struct Conn {
     session: SessionKey,
-    principal: Box<Principal>,
+    rights: Rights,
     version: ProtocolVersion,
     keep_alive_s: u16,
     last_packet_ms: u64,
     /// Session Expiry Interval of the CONNECT was above 0: DISCONNECT may change it.
     may_change_expiry: bool,
     problem_information: bool,
-    /// QoS 1/2 messages the client takes at once, our own limit counted.
+    /// QoS 1/2 messages the client takes at once.
+    receive_maximum_of_client: usize,
+    /// The same, our own limit counted.
     window: usize,
+    /// QoS 1/2 publishes that it was told it may have unacknowledged.
+    receive_maximum: u16,
     packet_bytes_max: Option<NonZeroU32>,
     aliases: FxHashMap<NonZeroU16, ByteString>,
     /// The newest record that something sent here waits for.
@@ -142,7 +149,8 @@ impl Shard {
             shut_down: false,
             stats: Stats::default(),
             turn: Turn::default(),
-            acl: Arc::default(),
+            rules: Arc::default(),
+            rights_epoch: 1,
             config,
         }
     }
@@ -157,7 +165,7 @@ impl Shard {
                 self.connect(now, conn, *connect, *principal, authentication);
             }
             Input::Principal { conn, principal } => self.set_principal(now, conn, *principal),
-            Input::Acl { acl } => self.set_acl(now, acl),
+            Input::Acl { acl } => self.set_acl(acl),
             Input::Refused { conn, publish, reason, what } => {
                 self.refused_by_caller(now, conn, *publish, reason, what);
             }

@@ -7,6 +7,7 @@ use super::accept::{Accepted, Offer, Publisher, Refused};
 use super::{Shard, Wait};
 use crate::message::compact;
 use crate::record::Entry;
+use crate::rights::Rights;
 use crate::route::SessionKey;
 use crate::session::Incoming;
 use crate::{ConnId, Now};
@@ -25,11 +26,9 @@ impl Shard {
                 publish.qos == QoS::ExactlyOnce && self.sessions[key].incoming.contains_key(&packet_id);
             c.unacknowledged = c.unacknowledged.saturating_add(1);
             // [MQTT-3.3.4-9] a client that sends more than the broker allowed breaks the protocol.
-            if version == ProtocolVersion::V5 && c.unacknowledged > self.config.receive_maximum {
-                let what = format!(
-                    "more than {} QoS 1 and 2 publishes are unacknowledged",
-                    self.config.receive_maximum
-                );
+            if version == ProtocolVersion::V5 && c.unacknowledged > c.receive_maximum {
+                let what =
+                    format!("more than {} QoS 1 and 2 publishes are unacknowledged", c.receive_maximum);
                 return self.violate(now, conn, ReasonCode::ReceiveMaximumExceeded, &what);
             }
             if repeated {
@@ -44,6 +43,7 @@ impl Shard {
                 session: Some(key),
                 user: session.user.clone(),
                 client: session.client_id.clone(),
+                principal: None,
             },
             topic: publish.topic,
             payload: publish.payload,
@@ -169,15 +169,23 @@ impl Shard {
     /// Publishes a will. Nobody waits for its acknowledgement.
     pub(super) fn publish_will(&mut self, now: Now, by: Publisher, will: Will) {
         let Will { topic, payload, qos, retain, properties, .. } = will;
+        // Rules may have changed since it was left.
+        let allowed = self.check_will_now(&by, &topic);
         let offer = Offer { by, topic, payload, qos, retain, properties, incoming: None };
-        if self.accept(now, offer).is_err() {
+        if allowed.and_then(|()| self.accept(now, offer)).is_err() {
             self.stats.dropped += 1;
         }
     }
 
     /// Checks a will when it is left: nobody hears of it when it is refused later.
-    pub(super) fn check_will(&mut self, will: &Will) -> Result<(), (ReasonCode, String)> {
-        let checked = self.check_topic(&will.topic).and_then(|()| self.message_id(&will.properties));
-        checked.map(drop).map_err(|refused| (refused.reason, refused.what))
+    pub(super) fn check_will(
+        &mut self,
+        will: &Will,
+        levels_max: usize,
+        rights: &mut Rights,
+    ) -> Result<(), Refused> {
+        self.check_topic(&will.topic, levels_max)?;
+        rights.may_publish(&will.topic).map_err(|denied| Refused::not_authorized(&denied))?;
+        self.message_id(&will.properties).map(drop)
     }
 }

@@ -6,6 +6,7 @@ use super::Shard;
 use super::accept::{Offer, Refused, Target};
 use super::backlog::{ENDS_PER_TURN_MAX, Work};
 use crate::message::{Delivery, queue_bytes};
+use crate::principal::lower;
 use crate::receipt::Outcome;
 use crate::record::SessionNo;
 use crate::route::SessionKey;
@@ -32,12 +33,13 @@ pub(super) enum Way {
 }
 
 impl Shard {
-    /// The limits of a session's queue.
-    pub(super) fn queue_limits(&self, _key: SessionKey) -> QueueLimits {
+    /// The limits of a session's queue: the lower of the node's and the principal's own.
+    pub(super) fn queue_limits(&self, key: SessionKey) -> QueueLimits {
+        let own = self.sessions[key].limits();
         QueueLimits {
-            messages_max: self.config.queue_messages_max,
-            bytes_max: self.config.queue_bytes_max,
-            on_full: self.config.on_full,
+            messages_max: lower(own.queue_messages_max, self.config.queue_messages_max),
+            bytes_max: lower(own.queue_bytes_max, self.config.queue_bytes_max),
+            on_full: own.on_full.unwrap_or(self.config.on_full),
         }
     }
 

@@ -10,6 +10,7 @@ use protocol::{
 use super::answer::reason_string;
 use super::{Shard, Wait};
 use crate::message::{Delivery, Message, compact};
+use crate::principal::lower;
 use crate::record::Entry;
 use crate::reserved::{FilterClass, classify_filter};
 use crate::retained::Allowance;
@@ -70,14 +71,16 @@ impl Shard {
             return Err((reason, what.to_owned()));
         }
         let levels = filter.filter.split('/').count();
-        if levels > self.config.topic_levels_max {
-            let what = format!("it has {levels} levels, the limit is {}", self.config.topic_levels_max);
+        let levels_max = self.topic_levels_max(Some(key));
+        if levels > levels_max {
+            let what = format!("it has {levels} levels, the limit is {levels_max}");
             return Err((ReasonCode::TopicFilterInvalid, what));
         }
+        self.check_subscribe(key, &filter.full)?;
         let session = &self.sessions[key];
         let (no, durable) = (session.no, session.durable);
         let is_new = !session.subscriptions.contains_key(&filter.full);
-        let max = self.config.subscriptions_max;
+        let max = lower(session.limits().subscriptions_max, self.config.subscriptions_max);
         if is_new && session.subscriptions.len() >= max {
             return Err((
                 ReasonCode::QuotaExceeded,
@@ -154,7 +157,7 @@ impl Shard {
         self.send_fitting(conn, Wait::Record, Packet::UnsubAck(unsuback));
     }
 
-    fn unsubscribe_one(&mut self, key: SessionKey, filter: &ByteString) -> ReasonCode {
+    pub(super) fn unsubscribe_one(&mut self, key: SessionKey, filter: &ByteString) -> ReasonCode {
         if TopicFilter::parse(filter.clone()).is_err() {
             return ReasonCode::TopicFilterInvalid;
         }

@@ -1,14 +1,17 @@
 //! Any clients, any order of packets, closes, timers, commits and crashes: no panic, no packet that cannot be
 //! sent, and a state that is always the one the log tells.
 
+mod rights;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 use protocol::*;
 
 use super::Shard;
-use crate::{Config, ConnId, Input, Now, OnFull, Output, Ticket};
+use crate::{Acl, Config, ConnId, Input, Now, OnFull, Output, Principal, Ticket};
 
 const CLIENTS: [&str; 4] = ["a", "b", "c", "d"];
 const TOPICS: [&str; 10] =
@@ -57,6 +60,8 @@ enum Op {
         keeps_uncommitted: bool,
     },
     StoreFull(bool),
+    Acl(Arc<Acl>),
+    Principal(usize, Box<Principal>),
 }
 
 fn client() -> impl Strategy<Value = usize> {
@@ -216,6 +221,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => prop_oneof![
             2 => prop::bool::weighted(0.2).prop_map(Op::StoreFull),
             1 => client().prop_map(Op::Malformed),
+            1 => rights::rules().prop_map(|rules| Op::Acl(Arc::new(Acl { rules }))),
+            1 => (client(), rights::principal()).prop_map(|(c, p)| Op::Principal(c, p)),
         ],
     ]
 }
@@ -333,6 +340,8 @@ impl World {
             }
             Op::Crash { keeps_uncommitted } => return self.crash(keeps_uncommitted),
             Op::StoreFull(full) => Input::StoreFull { full },
+            Op::Acl(acl) => Input::Acl { acl },
+            Op::Principal(of, principal) => Input::Principal { conn: conn(of), principal },
         };
         self.shard.handle(self.now, input);
         self.pump();
@@ -410,6 +419,7 @@ impl World {
             assert!(s.queue.len() <= config.queue_messages_max && s.queue_bytes <= config.queue_bytes_max);
             assert!(s.subscriptions.len() <= config.subscriptions_max);
             assert_eq!(s.conn.is_some(), s.disconnected.is_none());
+            rights::check(&self.shard, s);
             if let Some(conn) = s.conn {
                 assert_eq!(self.shard.conns[&conn].session, key);
             }

@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod acl;
 mod conversations;
 mod durability;
 mod flow;
 mod full_queues;
 mod limits;
 mod node;
+mod principal_limits;
 mod receipts;
 mod retained;
 mod sessions;
