@@ -48,6 +48,9 @@ pub struct Config {
     pub conversations: Vec<ConversationRule>,
     /// Recipients of one message above which its receipts are counted, not listed.
     pub receipts_listed_max: usize,
+    /// Bytes that the shard may hold in memory, as it counts them; 0 = no bound. Near it QoS 0 messages are no
+    /// longer queued, at it what would need more is refused; what was acknowledged stays.
+    pub memory_bytes_max: usize,
     /// Test only: report acknowledgements before their record is durable. Exists so that the simulation
     /// can show that it finds this bug.
     #[doc(hidden)]
@@ -127,6 +130,7 @@ impl Default for Config {
                 ConversationRule { filter: filter("dev/+/cmd"), receipts: Some(ReceiptsWanted::All) },
             ],
             receipts_listed_max: 50,
+            memory_bytes_max: 0,
             planted_ack_before_commit: false,
         }
     }

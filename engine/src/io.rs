@@ -7,6 +7,7 @@ use bytestring::ByteString;
 use protocol::{Connect, DecodeError, Packet, Publish, ReasonCode};
 
 use crate::acl::Acl;
+use crate::memory::MemoryLevel;
 use crate::principal::{Authentication, Principal};
 
 /// The time of one input, given by the caller: the engine has no clock.
@@ -202,6 +203,10 @@ pub struct Stats {
     pub queued: u64,
     /// Deadlines that wait for their time.
     pub deadlines: u64,
+    /// Bytes held in memory, as the engine counts them.
+    pub memory_bytes: u64,
+    /// How near that is to the bound.
+    pub memory_level: MemoryLevel,
     /// PUBLISH packets taken since start.
     pub publishes_in: u64,
     /// PUBLISH packets sent since start.

@@ -7,6 +7,7 @@ use bytestring::ByteString;
 use protocol::{Publish, PublishProperties, QoS, UserProperties, im};
 
 use crate::Now;
+use crate::memory::{Account, Held, MESSAGE_BYTES};
 
 /// Number of a message in this shard, over restarts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,6 +63,8 @@ pub(crate) struct Message {
     pub(crate) ts_unix_ms: u64,
     /// What the sender set, broker's names removed; expiry, alias and subscription ids are unset.
     pub(crate) properties: PublishProperties,
+    /// Its share of the shard's memory.
+    pub(crate) held: Held,
 }
 
 /// Names that only the broker sets: removed from every incoming PUBLISH and will
@@ -117,6 +120,12 @@ pub(crate) fn queue_bytes(topic: &str, payload: &Bytes, properties: &PublishProp
 }
 
 impl Message {
+    /// Counts the message from now on until nothing points to it any more.
+    pub(crate) fn counted(mut self, account: &Account) -> Arc<Self> {
+        self.held = account.hold(MESSAGE_BYTES + self.bytes());
+        Arc::new(self)
+    }
+
     /// Bytes it occupies in a queue's account.
     pub(crate) fn bytes(&self) -> usize {
         queue_bytes(&self.topic, &self.payload, &self.properties)
@@ -197,6 +206,7 @@ pub(crate) fn message_for_tests() -> Arc<Message> {
         client: "c".into(),
         ts_unix_ms: 0,
         properties: PublishProperties::default(),
+        held: Held::default(),
     })
 }
 

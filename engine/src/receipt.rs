@@ -11,6 +11,7 @@ use protocol::im::{Receipt, ReceiptState};
 use rustc_hash::FxHashMap;
 
 use crate::config::ReceiptsWanted;
+use crate::memory::{Account, Held, RECIPIENT_BYTES, TRACKING_BYTES};
 use crate::message::MsgNo;
 use crate::names::ByName;
 use crate::record::{EndCounts, FinalState, SessionNo, TrackedRecipient};
@@ -62,6 +63,8 @@ pub(crate) struct Tracking {
     /// How many ended, by state.
     pub(crate) ended: EndCounts,
     open: BTreeMap<SessionNo, TrackedRecipient>,
+    /// Its share of the shard's memory.
+    held: Held,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +73,7 @@ pub(crate) struct Receipts {
     /// Sessions subscribed to `$im/receipts`, by user.
     hearers: ByName<BTreeMap<SessionKey, QoS>>,
     listed_max: usize,
+    account: Account,
 }
 
 /// One receipt to be published to the sender's user.
@@ -80,8 +84,8 @@ pub(crate) struct Told {
 }
 
 impl Receipts {
-    pub(crate) fn new(listed_max: usize) -> Self {
-        Self { listed_max, ..Self::default() }
+    pub(crate) fn new(listed_max: usize, account: &Account) -> Self {
+        Self { listed_max, account: account.clone(), ..Self::default() }
     }
 
     pub(crate) fn hear(&mut self, user: &ByteString, session: SessionKey, qos: QoS) {
@@ -119,8 +123,10 @@ impl Receipts {
         ended: EndCounts,
         open: Vec<TrackedRecipient>,
     ) {
-        let open = open.into_iter().map(|r| (r.session, r)).collect();
-        self.open.insert(message, Tracking { topic, seq, id, sender, wanted, of, ended, open });
+        let open: BTreeMap<_, _> = open.into_iter().map(|r| (r.session, r)).collect();
+        let strings = topic.len() + id.len() + sender.len();
+        let held = self.account.hold(TRACKING_BYTES + strings + open.len() * RECIPIENT_BYTES);
+        self.open.insert(message, Tracking { topic, seq, id, sender, wanted, of, ended, open, held });
     }
 
     pub(crate) fn is_tracked(&self, message: MsgNo) -> bool {
@@ -196,8 +202,15 @@ impl Tracking {
         self.open.values()
     }
 
+    #[cfg(test)]
+    pub(crate) fn recount(&self) -> usize {
+        let strings = self.topic.len() + self.id.len() + self.sender.len();
+        TRACKING_BYTES + strings + self.open.len() * RECIPIENT_BYTES
+    }
+
     fn close(&mut self, session: SessionNo, state: FinalState) -> Option<TrackedRecipient> {
         let recipient = self.open.remove(&session)?;
+        self.held.shrink(RECIPIENT_BYTES);
         let ended = &mut self.ended[state as usize - 1];
         *ended = ended.saturating_add(1);
         Some(recipient)

@@ -106,6 +106,11 @@ impl Routes {
         self.len
     }
 
+    /// Levels of all filters together, the same ones counted once.
+    pub(crate) fn levels(&self) -> usize {
+        self.nodes.len() - 1
+    }
+
     /// Adds a subscription, or replaces the session's one with the same filter.
     pub(crate) fn insert(&mut self, filter: &str, subscriber: Subscriber) {
         let mut at = self.root;

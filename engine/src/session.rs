@@ -20,7 +20,8 @@ use protocol::{PacketId, QoS, SubscribeOptions, Will};
 use rustc_hash::FxHashMap;
 
 use crate::ConnId;
-use crate::message::{Delivery, MsgNo};
+use crate::memory::{Account, Held, INCOMING_BYTES, SESSION_BYTES, SUBSCRIPTION_BYTES, entry_bytes};
+use crate::message::{Delivery, MsgNo, queue_bytes};
 use crate::names::ByName;
 use crate::principal::{Principal, SessionLimits};
 use crate::record::SessionNo;
@@ -114,6 +115,10 @@ pub(crate) struct Session {
     free_ids: usize,
     /// Who is connected, or was last; `None` after a restart until somebody connects.
     pub(crate) principal: Option<Arc<Principal>>,
+    /// Its share of the shard's memory: all that is here, messages' bodies excepted.
+    share: Held,
+    /// What of it is the will's that came with the last CONNECT.
+    will_bytes: usize,
     /// By which of the node's rules all it has was checked, 0 = by none.
     pub(crate) checked_epoch: u32,
     /// The check that is under way.
@@ -135,8 +140,10 @@ fn after(id: u16) -> u16 {
 }
 
 impl Session {
-    pub(crate) fn new(no: SessionNo, client_id: ByteString, user: ByteString) -> Self {
+    pub(crate) fn new(no: SessionNo, client_id: ByteString, user: ByteString, account: &Account) -> Self {
         Self {
+            share: account.hold(SESSION_BYTES + client_id.len() + user.len()),
+            will_bytes: 0,
             no,
             client_id,
             user,
@@ -167,6 +174,7 @@ impl Session {
 
     /// Puts a message at the end of the queue.
     pub(crate) fn push_waiting(&mut self, delivery: Delivery) {
+        self.share.grow(entry_bytes(&delivery));
         self.queue_bytes += delivery.message.bytes();
         if delivery.qos == QoS::AtMostOnce {
             let (count, from) = self.at_most_once;
@@ -218,6 +226,7 @@ impl Session {
     fn remove_waiting_at(&mut self, at: usize) -> Option<Delivery> {
         let delivery = self.queue.remove(at)?;
         self.queue_order.remove(at);
+        self.share.shrink(entry_bytes(&delivery));
         self.queue_bytes -= delivery.message.bytes();
         let (count, from) = &mut self.at_most_once;
         *count -= usize::from(delivery.qos == QoS::AtMostOnce);
@@ -263,6 +272,7 @@ impl Session {
     /// sent now.
     pub(crate) fn push_in_flight(&mut self, packet_id: PacketId, delivery: Delivery, sent_now: bool) {
         self.window_used += usize::from(sent_now);
+        self.share.grow(entry_bytes(&delivery));
         let state = FlightState::Sent;
         self.in_flight.push_back(InFlight { packet_id, delivery, state, on_this_connection: sent_now });
     }
@@ -282,6 +292,7 @@ impl Session {
     pub(crate) fn end_in_flight(&mut self, packet_id: PacketId) -> Option<InFlight> {
         let at = self.in_flight.iter().position(|f| f.packet_id == packet_id)?;
         let ended = self.in_flight.remove(at)?;
+        self.share.shrink(entry_bytes(&ended.delivery));
         self.window_used -= usize::from(ended.on_this_connection);
         Some(ended)
     }
@@ -309,6 +320,56 @@ impl Session {
         Some(since_ms + i64::from(self.expiry_s) * 1000)
     }
 
+    /// Makes or replaces a subscription.
+    pub(crate) fn subscribe(&mut self, filter: ByteString, subscription: Subscription) {
+        let bytes = subscription_bytes(&filter);
+        if self.subscriptions.insert(filter, subscription).is_none() {
+            self.share.grow(bytes);
+        }
+    }
+
+    pub(crate) fn unsubscribe(&mut self, filter: &ByteString) -> Option<Subscription> {
+        let ended = self.subscriptions.remove(filter)?;
+        self.share.shrink(subscription_bytes(filter));
+        Some(ended)
+    }
+
+    /// Remembers a QoS 2 publish until its PUBREL.
+    pub(crate) fn take_incoming(&mut self, packet_id: PacketId, incoming: Incoming) {
+        self.release_incoming(packet_id);
+        self.share.grow(incoming_bytes(&incoming));
+        self.incoming.insert(packet_id, incoming);
+    }
+
+    pub(crate) fn release_incoming(&mut self, packet_id: PacketId) -> Option<Incoming> {
+        let released = self.incoming.remove(&packet_id)?;
+        self.share.shrink(incoming_bytes(&released));
+        Some(released)
+    }
+
+    /// Keeps the will of a CONNECT, or that it left none.
+    pub(crate) fn keep_will(&mut self, will: Option<Box<Will>>) {
+        self.share.shrink(self.will_bytes);
+        let bytes = |w: &Will| size_of::<Will>() + queue_bytes(&w.topic, &w.payload, &w.properties);
+        self.will_bytes = will.as_deref().map_or(0, bytes);
+        self.share.grow(self.will_bytes);
+        self.will = will;
+    }
+
+    /// What it holds, as counted.
+    #[cfg(test)]
+    pub(crate) fn share_bytes(&self) -> usize {
+        self.share.bytes()
+    }
+
+    /// What it holds besides the places of messages, as it is now.
+    #[cfg(test)]
+    pub(crate) fn recount_without_entries(&self) -> usize {
+        let filters: usize = self.subscriptions.keys().map(|f| subscription_bytes(f)).sum();
+        let incoming: usize = self.incoming.values().map(incoming_bytes).sum();
+        SESSION_BYTES + self.client_id.len() + self.user.len() + self.will_bytes + filters + incoming
+    }
+
     /// Bounds of its own, those of the client that is connected or was last.
     pub(crate) fn limits(&self) -> SessionLimits {
         self.principal.as_ref().map_or_else(SessionLimits::default, |p| p.limits)
@@ -330,6 +391,15 @@ impl Session {
     }
 }
 
+/// In the session, and as the levels among the routes.
+fn subscription_bytes(filter: &str) -> usize {
+    SUBSCRIPTION_BYTES + filter.len() * 2
+}
+
+fn incoming_bytes(incoming: &Incoming) -> usize {
+    INCOMING_BYTES + incoming.id.len()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -339,7 +409,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn session() -> Session {
-        Session::new(SessionNo(1), "c".into(), "u".into())
+        Session::new(SessionNo(1), "c".into(), "u".into(), &Account::default())
     }
 
     fn delivery() -> Delivery {

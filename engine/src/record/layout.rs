@@ -8,6 +8,7 @@ use protocol::{PacketId, PublishProperties, QoS, RetainHandling, SubscribeOption
 
 use super::{Entry, FinalState, MessageEntry, SessionNo, TrackedRecipient, VERSION};
 use crate::config::ReceiptsWanted;
+use crate::memory::Held;
 use crate::message::{Expiry, Message, MsgNo};
 
 pub(super) mod kind {
@@ -202,6 +203,7 @@ fn read_message(r: &mut Reader<'_>) -> Result<MessageEntry, String> {
         topic: r.str()?,
         payload: r.bytes()?,
         properties: r.properties()?,
+        held: Held::default(),
     };
     Ok(MessageEntry { message, set_retained: flags & 8 != 0 })
 }

@@ -43,6 +43,7 @@ fn message() -> MessageEntry {
             user_properties: vec![("a".into(), "1".into()), ("a".into(), "2".into())],
             ..PublishProperties::default()
         },
+        held: Default::default(),
     };
     MessageEntry { message, set_retained: true }
 }

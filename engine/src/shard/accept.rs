@@ -10,6 +10,7 @@ use super::Shard;
 use crate::Now;
 use crate::config::ReceiptsWanted;
 use crate::conversation::Head;
+use crate::memory::Held;
 use crate::message::{
     Delivery, Expiry, Message, MsgNo, compact, compact_properties, own_id, strip_broker_properties,
     user_property,
@@ -112,7 +113,7 @@ impl Shard {
         let no = self.take_message_no();
         // QoS 0 skips the gate, except in a conversation.
         let gated = plan.recorded && (plan.is_conversation || offer.qos > QoS::AtMostOnce);
-        let message = Arc::new(Message {
+        let message = Message {
             no,
             ticket: if gated { self.gate.next_ticket() } else { 0 },
             expiry: offer.properties.message_expiry_interval_s.take().map(|s| Expiry::after(s, now)),
@@ -126,7 +127,9 @@ impl Shard {
             client: offer.by.client,
             ts_unix_ms: head.map_or(now.unix_ms, |h| h.ts_unix_ms),
             properties: offer.properties,
-        });
+            held: Held::default(),
+        };
+        let message = message.counted(&self.account);
         self.keep(&message, &plan, head);
         if let Some((packet_id, key)) = offer.incoming.zip(offer.by.session) {
             self.take_incoming(key, packet_id, message.seq, plan.id.clone());
@@ -185,6 +188,7 @@ impl Shard {
         if recorded && self.store_full {
             return Err(Refused::new(ReasonCode::QuotaExceeded, "the broker's store is full"));
         }
+        self.check_memory(offer, &targets, set_retained || is_conversation, tracked.is_some())?;
         if set_retained {
             self.check_retained(offer)?;
         }
@@ -347,6 +351,11 @@ impl Shard {
 }
 
 impl Target {
+    /// Whether it holds the message until it is acknowledged.
+    pub(super) fn holds(&self, published: QoS) -> bool {
+        self.qos.min(published) > QoS::AtMostOnce
+    }
+
     fn of(matches: &[Subscriber]) -> Self {
         let mut identifiers: Vec<u32> = matches.iter().map(|m| m.identifier).filter(|i| *i != 0).collect();
         identifiers.dedup();

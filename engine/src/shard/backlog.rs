@@ -25,6 +25,8 @@ pub(super) enum Work {
     Drain(SessionNo),
     /// The node's rules changed: sessions from this place on are to be checked.
     CheckAll { next: SessionKey, epoch: u32 },
+    /// Memory is short: QoS 0 messages that wait go, at sessions from this place on.
+    Shed { next: SessionKey },
     /// A session's rights changed.
     Check(SessionNo),
     /// A recipient whose session is gone.
@@ -35,7 +37,7 @@ impl Work {
     /// How much it is, of `WORKS_PER_INPUT_MAX`.
     fn weight(self) -> usize {
         match self {
-            Self::CheckAll { .. } | Self::Check(_) => 20,
+            Self::CheckAll { .. } | Self::Check(_) | Self::Shed { .. } => 20,
             _ => 1,
         }
     }
@@ -62,6 +64,7 @@ impl Shard {
                     }
                 }
                 Work::CheckAll { next, epoch } => self.check_all(next, epoch),
+                Work::Shed { next } => self.shed(now, next),
                 Work::Check(session) => self.check(now, session),
                 Work::Lost { message, session } => {
                     let ending = Ending { session, message, is_copy: false, packet_id: None, logged: false };

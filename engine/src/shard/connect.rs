@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 use super::answer::reason_string;
 use super::rights::user_of;
 use super::{Conn, Shard, Wait};
+use crate::memory::CONNECTION_BYTES;
 use crate::message::{compact, compact_properties, strip_broker_properties};
 use crate::principal::{Authentication, Principal, SessionLimits, lower};
 use crate::record::{Entry, SessionNo};
@@ -92,6 +93,8 @@ impl Shard {
         } else if self.sessions.len() >= self.config.sessions_max {
             let what = format!("the broker has {} sessions, its limit", self.config.sessions_max);
             return Err(Refusal::new(ReasonCode::QuotaExceeded, what));
+        } else {
+            self.room_for_session().map_err(|what| Refusal::new(ReasonCode::QuotaExceeded, what))?;
         }
         if self.store_full && expiry_s > 0 && (known.is_none() || connect.clean_start) {
             return Err(Refusal::new(
@@ -192,7 +195,7 @@ impl Shard {
         }
         let no = SessionNo(self.next_session);
         self.next_session += 1;
-        let mut session = Session::new(no, connect.client_id.clone(), user.clone());
+        let mut session = Session::new(no, connect.client_id.clone(), user.clone(), &self.account);
         session.durable = expiry_s > 0;
         if session.durable {
             self.write(&Entry::SessionOpened { session: no, client_id: connect.client_id.clone(), user });
@@ -243,6 +246,7 @@ impl Shard {
                 receive_maximum,
                 packet_bytes_max: properties.packet_bytes_max,
                 aliases: FxHashMap::default(),
+                held: self.account.hold(CONNECTION_BYTES),
                 gate: 0,
                 congested: false,
                 unacknowledged: 0,
@@ -255,7 +259,7 @@ impl Shard {
         self.timers.clear(Deadline::SessionExpiry(session.no));
         self.timers.clear(Deadline::WillDelay(session.no));
         session.expiry_s = expiry_s;
-        session.will.clone_from(&will);
+        session.keep_will(will.clone());
         if session.durable {
             let session = session.no;
             self.write(&Entry::SessionConnected { session, expiry_s, will });

@@ -10,6 +10,7 @@ use super::Shard;
 use super::accept::Publisher;
 use super::backlog::{ENDS_PER_TURN_MAX, Work};
 use super::connect::silence_max_ms;
+use crate::memory::Held;
 use crate::message::{Delivery, Message, MsgNo, own_id};
 use crate::receipt::{Outcome, Told};
 use crate::record::{Entry, SessionNo};
@@ -88,7 +89,7 @@ impl Shard {
     fn own_message(&mut self, now: Now, topic: &'static str, payload: String, qos: QoS) -> Arc<Message> {
         let ticket =
             if self.turn.record.is_empty() && qos == QoS::AtMostOnce { 0 } else { self.gate.next_ticket() };
-        Arc::new(Message {
+        let message = Message {
             no: self.take_message_no(),
             ticket,
             topic: ByteString::from_static(topic),
@@ -102,7 +103,9 @@ impl Shard {
             client: ByteString::new(),
             ts_unix_ms: now.unix_ms,
             properties: PublishProperties::default(),
-        })
+            held: Held::default(),
+        };
+        message.counted(&self.account)
     }
 
     /// Ends a connection, whoever ended it; the session may live on. Unknown connections are ignored.

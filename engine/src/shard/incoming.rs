@@ -109,7 +109,7 @@ impl Shard {
         let Some(c) = self.conns.get(&conn) else { return };
         let key = c.session;
         let session = &mut self.sessions[key];
-        let reason = match session.incoming.remove(&packet_id) {
+        let reason = match session.release_incoming(packet_id) {
             Some(_) => {
                 if session.durable {
                     let session = session.no;

@@ -15,6 +15,7 @@ mod deliver;
 mod end;
 mod incoming;
 mod limits;
+mod memory;
 mod publish;
 mod queue;
 mod recover;
@@ -34,6 +35,7 @@ pub use recover::RecoverError;
 
 use crate::conversation::Conversations;
 use crate::gate::Gate;
+use crate::memory::{Account, Held, Memory};
 use crate::names::ByName;
 use crate::receipt::{Receipts, Told};
 use crate::record::{Entry, RecordBuilder, SessionNo};
@@ -62,6 +64,9 @@ pub struct Shard {
     retained: Retained,
     conversations: Conversations,
     receipts: Receipts,
+    /// What sessions, messages and the like hold.
+    account: Account,
+    memory: Memory,
     timers: Timers,
     backlog: VecDeque<Work>,
     next_message: u64,
@@ -113,6 +118,8 @@ struct Conn {
     receive_maximum: u16,
     packet_bytes_max: Option<NonZeroU32>,
     aliases: FxHashMap<NonZeroU16, ByteString>,
+    /// Its share of the shard's memory.
+    held: Held,
     /// The newest record that something sent here waits for.
     gate: u64,
     congested: bool,
@@ -130,6 +137,7 @@ const DEADLINES_PER_TIMER_MAX: usize = 1_000;
 
 impl Shard {
     fn empty(config: Config, seed: u64) -> Self {
+        let account = Account::default();
         Self {
             gate: Gate::new(config.planted_ack_before_commit),
             rng: fastrand::Rng::with_seed(seed),
@@ -139,8 +147,14 @@ impl Shard {
             conns: FxHashMap::default(),
             routes: Routes::default(),
             retained: Retained::default(),
-            conversations: Conversations::new(config.conversations.clone(), config.conversations_max),
-            receipts: Receipts::new(config.receipts_listed_max),
+            conversations: Conversations::new(
+                config.conversations.clone(),
+                config.conversations_max,
+                &account,
+            ),
+            receipts: Receipts::new(config.receipts_listed_max, &account),
+            memory: Memory { bytes_max: config.memory_bytes_max, ..Memory::default() },
+            account,
             timers: Timers::default(),
             backlog: VecDeque::new(),
             next_message: 1,
@@ -187,8 +201,10 @@ impl Shard {
             Input::Shutdown => self.shut_down(now),
         }
         self.finish(now);
-        if !self.shut_down {
+        self.watch_memory();
+        if !self.shut_down && !self.backlog.is_empty() {
             self.work_off(now);
+            self.watch_memory();
         }
     }
 
@@ -234,6 +250,8 @@ impl Shard {
             retained: self.retained.len() as u64,
             deadlines: self.timers.len() as u64,
             queued: self.sessions.iter().map(|(_, s)| s.held() as u64).sum(),
+            memory_bytes: self.memory.bytes as u64,
+            memory_level: self.memory.level,
             ..self.stats
         }
     }

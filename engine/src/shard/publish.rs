@@ -5,6 +5,7 @@ use protocol::{Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, Will
 
 use super::accept::{Accepted, Offer, Publisher, Refused};
 use super::{Shard, Wait};
+use crate::memory::ALIAS_BYTES;
 use crate::message::compact;
 use crate::record::Entry;
 use crate::rights::Rights;
@@ -73,7 +74,12 @@ impl Shard {
             return Err((ReasonCode::TopicAliasInvalid, format!("topic alias {alias} is above {max}")));
         }
         if !publish.topic.is_empty() {
-            c.aliases.insert(alias, compact(&publish.topic));
+            let needed = ALIAS_BYTES + publish.topic.len();
+            self.memory.room_for(needed).map_err(|what| (ReasonCode::QuotaExceeded, what))?;
+            c.held.grow(needed);
+            if let Some(before) = c.aliases.insert(alias, compact(&publish.topic)) {
+                c.held.shrink(ALIAS_BYTES + before.len());
+            }
             return Ok(());
         }
         match c.aliases.get(&alias) {
@@ -159,7 +165,7 @@ impl Shard {
         id: ByteString,
     ) {
         let session = &mut self.sessions[key];
-        session.incoming.insert(packet_id, Incoming { seq, id: id.clone() });
+        session.take_incoming(packet_id, Incoming { seq, id: id.clone() });
         if session.durable {
             let session = session.no;
             self.write(&Entry::IncomingTaken { session, packet_id, seq, id });

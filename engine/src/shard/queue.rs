@@ -94,6 +94,7 @@ impl Shard {
         let limits = self.queue_limits(key);
         let bytes = delivery.message.bytes();
         let is_full = self.is_full_for(key, limits, bytes);
+        let is_shed = delivery.qos == QoS::AtMostOnce && !self.may_queue_at_most_once();
         let session = &mut self.sessions[key];
         // What can never fit empties no queue, and QoS 0 takes the place of QoS 0 only. A queue that refuses
         // publishes keeps what it accepted: messages that nobody can be refused, the broker's own and
@@ -101,7 +102,7 @@ impl Shard {
         let makes_room = limits.on_full == OnFull::DropOldest
             && bytes <= limits.bytes_max
             && (delivery.qos > QoS::AtMostOnce || session.holds_at_most_once());
-        if is_full && !makes_room {
+        if (is_full && !makes_room) || is_shed {
             return self.end_unlogged(now, key, &delivery, Outcome::Dropped("queue_full"));
         }
         if session.durable {

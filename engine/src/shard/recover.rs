@@ -87,7 +87,7 @@ impl Shard {
     fn apply(&mut self, entry: Entry, bodies: &mut Bodies, now: Now) -> Result<(), String> {
         match entry {
             Entry::SessionOpened { session: no, client_id, user } => {
-                let mut session = Session::new(no, client_id.clone(), user);
+                let mut session = Session::new(no, client_id.clone(), user, &self.account);
                 session.durable = true;
                 let key = self.sessions.insert(session);
                 self.by_client.insert(client_id, key);
@@ -96,13 +96,15 @@ impl Shard {
             }
             Entry::SessionConnected { session, expiry_s, will } => {
                 let session = self.logged_session(session)?;
-                (session.expiry_s, session.will, session.disconnected) = (expiry_s, will, None);
+                (session.expiry_s, session.disconnected) = (expiry_s, None);
+                session.keep_will(will);
             }
             Entry::SessionDisconnected { session, expiry_s, at_unix_ms, will } => {
                 let ago_ms = now.unix_ms.saturating_sub(at_unix_ms);
                 let session = self.logged_session(session)?;
                 session.disconnected = Some((now.monotonic_ms as i64 - ago_ms as i64, at_unix_ms));
-                (session.expiry_s, session.will) = (expiry_s, will);
+                session.expiry_s = expiry_s;
+                session.keep_will(will);
             }
             Entry::SessionEnded { session } => self.forget_session(session)?,
             Entry::Subscribed { session, filter, options, identifier } => {
@@ -123,10 +125,10 @@ impl Shard {
                 self.receipts.track(message, topic, seq, id, sender, wanted, of, ended, recipients);
             }
             Entry::IncomingTaken { session, packet_id, seq, id } => {
-                self.logged_session(session)?.incoming.insert(packet_id, Incoming { seq, id });
+                self.logged_session(session)?.take_incoming(packet_id, Incoming { seq, id });
             }
             Entry::IncomingReleased { session, packet_id } => {
-                self.logged_session(session)?.incoming.remove(&packet_id);
+                self.logged_session(session)?.release_incoming(packet_id);
             }
             Entry::Counters { message, session } => {
                 self.next_message = self.next_message.max(message);
@@ -190,7 +192,7 @@ impl Shard {
     fn apply_message(&mut self, entry: MessageEntry, bodies: &mut Bodies, now: Now) {
         let MessageEntry { mut message, set_retained } = entry;
         message.expiry = message.expiry.map(|e| Expiry::from_unix(e.unix_ms, now));
-        let message = Arc::new(message);
+        let message = message.counted(&self.account);
         self.next_message = self.next_message.max(message.no.0.saturating_add(1));
         if let Some(seq) = message.seq {
             self.conversations.restore(&message.topic, Head { seq, ts_unix_ms: message.ts_unix_ms });
@@ -260,6 +262,7 @@ impl Shard {
         lost.sort_unstable();
         self.backlog.extend(lost.into_iter().map(|(message, session)| Work::Lost { message, session }));
         self.work_off(now);
+        self.watch_memory();
     }
 
     fn watch_recovered_expiries(&mut self) {

@@ -87,6 +87,10 @@ impl Shard {
                 format!("the session has {max} subscriptions, its limit"),
             ));
         }
+        if is_new {
+            let room = self.room_for_subscription(&filter.full);
+            room.map_err(|what| (ReasonCode::QuotaExceeded, what))?;
+        }
         if durable && self.store_full {
             return Err((ReasonCode::QuotaExceeded, "the broker's store is full".to_owned()));
         }
@@ -137,7 +141,7 @@ impl Shard {
     ) {
         let Subscription { options, identifier } = subscription;
         let session = &mut self.sessions[key];
-        session.subscriptions.insert(filter.clone(), subscription);
+        session.subscribe(filter.clone(), subscription);
         match classify_filter(filter) {
             FilterClass::Receipts => self.receipts.hear(&session.user.clone(), key, options.qos),
             FilterClass::Ordinary => {
@@ -175,7 +179,7 @@ impl Shard {
     /// Says whether there was one.
     pub(super) fn remove_subscription(&mut self, key: SessionKey, filter: &ByteString) -> bool {
         let session = &mut self.sessions[key];
-        if session.subscriptions.remove(filter).is_none() {
+        if session.unsubscribe(filter).is_none() {
             return false;
         }
         match classify_filter(filter) {

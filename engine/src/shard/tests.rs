@@ -1,6 +1,7 @@
 //! Any clients, any order of packets, closes, timers, commits and crashes: no panic, no packet that cannot be
 //! sent, and a state that is always the one the log tells.
 
+mod memory;
 mod rights;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -19,10 +20,14 @@ const TOPICS: [&str; 10] =
 const FILTERS: [&str; 9] =
     ["t", "t/#", "+/+", "#", "im/room", "dev/+/cmd", "$im/receipts", "$im/errors", "$share/g/t"];
 
+/// What a full queue does, and the memory that there may be.
+type Bounds = (OnFull, usize);
+
 /// Limits so small that runs reach them.
-fn config(on_full: OnFull) -> Config {
+fn config((on_full, memory_bytes_max): Bounds) -> Config {
     Config {
         on_full,
+        memory_bytes_max,
         receive_maximum: 3,
         inflight_max: 3,
         topic_alias_max: 1,
@@ -227,12 +232,17 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+fn bounds() -> impl Strategy<Value = Bounds> {
+    // The three sessions that are there from the beginning take most of the second.
+    (on_full(), prop::sample::select(vec![0, 0, 14_000, 20_000]))
+}
+
 fn on_full() -> impl Strategy<Value = OnFull> {
     prop::sample::select(vec![OnFull::DropOldest, OnFull::DropNewest, OnFull::Reject])
 }
 
 struct World {
-    on_full: OnFull,
+    bounds: Bounds,
     shard: Shard,
     now: Now,
     log: Vec<Bytes>,
@@ -248,11 +258,11 @@ struct World {
 }
 
 impl World {
-    fn new(on_full: OnFull) -> Self {
+    fn new(bounds: Bounds) -> Self {
         let now = Now { monotonic_ms: 1_000, unix_ms: 1_800_000_000_000 };
         Self {
-            on_full,
-            shard: Shard::recover(config(on_full), 1, now, std::iter::empty()).unwrap(),
+            bounds,
+            shard: Shard::recover(config(bounds), 1, now, std::iter::empty()).unwrap(),
             now,
             log: Vec::new(),
             log_before: 0,
@@ -355,7 +365,7 @@ impl World {
         self.committed = self.log.len();
         self.now.monotonic_ms = 1;
         self.conns.clear();
-        self.shard = Shard::recover(config(self.on_full), 2, self.now, self.log.iter().cloned()).unwrap();
+        self.shard = Shard::recover(config(self.bounds), 2, self.now, self.log.iter().cloned()).unwrap();
         self.pump();
     }
 
@@ -388,20 +398,43 @@ impl World {
 
     /// The log and the state say the same, and the state holds its own invariants.
     fn check(&mut self) {
-        let mut replayed =
-            Shard::replay(config(self.on_full), 3, self.now, self.log.iter().cloned()).unwrap();
+        let mut replayed = Shard::replay(config(self.bounds), 3, self.now, self.log.iter().cloned()).unwrap();
         // Numbers that no record mentions are given again after a restart.
         replayed.next_message = self.shard.next_message;
         replayed.next_session = self.shard.next_session;
         let (live, from_log) = (self.shard.checkpoint(), replayed.checkpoint());
         assert_eq!(entries(&live), entries(&from_log), "live and replayed state differ");
-        let again = Shard::replay(config(self.on_full), 4, self.now, live.iter().cloned()).unwrap();
+        let again = Shard::replay(config(self.bounds), 4, self.now, live.iter().cloned()).unwrap();
         assert_eq!(again.checkpoint(), live, "a checkpoint rebuilds another state");
         self.check_sessions();
     }
 
+    /// When all clients and sessions are gone, nothing is held but what stays without them.
+    fn check_emptied(mut self) {
+        self.now.monotonic_ms += 1_000_000;
+        self.now.unix_ms += 1_000_000;
+        for conn in self.shard.conns.keys().copied().collect::<Vec<_>>() {
+            self.shard.handle(self.now, Input::Closed { conn });
+            self.pump();
+        }
+        for key in self.shard.sessions.iter().map(|(key, _)| key).collect::<Vec<_>>() {
+            self.shard.end_session(self.now, key);
+            self.shard.finish(self.now);
+        }
+        while !self.shard.backlog.is_empty() {
+            self.shard.handle(self.now, Input::Timer);
+        }
+        self.pump();
+        for topic in self.shard.retained.iter().map(|m| m.topic.clone()).collect::<Vec<_>>() {
+            self.shard.retained.clear(&topic);
+        }
+        assert_eq!(self.shard.receipts.iter().count(), 0);
+        assert_eq!(self.shard.account.bytes(), self.shard.conversations.recount());
+    }
+
     fn check_sessions(&self) {
-        let config = config(self.on_full);
+        memory::check(&self.shard);
+        let config = config(self.bounds);
         assert!(self.shard.sessions.len() <= config.sessions_max);
         assert_eq!(self.shard.by_client.len(), self.shard.sessions.len());
         assert_eq!(self.shard.by_no.len(), self.shard.sessions.len());
@@ -445,24 +478,25 @@ proptest! {
 
     #[test]
     fn whatever_clients_do_nothing_panics_and_the_log_tells_the_state(
-        on_full in on_full(),
+        bounds in bounds(),
         ops in prop::collection::vec(op(), 1..200),
     ) {
-        let mut world = World::new(on_full);
+        let mut world = World::new(bounds);
         world.populate();
         for op in ops {
             world.run(op);
             world.check();
         }
+        world.check_emptied();
     }
 
     #[test]
     fn a_log_that_contradicts_itself_is_refused_or_taken_without_a_panic(
-        on_full in on_full(),
+        bounds in bounds(),
         ops in prop::collection::vec(op(), 20..120),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0u8..4), 1..4),
     ) {
-        let mut world = World::new(on_full);
+        let mut world = World::new(bounds);
         world.populate();
         for op in ops {
             world.run(op);
@@ -483,7 +517,7 @@ proptest! {
                 }
             }
         }
-        let recovered = Shard::recover(config(on_full), 1, world.now, log.into_iter().map(Bytes::from));
+        let recovered = Shard::recover(config(bounds), 1, world.now, log.into_iter().map(Bytes::from));
         if let Ok(mut shard) = recovered {
             world.now.monotonic_ms += 200_000;
             world.now.unix_ms += 200_000;

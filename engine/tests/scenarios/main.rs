@@ -8,6 +8,7 @@ mod durability;
 mod flow;
 mod full_queues;
 mod limits;
+mod memory;
 mod node;
 mod principal_limits;
 mod receipts;

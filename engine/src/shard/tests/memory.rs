@@ -1,0 +1,35 @@
+//! The account of memory against a count of what is there.
+
+use std::collections::BTreeMap;
+
+use super::Shard;
+use crate::memory::{CONNECTION_BYTES, entry_bytes};
+use crate::message::Message;
+
+/// What lives is what is counted, each body once.
+pub(super) fn check(shard: &Shard) {
+    let mut bodies: BTreeMap<*const Message, usize> = BTreeMap::new();
+    let mut see = |m: &std::sync::Arc<Message>| {
+        bodies.insert(std::sync::Arc::as_ptr(m), m.held.bytes());
+        assert!(m.held.bytes() > m.bytes(), "a message that is not counted");
+    };
+    let mut sum = 0;
+    for (_, s) in &shard.sessions {
+        let deliveries = || s.queue.iter().chain(s.in_flight.iter().map(|f| &f.delivery));
+        deliveries().for_each(|d| see(&d.message));
+        let entries: usize = deliveries().map(entry_bytes).sum();
+        assert_eq!(s.share_bytes(), s.recount_without_entries() + entries);
+        sum += s.share_bytes();
+    }
+    shard.retained.iter().for_each(&mut see);
+    sum += bodies.values().sum::<usize>();
+    for c in shard.conns.values() {
+        let aliases: usize = c.aliases.values().map(|topic| topic.len() + crate::memory::ALIAS_BYTES).sum();
+        assert_eq!(c.held.bytes(), CONNECTION_BYTES + aliases);
+        sum += c.held.bytes();
+    }
+    sum += shard.receipts.iter().map(|(_, t)| t.recount()).sum::<usize>();
+    sum += shard.conversations.recount();
+    assert_eq!(shard.account.bytes(), sum);
+    assert_eq!(shard.memory().bytes, shard.held_bytes());
+}
