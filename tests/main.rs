@@ -10,3 +10,4 @@ mod e2e;
 mod raw_client;
 mod simulation;
 mod tidy;
+mod transport;

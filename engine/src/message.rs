@@ -161,6 +161,12 @@ impl Message {
         }
     }
 
+    /// Takes what [`Self::to_publish`] added of the broker's own out again: a message that fits without is sent.
+    pub(crate) fn leave_out_broker_properties(&self, publish: &mut Publish) {
+        let senders = self.properties.user_properties.len();
+        publish.properties.user_properties.truncate(senders);
+    }
+
     /// [MQTT-3.3.2-17] keeps the sender's user properties in order; the broker's come after them.
     fn push_broker_properties(&self, properties: &mut UserProperties) {
         let mut push =

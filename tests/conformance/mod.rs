@@ -19,4 +19,5 @@ mod session;
 mod subscribe;
 mod subscription_options;
 mod takeover;
+mod vectors;
 mod will;

@@ -188,10 +188,20 @@ impl Shard {
         publish.packet_id = packet_id;
         publish.retain = delivery.retain;
         if let Some(limit) = c.packet_bytes_max {
-            let packet = Packet::Publish(publish);
-            if protocol::encoded_len(&packet, c.version) > limit.get() as usize {
-                // [MQTT-3.1.2-24]
-                return Err("too_large");
+            let (limit, version) = (limit.get() as usize, c.version);
+            let mut packet = Packet::Publish(publish);
+            if protocol::encoded_len(&packet, version) > limit {
+                let Packet::Publish(publish) = &mut packet else {
+                    unreachable!("it was made a PUBLISH above")
+                };
+                // In a conversation the number is part of the message: without it the client would see a hole.
+                if message.seq.is_none() {
+                    message.leave_out_broker_properties(publish);
+                }
+                if protocol::encoded_len(&packet, version) > limit {
+                    // [MQTT-3.1.2-24]
+                    return Err("too_large");
+                }
             }
             let Packet::Publish(taken) = packet else { unreachable!("it was made a PUBLISH above") };
             publish = taken;

@@ -1,0 +1,155 @@
+//! Vectors: bytes in, bytes expected, as data in `tests/vectors/`, run against the engine in memory and against
+//! the running broker over each transport.
+//!
+//! `format` and `bytes` read the files, `runner` plays them, `memory` and `sockets` are where they are played.
+
+mod bytes;
+mod format;
+mod memory;
+mod runner;
+mod sockets;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+
+use protocol::ProtocolVersion;
+
+use self::format::Vector;
+use self::memory::Memory;
+use self::sockets::Sockets;
+use crate::broker_process::Broker;
+use crate::transport::Door;
+
+/// Vectors that run at the same time against one process: most of them wait for answers, some for time.
+const AT_ONCE: usize = 24;
+
+/// Reads every vector, in the order of files and lines.
+fn vectors() -> Vec<Vector> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .expect("the folder of the vectors")
+        .map(|entry| entry.expect("a file of the vectors").path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "vec"))
+        .collect();
+    files.sort();
+    let mut vectors = Vec::new();
+    for path in files {
+        let text = fs::read_to_string(&path).expect("a vector file is text");
+        let name = path.file_stem().expect("a file has a name").to_string_lossy();
+        vectors.extend(format::parse(&name, &text).unwrap_or_else(|e| panic!("{e}")));
+    }
+    assert!(vectors.len() > 100, "only {} vectors were found", vectors.len());
+    vectors
+}
+
+/// Returns the length of the packet at the start of `bytes`, if it is there as a whole.
+fn packet_length(bytes: &[u8]) -> Option<usize> {
+    let mut length = 0;
+    for (at, byte) in bytes.get(1..)?.iter().take(4).enumerate() {
+        length |= usize::from(byte & 0x7f) << (7 * at);
+        if *byte < 0x80 {
+            let whole = 2 + at + length;
+            return (bytes.len() >= whole).then_some(whole);
+        }
+    }
+    None
+}
+
+/// One way to run a vector.
+#[derive(Clone)]
+struct Run<'a> {
+    vector: &'a Vector,
+    version: ProtocolVersion,
+    /// Which value of the vector's variable.
+    value: Option<usize>,
+    /// The run's own part of topics and client ids.
+    token: String,
+}
+
+impl Run<'_> {
+    fn at(&self, place: &mut dyn runner::Place) -> Result<(), String> {
+        let Self { vector, version, value, token } = self;
+        runner::run(vector, *version, *value, token, place).map_err(|what| {
+            let value = value.map(|v| format!(", value {}", v + 1)).unwrap_or_default();
+            format!("{}.vec: {} ({version:?}{value}): {what}", vector.file, vector.name)
+        })
+    }
+
+    fn lets_time_pass(&self) -> bool {
+        self.vector.steps.iter().any(|s| matches!(s.action, format::Action::Pass { .. }))
+    }
+}
+
+/// Every vector in each of its versions, with each value of its variable.
+fn runs(vectors: &[Vector]) -> Vec<Run<'_>> {
+    let mut runs = Vec::new();
+    for vector in vectors {
+        let values: Vec<_> = match &vector.over {
+            None => vec![None],
+            Some((_, values)) => (0..values.len()).map(Some).collect(),
+        };
+        for version in &vector.versions {
+            for value in &values {
+                let token = format!("v{:04}", runs.len());
+                runs.push(Run { vector, version: *version, value: *value, token });
+            }
+        }
+    }
+    runs
+}
+
+#[test]
+fn the_engine_in_memory_answers_every_vector() {
+    let vectors = vectors();
+    let mut wrong = Vec::new();
+    for run in runs(&vectors).into_iter().filter(|run| !run.vector.process_only) {
+        wrong.extend(run.at(&mut Memory::new()).err());
+    }
+    assert!(wrong.is_empty(), "{} of the vectors fail:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Runs every vector against a process, those that need it against one of their own.
+fn each_vector_is_answered_at(door_of: impl Fn(&Broker) -> Door + Sync) {
+    let vectors = vectors();
+    let mut waiting: Vec<_> = runs(&vectors).into_iter().filter(|run| !run.vector.memory_only).collect();
+    // The last are taken first: those that let time pass do it while the others work.
+    waiting.sort_by_key(Run::lets_time_pass);
+    let waiting = Mutex::new(waiting);
+    let wrong = Mutex::new(Vec::new());
+    let broker = Broker::start();
+    let door = door_of(&broker);
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let next = waiting.lock().expect("no thread panics with it").pop();
+                    let Some(run) = next else { return };
+                    let result = if run.vector.alone {
+                        let own = Broker::start();
+                        run.at(&mut Sockets::new(&door_of(&own)))
+                    } else {
+                        run.at(&mut Sockets::new(&door))
+                    };
+                    wrong.lock().expect("no thread panics with it").extend(result.err());
+                }
+            });
+        }
+    });
+    let wrong = wrong.into_inner().expect("no thread panics with it");
+    assert!(wrong.is_empty(), "{} of the vectors fail:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn the_broker_answers_every_vector_over_tcp() {
+    each_vector_is_answered_at(|broker| Door::Tcp(broker.address()));
+}
+
+#[test]
+fn vectors_have_names_of_their_own() {
+    let vectors = vectors();
+    let mut names: Vec<_> = vectors.iter().map(|v| (&v.file, &v.name)).collect();
+    names.sort();
+    let twice: Vec<_> = names.windows(2).filter(|pair| pair[0] == pair[1]).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+}
