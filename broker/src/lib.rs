@@ -8,6 +8,8 @@ mod bind;
 pub mod config;
 mod files;
 mod http;
+#[allow(dead_code, unused_imports, reason = "the runtime asks it from the next change on")]
+mod limits;
 mod metrics;
 mod reload;
 mod runtime;

@@ -25,6 +25,8 @@ pub use error::{ConfigError, Problem};
 pub use load::{Loaded, Origin, Sources};
 pub use render::reference;
 
+pub use crate::limits::{Counted, Networks, NetworksError};
+
 /// One setting: where it is, what it means, what it may be.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
@@ -208,6 +210,84 @@ sections! {
         conversations_max: u64 = 1_000_000, 0..=1_000_000_000;
         /// Recipients of one message above which its receipts are counted, not listed.
         receipts_listed_max: u64 = 50, 0..=1_000_000;
+    }
+    /// What is let in, over all listeners, and the memory of connections. In this and the next three
+    /// sections 0 means "no bound", and a burst of 0 is what the rate allows in its period.
+    limits: Limits {
+        /// Open connections from one address; one more is refused. An IPv6 address stands for its /64.
+        /// Bounds by address never hold for `abuse.shared_addresses`, for loopback as `abuse.loopback` says.
+        connections_per_address_max: u32 = 10_000, 0..=16_000_000;
+        /// Connections from one address that have sent no CONNECT; one more is closed.
+        unconnected_per_address_max: u32 = 1_000, 0..=16_000_000;
+        /// Connections from everywhere that have sent no CONNECT; one more closes the oldest of them.
+        unconnected_max: u32 = 10_000, 0..=16_000_000;
+        /// CONNECTs from one address in a second; one more is refused ...
+        connects_per_address_per_s: u32 = 200, 0..=1_000_000;
+        /// ... after a burst of this many.
+        connects_per_address_burst: u32 = 2_000, 0..=1_000_000;
+        /// CONNECTs of one client id in a minute; one more is refused. `abuse.flapping_per_minute` slows
+        /// and bans instead.
+        connects_per_client_per_minute: u32 = 0, 0..=1_000_000;
+        /// Bytes in the buffers of all connections together: what is not sent yet, and packets that have
+        /// not come whole. Over this the connections with the most are closed.
+        buffers_bytes_max: u64 = 1_073_741_824, 1_048_576..=1_099_511_627_776;
+    }
+    /// How fast each client may publish; [[listener]] can set other rates for those who come in by it. Over its
+    /// rate a client is not read from until the rate allows it; an MQTT 5 client's QoS 1 and 2 messages are
+    /// refused instead (0x97).
+    client_limits: ClientLimits {
+        /// PUBLISH packets in a second ...
+        messages_per_s: u32 = 0, 0..=1_000_000_000;
+        /// ... after a burst of this many.
+        messages_burst: u32 = 0, 0..=1_000_000_000;
+        /// Bytes of PUBLISH packets in a second ...
+        bytes_per_s: u32 = 0, 0..=1_000_000_000;
+        /// ... after a burst of this many; at least one largest packet.
+        bytes_burst: u32 = 0, 0..=4_000_000_000;
+        /// An MQTT 5 client with more refused messages in a second than `messages_per_s` is disconnected (0x96)
+        /// after this many.
+        refusals_burst: u32 = 1_000, 1..=1_000_000_000;
+    }
+    /// What all clients of one user may do together; [[user_limit]] says other numbers for some users. A client
+    /// without authentication is a user of its own.
+    user_limits: UserLimits {
+        /// Clients connected; one more is refused.
+        connections_max: u32 = 0, 0..=16_000_000;
+        /// PUBLISH packets in a second ...
+        messages_per_s: u32 = 0, 0..=1_000_000_000;
+        /// ... after a burst of this many.
+        messages_burst: u32 = 0, 0..=1_000_000_000;
+        /// Bytes of PUBLISH packets in a second ...
+        bytes_per_s: u32 = 0, 0..=1_000_000_000;
+        /// ... after a burst of this many; at least one largest packet.
+        bytes_burst: u32 = 0, 0..=4_000_000_000;
+    }
+    /// Those who try: first their CONNECTs are answered later and later, then they are banned for a time. A ban
+    /// is told in the log, listed and lifted by `postrider bans`, and ends with the process.
+    abuse: Abuse {
+        /// What is counted of clients on this machine: "nothing"; "users" = wrong passwords by user name;
+        /// "clients" = also connects by client id, right behind a proxy on this machine; "address" = all,
+        /// also by address.
+        loopback: Counted = Counted::Users;
+        /// Addresses and networks that many clients share (a proxy, a provider's gateway), separated by commas:
+        /// what comes from there is never counted by address. "none" = none.
+        shared_addresses: Networks = Networks::default();
+        /// CONNECTs of one client id in a minute that are nothing unusual.
+        flapping_per_minute: u32 = 60, 0..=1_000_000;
+        /// Wrong passwords in a minute that are nothing unusual, from one address or for one user.
+        guesses_per_minute: u32 = 10, 0..=1_000_000;
+        /// Connections in a minute from one address that send no MQTT and are nothing unusual.
+        malformed_per_minute: u32 = 60, 0..=1_000_000;
+        /// How long the answer to the first unusual one waits; the next waits twice as long ...
+        slow_first_ms: u32 = 100, 0..=60_000;
+        /// ... up to this.
+        slow_max_ms: u32 = 5_000, 0..=60_000;
+        /// Unusual ones, without a quiet minute between, after which the next is a ban.
+        strikes_max: u32 = 10, 0..=1_000_000;
+        /// How long a ban lasts; 0 = nobody is banned, only slowed.
+        ban_s: u32 = 300, 0..=31_536_000;
+        /// Addresses, client ids, users and bans remembered, each; who was quiet longest is forgotten first.
+        tracked_max: u32 = 10_000, 100..=10_000_000;
     }
     /// The log that people read, on stderr.
     log: LogText {
