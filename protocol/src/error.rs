@@ -37,6 +37,9 @@ pub enum DecodeError {
         /// Protocol level sent.
         level: u8,
     },
+    /// A PUBLISH has the topic alias 0.
+    #[error("topic alias 0 in PUBLISH is not permitted")]
+    TopicAliasZero,
     /// A topic name is not allowed.
     #[error("{packet} topic name {topic:?} is invalid: {what}")]
     TopicName {
@@ -57,6 +60,7 @@ impl DecodeError {
             Self::Protocol { .. } => ReasonCode::ProtocolError,
             Self::PacketTooLarge { .. } => ReasonCode::PacketTooLarge,
             Self::UnsupportedProtocolVersion { .. } => ReasonCode::UnsupportedProtocolVersion,
+            Self::TopicAliasZero => ReasonCode::TopicAliasInvalid,
             Self::TopicName { .. } => ReasonCode::TopicNameInvalid,
         }
     }

@@ -1,5 +1,7 @@
 //! PUBLISH (MQTT 3.1.1 and 5.0 section 3.3), and the message properties it shares with the will.
 
+use std::num::NonZeroU16;
+
 use super::property::{Properties, Property, PutProperty, Section};
 use super::wire::{Reader, Sink};
 use super::{EncodeError, Role, packet_id};
@@ -74,8 +76,13 @@ fn read_properties(
     let mut section = Section::read(reader)?;
     while let Some(property) = section.next()? {
         match property {
-            // [MQTT-3.3.2-8]
-            Property::TopicAlias => into.topic_alias = section.nonzero_u16()?,
+            // [MQTT-3.3.2-8]; of the reason codes 0x94 is the one that says it.
+            Property::TopicAlias => {
+                into.topic_alias = section.u16()?.and_then(NonZeroU16::new);
+                if into.topic_alias.is_none() {
+                    return Err(DecodeError::TopicAliasZero);
+                }
+            }
             Property::SubscriptionIdentifier => {
                 // [MQTT-3.3.4-6]
                 if role == Role::Broker {
