@@ -13,6 +13,15 @@ pub struct Config {
     pub inflight_max: u16,
     /// Topic aliases a client may use.
     pub topic_alias_max: u16,
+    /// Topic aliases given to a client that takes them; 0 = none.
+    pub topic_alias_out_max: u16,
+    /// Response Information for clients that ask for it; `%c` stands for the client id, `%u` for the user.
+    /// Empty = none.
+    pub response_information: String,
+    /// Where clients are sent instead: no CONNECT is taken. Empty = nowhere.
+    pub server_reference: String,
+    /// Topics with a message of the broker's own.
+    pub informs_max: usize,
     /// Longest session expiry granted, seconds; 3.1.1 sessions without Clean Session get it.
     pub session_expiry_max_s: u32,
     /// Keep-alive above this, or 0, is answered with this as Server Keep Alive; 0 = no bound.
@@ -110,6 +119,10 @@ impl Default for Config {
             receive_maximum: 1024,
             inflight_max: 1024,
             topic_alias_max: 64,
+            topic_alias_out_max: 32,
+            response_information: String::new(),
+            server_reference: String::new(),
+            informs_max: 1_000,
             session_expiry_max_s: 7 * 24 * 3600,
             keep_alive_max_s: 0,
             sessions_max: 1_000_000,

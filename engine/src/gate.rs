@@ -73,6 +73,7 @@ impl Gate {
 mod tests {
     use super::*;
     use crate::ConnId;
+    use proptest::prelude::*;
     use protocol::{Ack, Packet, PacketId, ReasonCode};
 
     fn send(conn: u64, packet_id: u16) -> Output {
@@ -97,5 +98,41 @@ mod tests {
         assert_eq!(drain(&mut gate), []);
         gate.committed(2);
         assert_eq!(drain(&mut gate), [send(1, 1), send(2, 1), send(2, 2)]);
+    }
+
+    proptest! {
+        /// What topic aliases rest on: what was made for a connection first leaves first.
+        #[test]
+        fn outputs_of_one_connection_leave_in_the_order_they_were_made(
+            steps in prop::collection::vec((0u64..4, 0u64..12, 0u8..5), 1..200),
+        ) {
+            let mut gate = Gate::new(false);
+            let mut marks = [0; 4];
+            let (mut made, mut left) = ([0; 4], [0; 4]);
+            let mut gates = Vec::new();
+            for (conn, ticket, kind) in steps {
+                match kind {
+                    0 => gate.append(Bytes::new()),
+                    1 => gate.committed(ticket.min(gate.last_ticket())),
+                    _ => {
+                        let ticket = ticket.min(gate.last_ticket());
+                        made[conn as usize] += 1;
+                        gates.push(((conn, made[conn as usize]), ticket));
+                        gate.push(send(conn, made[conn as usize]), ticket, &mut marks[conn as usize]);
+                    }
+                }
+                for output in drain(&mut gate) {
+                    let Output::Send { conn, packet: Packet::PubAck(ack) } = output else { unreachable!() };
+                    let of = conn.0 as usize;
+                    prop_assert_eq!(ack.packet_id.get(), left[of] + 1);
+                    left[of] += 1;
+                    let (_, ticket) = gates.iter().find(|(who, _)| *who == (conn.0, left[of])).unwrap();
+                    prop_assert!(*ticket <= gate.committed, "left before its record was durable");
+                }
+            }
+            gate.committed(gate.last_ticket());
+            drain(&mut gate);
+            prop_assert!(gate.waiting.is_empty());
+        }
     }
 }

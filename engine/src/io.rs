@@ -213,4 +213,22 @@ pub struct Stats {
     pub publishes_out: u64,
     /// Messages dropped since start, all reasons.
     pub dropped: u64,
+    /// Of these, for the Maximum Packet Size of their recipient.
+    pub dropped_too_large: u64,
+    /// Of these, for a full queue or a slow connection.
+    pub dropped_queue_full: u64,
+    /// Of these, for their Message Expiry Interval.
+    pub expired: u64,
+    /// CONNECT packets accepted since start.
+    pub connects: u64,
+    /// Most connections at once since start.
+    pub connections_peak: u64,
+    /// Sessions that ended by their expiry since start.
+    pub sessions_expired: u64,
+    /// Messages of the broker's own (`$SYS`) that are kept.
+    pub informs: u64,
+    /// Bytes of the payloads of PUBLISH packets taken since start.
+    pub payload_bytes_in: u64,
+    /// Bytes of the payloads of PUBLISH packets sent since start.
+    pub payload_bytes_out: u64,
 }

@@ -9,6 +9,7 @@
 //! the record behind it is durable.
 
 mod acl;
+mod alias;
 mod config;
 mod conversation;
 mod gate;

@@ -111,6 +111,11 @@ impl Routes {
         self.nodes.len() - 1
     }
 
+    /// Whether a filter has this first level.
+    pub(crate) fn begins_with(&self, level: &str) -> bool {
+        self.nodes[self.root].children.contains_key(level)
+    }
+
     /// Adds a subscription, or replaces the session's one with the same filter.
     pub(crate) fn insert(&mut self, filter: &str, subscriber: Subscriber) {
         let mut at = self.root;

@@ -39,7 +39,10 @@ pub(crate) enum FlightState {
     /// PUBLISH is out, or to be sent again.
     Sent,
     /// PUBREC came; PUBREL is out, or to be sent again.
-    Released,
+    Released {
+        /// Orders those of a session by their PUBREC.
+        at: u64,
+    },
 }
 
 /// A message with a packet id.
@@ -109,6 +112,8 @@ pub(crate) struct Session {
     queue_order: VecDeque<MsgNo>,
     pub(crate) in_flight: VecDeque<InFlight>,
     pub(crate) window_used: usize,
+    /// PUBRECs taken.
+    released: u64,
     pub(crate) incoming: FxHashMap<PacketId, Incoming>,
     next_packet_id: u16,
     /// How many ids from the next one on are known to be free.
@@ -160,6 +165,7 @@ impl Session {
             queue_order: VecDeque::new(),
             in_flight: VecDeque::new(),
             window_used: 0,
+            released: 0,
             incoming: FxHashMap::default(),
             next_packet_id: 1,
             free_ids: 0,
@@ -286,6 +292,31 @@ impl Session {
 
     pub(crate) fn in_flight_mut(&mut self, packet_id: PacketId) -> Option<&mut InFlight> {
         self.in_flight.iter_mut().find(|f| f.packet_id == packet_id)
+    }
+
+    /// Notes that the PUBREC of a message in flight came; says whether it is the first one.
+    pub(crate) fn release(&mut self, packet_id: PacketId) -> bool {
+        let at = self.released;
+        let is_first = self.in_flight_mut(packet_id).is_some_and(|entry| {
+            let is_first = entry.state == FlightState::Sent;
+            if is_first {
+                entry.state = FlightState::Released { at };
+            }
+            is_first
+        });
+        self.released += u64::from(is_first);
+        is_first
+    }
+
+    /// Places in flight of the messages whose PUBREC came, in the order it came in.
+    pub(crate) fn released(&self) -> Vec<usize> {
+        let places = self.in_flight.iter().enumerate().filter_map(|(place, f)| match f.state {
+            FlightState::Released { at } => Some((at, place)),
+            FlightState::Sent => None,
+        });
+        let mut places: Vec<_> = places.collect();
+        places.sort_unstable();
+        places.into_iter().map(|(_, place)| place).collect()
     }
 
     /// Ends an in-flight message.

@@ -78,8 +78,8 @@ impl Refused {
 pub(super) struct Target {
     pub(super) session: SessionKey,
     pub(super) qos: QoS,
-    retain_as_published: bool,
-    identifiers: Vec<u32>,
+    pub(super) retain_as_published: bool,
+    pub(super) identifiers: Vec<u32>,
 }
 
 /// What taking a message will mean.
@@ -161,6 +161,7 @@ impl Shard {
         if let Some(key) = offer.by.session {
             self.check_publish(key, &offer.topic)?;
         }
+        check_payload_format(&offer.properties, &offer.payload)?;
         strip_broker_properties(&mut offer.properties.user_properties);
         let id = self.message_id(&offer.properties)?;
         let rule = self.conversations.rule(&offer.topic);
@@ -168,7 +169,7 @@ impl Shard {
         let asked = user_property(&offer.properties.user_properties, im::IM_RECEIPT);
         let wanted = asked.and_then(|v| ReceiptsWanted::parse(v)).or(rule.flatten());
 
-        let targets = self.targets(offer);
+        let targets = self.targets(&offer.topic, offer.by.session);
         let stored_recipient = targets.iter().any(|t| {
             self.sessions[t.session].durable && (is_conversation || t.qos.min(offer.qos) > QoS::AtMostOnce)
         });
@@ -290,12 +291,12 @@ impl Shard {
 
     /// Collects the recipients. [MQTT-3.3.4-2] overlapping subscriptions of one session give one copy at
     /// the highest level, [MQTT-3.3.4-4] with all their identifiers.
-    fn targets(&mut self, offer: &Offer) -> Vec<Target> {
+    pub(super) fn targets(&mut self, topic: &str, publisher: Option<SessionKey>) -> Vec<Target> {
         let mut matches = std::mem::take(&mut self.turn.matches);
         matches.clear();
-        self.routes.matching(&offer.topic, &mut matches);
+        self.routes.matching(topic, &mut matches);
         // [MQTT-3.8.3-3] No Local keeps a client's own messages away.
-        matches.retain(|m| !(m.options.no_local && Some(m.session) == offer.by.session));
+        matches.retain(|m| !(m.options.no_local && Some(m.session) == publisher));
         matches.sort_unstable_by_key(|m| (m.session, m.identifier));
         let targets = matches.chunk_by(|a, b| a.session == b.session).map(Target::of).collect();
         self.turn.matches = matches;
@@ -348,6 +349,20 @@ impl Shard {
     pub(super) fn write_message(&mut self, message: &Message, set_retained: bool) {
         self.turn.record.push_message(message, set_retained);
     }
+}
+
+/// Section 3.3.2.3.2: a receiver may check that a payload said to be UTF-8 is, and refuse it with 0x99. It
+/// does: the promise is the sender's, and subscribers rely on it.
+pub(super) fn check_payload_format(properties: &PublishProperties, payload: &[u8]) -> Result<(), Refused> {
+    if properties.payload_format_utf8 != Some(true) {
+        return Ok(());
+    }
+    std::str::from_utf8(payload).map(drop).map_err(|error| {
+        Refused::new(
+            ReasonCode::PayloadFormatInvalid,
+            format!("the payload is not UTF-8 as it says: {error}"),
+        )
+    })
 }
 
 impl Target {

@@ -3,7 +3,7 @@
 use bytestring::ByteString;
 use protocol::{
     Ack, AckProperties, DecodeError, Disconnect, DisconnectProperties, Packet, PacketId, ProtocolVersion,
-    ReasonCode,
+    ReasonCode, SubAck,
 };
 
 use super::{Shard, Wait};
@@ -40,9 +40,41 @@ impl Shard {
     pub(super) fn send_disconnect(&mut self, conn: ConnId, reason: ReasonCode, what: &str) {
         if self.conns.get(&conn).is_some_and(|c| c.version == ProtocolVersion::V5) {
             let reason_string = Some(reason_string(what));
-            let properties = DisconnectProperties { reason_string, ..DisconnectProperties::default() };
+            let server_reference = self.server_reference(reason);
+            let properties =
+                DisconnectProperties { reason_string, server_reference, ..DisconnectProperties::default() };
             self.send_fitting(conn, Wait::Record, Packet::Disconnect(Disconnect { reason, properties }));
         }
+    }
+
+    /// The server that a client is sent to with this reason.
+    pub(super) fn server_reference(&self, reason: ReasonCode) -> Option<ByteString> {
+        let moves = matches!(reason, ReasonCode::UseAnotherServer | ReasonCode::ServerMoved);
+        let reference = &self.config.server_reference;
+        (moves && !reference.is_empty()).then(|| reference.as_str().into())
+    }
+
+    /// Ends a connection whose answer with so many codes would be over the client's Maximum Packet Size: it
+    /// can be neither sent ([MQTT-3.1.2-24]) nor left out ([MQTT-3.8.4-1], [MQTT-3.10.4-4]). Says whether it did;
+    /// nothing of the request is done then. 3.1.1 clients have no such limit, and SUBACK and UNSUBACK of 5.0
+    /// have one size.
+    pub(super) fn refuse_unanswerable(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        packet_id: PacketId,
+        codes: usize,
+    ) -> bool {
+        let limit = self.conns.get(&conn).and_then(|c| Some((c.version, c.packet_bytes_max?.get() as usize)));
+        let Some((version, limit)) = limit else { return false };
+        let reasons = vec![ReasonCode::Success; codes];
+        let answer = Packet::SubAck(SubAck { packet_id, properties: AckProperties::default(), reasons });
+        let bytes = protocol::encoded_len(&answer, version);
+        if bytes > limit {
+            let what = format!("the answer to {codes} filters has {bytes} bytes, the client takes {limit}");
+            self.violate(now, conn, ReasonCode::PacketTooLarge, &what);
+        }
+        bytes > limit
     }
 
     /// Sends what the client can take. [MQTT-3.4.2-2] and its like: what is for people is left out when the
@@ -58,7 +90,13 @@ impl Shard {
                 }
                 Packet::SubAck(a) => a.properties = AckProperties::default(),
                 Packet::UnsubAck(a) => a.properties = AckProperties::default(),
-                Packet::Disconnect(d) => d.properties = DisconnectProperties::default(),
+                Packet::Disconnect(d) => {
+                    // Where to go matters more than why.
+                    d.properties.reason_string = None;
+                    if protocol::encoded_len(&Packet::Disconnect(d.clone()), version) > limit {
+                        d.properties = DisconnectProperties::default();
+                    }
+                }
                 _ => {}
             }
             if protocol::encoded_len(&packet, version) > limit {

@@ -1,7 +1,5 @@
 //! What the caller decides about connections: rights, refusals, ends, and messages of the broker's own.
 
-use bytes::Bytes;
-use bytestring::ByteString;
 use protocol::{Publish, QoS, ReasonCode};
 
 use super::Shard;
@@ -33,6 +31,4 @@ impl Shard {
         self.send_disconnect(conn, reason, &what);
         self.connection_ended(now, conn, CloseReason::Ended(what));
     }
-
-    pub(super) fn inform(&mut self, _now: Now, _topic: ByteString, _payload: Bytes) {}
 }

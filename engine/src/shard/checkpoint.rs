@@ -12,7 +12,7 @@ use rustc_hash::FxHashSet;
 use super::Shard;
 use crate::message::{Delivery, MsgNo};
 use crate::record::{Entry, RecordBuilder};
-use crate::session::{FlightState, Incoming, Session, Subscription};
+use crate::session::{Incoming, Session, Subscription};
 
 /// Size at which a record is closed.
 pub(super) const RECORD_BYTES: usize = 64 * 1024;
@@ -106,9 +106,10 @@ impl Checkpoint {
         }
         for entry in &s.in_flight {
             self.delivery(s, &entry.delivery, Some(entry.packet_id));
-            if entry.state == FlightState::Released {
-                self.push(&Entry::Received { session, packet_id: entry.packet_id });
-            }
+            self.close_if_full();
+        }
+        for at in s.released() {
+            self.push(&Entry::Received { session, packet_id: s.in_flight[at].packet_id });
             self.close_if_full();
         }
         for delivery in &s.queue {

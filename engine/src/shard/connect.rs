@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 use super::answer::reason_string;
 use super::rights::user_of;
 use super::{Conn, Shard, Wait};
+use crate::alias::TopicAliases;
 use crate::memory::CONNECTION_BYTES;
 use crate::message::{compact, compact_properties, strip_broker_properties};
 use crate::principal::{Authentication, Principal, SessionLimits, lower};
@@ -44,21 +45,35 @@ impl Shard {
     ) {
         let (version, limit) = (connect.version, connect.properties.packet_bytes_max);
         if let Err(refusal) = self.try_connect(now, conn, connect, principal, authentication) {
-            let reason_string = Some(reason_string(&refusal.what));
-            for properties in
-                [ConnAckProperties { reason_string, ..Default::default() }, ConnAckProperties::default()]
-            {
-                // [MQTT-3.2.2-6] a refusal never says that a session is present.
-                let connack = ConnAck { session_present: false, reason: refusal.reason, properties };
-                let connack = Packet::ConnAck(Box::new(connack));
-                // [MQTT-3.2.2-19] without its reason string if that would be too large for the client.
-                if fits(&connack, version, limit) {
-                    self.send(conn, Wait::Record, connack);
-                    break;
-                }
-            }
+            self.refuse_connect(conn, version, limit, &refusal);
             // [MQTT-3.2.2-7] the connection ends after a refusal.
             self.close(conn, CloseReason::Refused(refusal.what));
+        }
+    }
+
+    /// Tells the client why it is refused, as much as it can take.
+    fn refuse_connect(
+        &mut self,
+        conn: ConnId,
+        version: ProtocolVersion,
+        limit: Option<NonZeroU32>,
+        refusal: &Refusal,
+    ) {
+        let without_reason = ConnAckProperties {
+            server_reference: self.server_reference(refusal.reason),
+            ..Default::default()
+        };
+        let reason_string = Some(reason_string(&refusal.what));
+        let all = ConnAckProperties { reason_string, ..without_reason.clone() };
+        for properties in [all, without_reason, ConnAckProperties::default()] {
+            // [MQTT-3.2.2-6] a refusal never says that a session is present.
+            let connack = ConnAck { session_present: false, reason: refusal.reason, properties };
+            let connack = Packet::ConnAck(Box::new(connack));
+            // [MQTT-3.2.2-19] without its reason string if that would be too large for the client, and
+            // [MQTT-3.1.2-24] not at all if it still is.
+            if fits(&connack, version, limit) {
+                return self.send(conn, Wait::Record, connack);
+            }
         }
     }
 
@@ -70,6 +85,10 @@ impl Shard {
         principal: Principal,
         authentication: Option<Authentication>,
     ) -> Result<(), Refusal> {
+        if !self.config.server_reference.is_empty() {
+            let what = format!("use the server {:?}", self.config.server_reference);
+            return Err(Refusal::new(ReasonCode::UseAnotherServer, what));
+        }
         let assigned = self.check_connect(&mut connect, authentication.is_some())?;
         let user = user_of(&principal, &connect.client_id);
         let mut rights = Rights::new(&self.rules, &principal, &connect.client_id, &user);
@@ -103,12 +122,17 @@ impl Shard {
             ));
         }
 
-        let connack = self.connack(&connect, &principal.limits, expiry_s, assigned, authentication);
-        if !fits(
-            &Packet::ConnAck(Box::new(connack.clone())),
-            connect.version,
-            connect.properties.packet_bytes_max,
-        ) {
+        let mut connack =
+            self.connack(&connect, &principal.limits, &user, expiry_s, assigned, authentication);
+        let is_too_large = |connack: &ConnAck| {
+            let packet = Packet::ConnAck(Box::new(connack.clone()));
+            !fits(&packet, connect.version, connect.properties.packet_bytes_max)
+        };
+        // Section 3.1.2.11.6: the client asked for it, but a server may leave it out.
+        if connack.properties.response_information.is_some() && is_too_large(&connack) {
+            connack.properties.response_information = None;
+        }
+        if is_too_large(&connack) {
             // [MQTT-3.1.2-24] and nothing that it needs to know can be left out.
             let what = "CONNACK is larger than the client's Maximum Packet Size";
             return Err(Refusal::new(ReasonCode::PacketTooLarge, what));
@@ -247,12 +271,18 @@ impl Shard {
                 packet_bytes_max: properties.packet_bytes_max,
                 aliases: FxHashMap::default(),
                 held: self.account.hold(CONNECTION_BYTES),
+                // [MQTT-3.1.2-26] none above the client's maximum, [MQTT-3.1.2-27] and none without one.
+                topics: TopicAliases::new(
+                    properties.topic_alias_max.unwrap_or(0).min(self.config.topic_alias_out_max),
+                ),
                 gate: 0,
                 congested: false,
                 unacknowledged: 0,
                 answers_waiting: 0,
             },
         );
+        self.stats.connects += 1;
+        self.stats.connections_peak = self.stats.connections_peak.max(self.conns.len() as u64);
         let will = connect.will.as_deref().map(|will| Box::new(kept_will(will)));
         let session = &mut self.sessions[key];
         session.start_connection(conn);
@@ -284,6 +314,7 @@ impl Shard {
         &self,
         connect: &Connect,
         limits: &SessionLimits,
+        user: &str,
         expiry_s: u32,
         assigned_client_id: Option<ByteString>,
         authentication: Option<Authentication>,
@@ -296,6 +327,7 @@ impl Shard {
         let (authentication_method, authentication_data) =
             authentication.map(|a| (Some(a.method), a.data)).unwrap_or_default();
         let properties = ConnAckProperties {
+            response_information: self.response_information(connect, user),
             authentication_method,
             authentication_data,
             session_expiry_interval_s: (connect.properties.session_expiry_interval_s.unwrap_or(0)
@@ -311,6 +343,23 @@ impl Shard {
             ..ConnAckProperties::default()
         };
         ConnAck { session_present, reason, properties }
+    }
+
+    /// [MQTT-3.1.2-28] Response Information only for a client that asks for it; none when a name in it could
+    /// be taken for levels or wildcards.
+    fn response_information(&self, connect: &Connect, user: &str) -> Option<ByteString> {
+        let template = &self.config.response_information;
+        if connect.properties.request_response_information != Some(true) || template.is_empty() {
+            return None;
+        }
+        let is_plain = |name: &str| !name.contains(['/', '+', '#', '%']);
+        if (template.contains("%c") && !is_plain(&connect.client_id))
+            || (template.contains("%u") && !is_plain(user))
+        {
+            return None;
+        }
+        let text = template.replace("%c", &connect.client_id).replace("%u", user);
+        (text.len() <= usize::from(u16::MAX)).then(|| text.into())
     }
 
     /// The record that this turn writes, or the newest if it writes none.

@@ -1,17 +1,19 @@
 //! A message goes to one session: at once, or into its queue and later out of it.
 
+use bytestring::ByteString;
 use protocol::{Ack, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode};
 
 use super::backlog::ENDS_PER_TURN_MAX;
 use super::end::Ending;
 use super::queue::Way;
 use super::rights::NOT_AUTHORIZED;
-use super::{Shard, Wait};
-use crate::message::Delivery;
+use super::{Conn, Shard, Wait};
+use crate::alias::Alias;
+use crate::memory::MemoryLevel;
+use crate::message::{Delivery, Message};
 use crate::receipt::Outcome;
 use crate::record::{Entry, SessionNo};
 use crate::route::SessionKey;
-use crate::session::FlightState;
 use crate::{ConnId, Now};
 
 impl Shard {
@@ -29,7 +31,7 @@ impl Shard {
         }
     }
 
-    fn send_at_most_once(&mut self, now: Now, key: SessionKey, conn: ConnId, delivery: Delivery) {
+    pub(super) fn send_at_most_once(&mut self, now: Now, key: SessionKey, conn: ConnId, delivery: Delivery) {
         let outcome = self.write_out(now, conn, &delivery);
         self.end_unlogged(now, key, &delivery, outcome);
     }
@@ -111,11 +113,20 @@ impl Shard {
         }
     }
 
-    /// [MQTT-4.4.0-1] resends PUBLISH and PUBREL under their packet ids, [MQTT-4.6.0-1] in the order of
-    /// their first sending.
+    /// [MQTT-4.4.0-1] resends PUBREL and PUBLISH under their packet ids: [MQTT-4.6.0-4] PUBREL in the order of
+    /// the PUBRECs, [MQTT-4.6.0-1] PUBLISH in the order of the first sending.
     fn resend(&mut self, now: Now, key: SessionKey, conn: ConnId, window: usize) {
         if self.sessions[key].window_used == self.sessions[key].in_flight.len() {
             return;
+        }
+        for at in self.sessions[key].released() {
+            let session = &mut self.sessions[key];
+            let entry = &mut session.in_flight[at];
+            if !std::mem::replace(&mut entry.on_this_connection, true) {
+                let pubrel = Packet::PubRel(Ack::new(entry.packet_id, ReasonCode::Success));
+                session.window_used += 1;
+                self.send(conn, Wait::Ticket(self.gate.last_ticket()), pubrel);
+            }
         }
         let mut unfit = Vec::new();
         for at in 0..self.sessions[key].in_flight.len() {
@@ -125,21 +136,21 @@ impl Shard {
                 continue;
             }
             let packet_id = entry.packet_id;
-            let packet = match entry.state {
-                FlightState::Released => Packet::PubRel(Ack::new(packet_id, ReasonCode::Success)),
-                FlightState::Sent if session.window_used >= window => break,
-                FlightState::Sent => match self.prepare(now, conn, &entry.delivery, Some(packet_id)) {
-                    // [MQTT-3.3.1-1] a re-delivery says so.
-                    Ok(publish) => Packet::Publish(Publish { dup: true, ..publish }),
-                    Err(_) if unfit.len() >= ENDS_PER_TURN_MAX => {
-                        self.drain_later(key);
-                        break;
-                    }
-                    Err(reason) => {
-                        unfit.push((packet_id, reason));
-                        continue;
-                    }
-                },
+            if session.window_used >= window {
+                break;
+            }
+            let delivery = entry.delivery.clone();
+            let packet = match self.prepare(now, conn, &delivery, Some(packet_id)) {
+                // [MQTT-3.3.1-1] a re-delivery says so.
+                Ok(publish) => Packet::Publish(Publish { dup: true, ..publish }),
+                Err(_) if unfit.len() >= ENDS_PER_TURN_MAX => {
+                    self.drain_later(key);
+                    break;
+                }
+                Err(reason) => {
+                    unfit.push((packet_id, reason));
+                    continue;
+                }
             };
             self.send(conn, Wait::Ticket(self.gate.last_ticket()), packet);
             let session = &mut self.sessions[key];
@@ -163,50 +174,24 @@ impl Shard {
         }
     }
 
-    /// Makes the PUBLISH for a connection.
+    /// Makes the PUBLISH for a connection, which must be sent then: the client will know the topic's alias.
     ///
     /// # Errors
     /// Why the client does not get it: it is over its Maximum Packet Size, or may not be read any more.
     fn prepare(
-        &self,
+        &mut self,
         now: Now,
         conn: ConnId,
         delivery: &Delivery,
         packet_id: Option<PacketId>,
     ) -> Result<Publish, &'static str> {
-        let c = &self.conns[&conn];
-        let message = &delivery.message;
-        if !self.may_send(c, &message.topic) {
+        if !self.may_send(&self.conns[&conn], &delivery.message.topic) {
             return Err(NOT_AUTHORIZED);
         }
-        let mut publish = if c.version == ProtocolVersion::V5 {
-            message.to_publish(delivery.qos, &delivery.subscription_identifiers, now)
-        } else {
-            let (topic, payload) = (message.topic.clone(), message.payload.clone());
-            Publish { qos: delivery.qos, topic, payload, ..Publish::default() }
-        };
-        publish.packet_id = packet_id;
-        publish.retain = delivery.retain;
-        if let Some(limit) = c.packet_bytes_max {
-            let (limit, version) = (limit.get() as usize, c.version);
-            let mut packet = Packet::Publish(publish);
-            if protocol::encoded_len(&packet, version) > limit {
-                let Packet::Publish(publish) = &mut packet else {
-                    unreachable!("it was made a PUBLISH above")
-                };
-                // In a conversation the number is part of the message: without it the client would see a hole.
-                if message.seq.is_none() {
-                    message.leave_out_broker_properties(publish);
-                }
-                if protocol::encoded_len(&packet, version) > limit {
-                    // [MQTT-3.1.2-24]
-                    return Err("too_large");
-                }
-            }
-            let Packet::Publish(taken) = packet else { unreachable!("it was made a PUBLISH above") };
-            publish = taken;
-        }
-        Ok(publish)
+        let may_learn = self.memory.level == MemoryLevel::Normal;
+        let c = self.conns.get_mut(&conn);
+        // [MQTT-3.1.2-24]
+        c.and_then(|c| c.publish(now, delivery, packet_id, may_learn)).ok_or("too_large")
     }
 
     /// Ends a message that the log does not have at this session: only its receipt may need the record.
@@ -232,6 +217,69 @@ impl Shard {
         let (session, logged) = (session.no, session.durable);
         let (message, is_copy) = (ended.delivery.message.no, ended.delivery.is_copy);
         self.end(now, Ending { session, message, is_copy, packet_id: Some(packet_id), logged }, outcome);
+    }
+}
+
+impl Conn {
+    /// Makes the PUBLISH for the client; `None` when it is over the client's Maximum Packet Size. `may_learn`
+    /// says whether its topic may get an alias.
+    fn publish(
+        &mut self,
+        now: Now,
+        delivery: &Delivery,
+        packet_id: Option<PacketId>,
+        may_learn: bool,
+    ) -> Option<Publish> {
+        let message = &delivery.message;
+        let mut publish = if self.version == ProtocolVersion::V5 {
+            message.to_publish(delivery.qos, &delivery.subscription_identifiers, now)
+        } else {
+            let (topic, payload) = (message.topic.clone(), message.payload.clone());
+            Publish { qos: delivery.qos, topic, payload, ..Publish::default() }
+        };
+        publish.packet_id = packet_id;
+        publish.retain = delivery.retain;
+        let alias = self.topics.as_mut().and_then(|topics| topics.find(&message.topic));
+        match alias {
+            Some(Alias::Known(alias)) => {
+                publish.properties.topic_alias = Some(alias);
+                publish.topic = ByteString::new();
+            }
+            Some(Alias::Free(alias)) if may_learn => publish.properties.topic_alias = Some(alias),
+            _ => {}
+        }
+        let publish = self.fitting(publish, message)?;
+        if let (Some(Alias::Free(alias)), Some(topics)) = (alias, &mut self.topics)
+            && publish.properties.topic_alias.is_some()
+        {
+            let before = topics.held_bytes();
+            topics.establish(alias, &message.topic);
+            self.held.grow(topics.held_bytes());
+            self.held.shrink(before);
+        }
+        Some(publish)
+    }
+
+    /// Returns the packet as the client can take it: for that an alias that is new to it may be left out, and
+    /// what the broker adds.
+    fn fitting(&self, publish: Publish, message: &Message) -> Option<Publish> {
+        let Some(limit) = self.packet_bytes_max else { return Some(publish) };
+        let limit = limit.get() as usize;
+        let mut packet = Packet::Publish(publish);
+        for attempt in 0..3 {
+            let is_too_large = protocol::encoded_len(&packet, self.version) > limit;
+            let Packet::Publish(publish) = &mut packet else { unreachable!("it was made a PUBLISH above") };
+            match attempt {
+                _ if !is_too_large => break,
+                0 if !publish.topic.is_empty() => publish.properties.topic_alias = None,
+                0 => {}
+                // In a conversation the number is part of the message: without it the client would see a hole.
+                1 if message.seq.is_none() => message.leave_out_broker_properties(publish),
+                _ => return None,
+            }
+        }
+        let Packet::Publish(publish) = packet else { unreachable!("it was made a PUBLISH above") };
+        Some(publish)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use bytestring::ByteString;
 use protocol::im::{ERRORS_TOPIC, RECEIPTS_TOPIC};
 use protocol::{PacketId, PublishProperties, QoS, ReasonCode};
@@ -34,8 +35,12 @@ pub(super) struct Ending {
 impl Shard {
     /// Ends a message at a recipient: log, receipt, counts.
     pub(super) fn end(&mut self, now: Now, ending: Ending, outcome: Outcome) {
-        if matches!(outcome, Outcome::Dropped(_) | Outcome::Expired) {
-            self.stats.dropped += 1;
+        self.stats.dropped += u64::from(matches!(outcome, Outcome::Dropped(_) | Outcome::Expired));
+        match outcome {
+            Outcome::Dropped("too_large") => self.stats.dropped_too_large += 1,
+            Outcome::Dropped("queue_full") => self.stats.dropped_queue_full += 1,
+            Outcome::Expired => self.stats.expired += 1,
+            _ => {}
         }
         let Ending { session, message, is_copy, packet_id, logged } = ending;
         let told = match is_copy {
@@ -56,7 +61,8 @@ impl Shard {
     pub(super) fn tell(&mut self, now: Now, told: Told) {
         let hearers = self.receipts.hearers(&told.sender);
         let Some(qos) = hearers.iter().map(|(_, qos)| (*qos).min(QoS::AtLeastOnce)).max() else { return };
-        let message = self.own_message(now, RECEIPTS_TOPIC, told.payload, qos);
+        let topic = ByteString::from_static(RECEIPTS_TOPIC);
+        let message = self.own_message(now, topic, told.payload.into(), qos);
         if qos > QoS::AtMostOnce && hearers.iter().any(|(key, _)| self.sessions[*key].durable) {
             self.write_message(&message, false);
         }
@@ -72,7 +78,8 @@ impl Shard {
             return;
         }
         let payload = serde_json::json!({ "request": request, "error": error, "at": now.unix_ms });
-        let message = self.own_message(now, ERRORS_TOPIC, payload.to_string(), QoS::AtMostOnce);
+        let topic = ByteString::from_static(ERRORS_TOPIC);
+        let message = self.own_message(now, topic, payload.to_string().into(), QoS::AtMostOnce);
         let delivery = self.own_delivery(key, &message, QoS::AtMostOnce);
         self.deliver(now, key, delivery);
     }
@@ -86,14 +93,20 @@ impl Shard {
     }
 
     /// Makes a message of the broker's own; it waits for this turn's record.
-    fn own_message(&mut self, now: Now, topic: &'static str, payload: String, qos: QoS) -> Arc<Message> {
+    pub(super) fn own_message(
+        &mut self,
+        now: Now,
+        topic: ByteString,
+        payload: Bytes,
+        qos: QoS,
+    ) -> Arc<Message> {
         let ticket =
             if self.turn.record.is_empty() && qos == QoS::AtMostOnce { 0 } else { self.gate.next_ticket() };
         let message = Message {
             no: self.take_message_no(),
             ticket,
-            topic: ByteString::from_static(topic),
-            payload: payload.into(),
+            topic,
+            payload,
             qos,
             retain: false,
             expiry: None,
@@ -181,6 +194,7 @@ impl Shard {
     pub(super) fn session_expiry_due(&mut self, now: Now, no: SessionNo) {
         let Some(&key) = self.by_no.get(&no) else { return };
         if self.sessions[key].is_expired(now.monotonic_ms) {
+            self.stats.sessions_expired += 1;
             self.end_session(now, key);
         }
     }

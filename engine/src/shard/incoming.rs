@@ -23,7 +23,7 @@ impl Shard {
             Packet::PubRel(ack) => self.pubrel(conn, ack.packet_id),
             Packet::PubComp(ack) => self.pubcomp(now, conn, &ack),
             Packet::Subscribe(subscribe) => self.subscribe(now, conn, subscribe),
-            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(conn, &unsubscribe),
+            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(now, conn, &unsubscribe),
             // [MQTT-3.12.4-1]
             Packet::PingReq => self.send_fitting(conn, Wait::Ticket(0), Packet::PingResp),
             Packet::Disconnect(disconnect) => self.disconnect(now, conn, &disconnect),
@@ -74,11 +74,8 @@ impl Shard {
         if ack.reason.is_failure() {
             return self.end_flight(now, conn, packet_id, outcome(ack, QoS::ExactlyOnce));
         }
-        if entry.state == FlightState::Sent {
-            entry.state = FlightState::Released;
-            if durable {
-                self.write(&Entry::Received { session: no, packet_id });
-            }
+        if session.release(packet_id) && durable {
+            self.write(&Entry::Received { session: no, packet_id });
         }
         // PUBREL before `Received` is durable would let a crash send the PUBLISH again to a receiver that
         // has forgotten its packet id.
@@ -89,7 +86,7 @@ impl Shard {
     fn pubcomp(&mut self, now: Now, conn: ConnId, ack: &Ack) {
         let Some(key) = self.conns.get(&conn).map(|c| c.session) else { return };
         let Some(entry) = self.sessions[key].in_flight_mut(ack.packet_id) else { return };
-        if entry.state != FlightState::Released {
+        if entry.state == FlightState::Sent {
             let what = format!("PUBCOMP for packet id {} before its PUBREC", ack.packet_id);
             return self.violate(now, conn, ReasonCode::ProtocolError, &what);
         }

@@ -28,7 +28,7 @@ impl Shard {
     /// Counts all that is held: what holds an account, and tables that know their length.
     pub(super) fn held_bytes(&self) -> usize {
         self.account.bytes()
-            + self.retained.len() * RETAINED_BYTES
+            + (self.retained.len() + self.informed.len()) * RETAINED_BYTES
             + self.routes.levels() * ROUTE_BYTES
             + self.timers.len() * DEADLINE_BYTES
     }

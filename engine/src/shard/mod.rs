@@ -14,6 +14,7 @@ mod connect;
 mod deliver;
 mod end;
 mod incoming;
+mod inform;
 mod limits;
 mod memory;
 mod publish;
@@ -33,6 +34,7 @@ use slab::Slab;
 
 pub use recover::RecoverError;
 
+use crate::alias::TopicAliases;
 use crate::conversation::Conversations;
 use crate::gate::Gate;
 use crate::memory::{Account, Held, Memory};
@@ -62,6 +64,8 @@ pub struct Shard {
     conns: FxHashMap<ConnId, Conn>,
     routes: Routes,
     retained: Retained,
+    /// Messages of the broker's own.
+    informed: Retained,
     conversations: Conversations,
     receipts: Receipts,
     /// What sessions, messages and the like hold.
@@ -117,9 +121,12 @@ struct Conn {
     /// QoS 1/2 publishes that it was told it may have unacknowledged.
     receive_maximum: u16,
     packet_bytes_max: Option<NonZeroU32>,
+    /// Topics that the client gave numbers to.
     aliases: FxHashMap<NonZeroU16, ByteString>,
     /// Its share of the shard's memory.
     held: Held,
+    /// Topics that it was given numbers for.
+    topics: Option<Box<TopicAliases>>,
     /// The newest record that something sent here waits for.
     gate: u64,
     congested: bool,
@@ -147,6 +154,7 @@ impl Shard {
             conns: FxHashMap::default(),
             routes: Routes::default(),
             retained: Retained::default(),
+            informed: Retained::default(),
             conversations: Conversations::new(
                 config.conversations.clone(),
                 config.conversations_max,
@@ -219,8 +227,9 @@ impl Shard {
 
     /// Counts a packet that passed the gate.
     fn left(&mut self, conn: ConnId, packet: &Packet) {
-        if let Packet::Publish(_) = packet {
+        if let Packet::Publish(publish) = packet {
             self.stats.publishes_out += 1;
+            self.stats.payload_bytes_out += publish.payload.len() as u64;
             return;
         }
         let Some(c) = self.conns.get_mut(&conn) else { return };
@@ -241,15 +250,25 @@ impl Shard {
         if self.backlog.is_empty() { self.timers.next_ms() } else { Some(0) }
     }
 
+    /// Whether a client is connected.
+    pub fn has_connections(&self) -> bool {
+        !self.conns.is_empty()
+    }
+
     /// Counts for metrics.
     pub fn stats(&self) -> Stats {
+        Stats { queued: self.sessions.iter().map(|(_, s)| s.held() as u64).sum(), ..self.counters() }
+    }
+
+    /// The counts that need no walk over the sessions; the others are 0.
+    pub fn counters(&self) -> Stats {
         Stats {
             connections: self.conns.len() as u64,
             sessions: self.sessions.len() as u64,
             subscriptions: self.routes.len() as u64,
             retained: self.retained.len() as u64,
+            informs: self.informed.len() as u64,
             deadlines: self.timers.len() as u64,
-            queued: self.sessions.iter().map(|(_, s)| s.held() as u64).sum(),
             memory_bytes: self.memory.bytes as u64,
             memory_level: self.memory.level,
             ..self.stats
@@ -328,7 +347,12 @@ impl Shard {
         let mut conns: Vec<_> = self.conns.iter().map(|(conn, c)| (*conn, c.session)).collect();
         conns.sort_unstable();
         for (conn, key) in conns {
-            self.send_disconnect(conn, ReasonCode::ServerShuttingDown, "the broker is shutting down");
+            // docs/protocol.md section 10: moving is 0x9C with a Server Reference.
+            let reason = match self.config.server_reference.is_empty() {
+                true => ReasonCode::ServerShuttingDown,
+                false => ReasonCode::UseAnotherServer,
+            };
+            self.send_disconnect(conn, reason, "the broker is shutting down");
             if self.sessions[key].durable {
                 self.close(conn, CloseReason::Shutdown);
             } else {

@@ -3,7 +3,7 @@
 use bytestring::ByteString;
 use protocol::{Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, Will, im};
 
-use super::accept::{Accepted, Offer, Publisher, Refused};
+use super::accept::{Accepted, Offer, Publisher, Refused, check_payload_format};
 use super::{Shard, Wait};
 use crate::memory::ALIAS_BYTES;
 use crate::message::compact;
@@ -16,6 +16,7 @@ use crate::{ConnId, Now};
 impl Shard {
     pub(super) fn publish(&mut self, now: Now, conn: ConnId, mut publish: Publish) {
         self.stats.publishes_in += 1;
+        self.stats.payload_bytes_in += publish.payload.len() as u64;
         if let Err((reason, what)) = self.resolve_alias(conn, &mut publish) {
             return self.violate(now, conn, reason, &what);
         }
@@ -25,7 +26,8 @@ impl Shard {
         if let Some(packet_id) = packet_id {
             let repeated =
                 publish.qos == QoS::ExactlyOnce && self.sessions[key].incoming.contains_key(&packet_id);
-            c.unacknowledged = c.unacknowledged.saturating_add(1);
+            // One that is sent again before its PUBREL is acknowledged once to the end.
+            c.unacknowledged = c.unacknowledged.saturating_add(u16::from(!repeated));
             // [MQTT-3.3.4-9] a client that sends more than the broker allowed breaks the protocol.
             if version == ProtocolVersion::V5 && c.unacknowledged > c.receive_maximum {
                 let what =
@@ -136,6 +138,10 @@ impl Shard {
         let (key, version) = (c.session, c.version);
         let what = format!("publish to {topic:?} refused: {}", refused.what);
         let Some(packet_id) = packet_id else {
+            if refused.reason == ReasonCode::PayloadFormatInvalid {
+                // Section 3.3.2.3.2 names PUBACK, PUBREC and DISCONNECT, and QoS 0 has only the last.
+                return self.violate(now, conn, refused.reason, &what);
+            }
             return self.tell_error(now, key, topic, &what);
         };
         if version == ProtocolVersion::V5 {
@@ -192,6 +198,8 @@ impl Shard {
     ) -> Result<(), Refused> {
         self.check_topic(&will.topic, levels_max)?;
         rights.may_publish(&will.topic).map_err(|denied| Refused::not_authorized(&denied))?;
+        // Section 3.1.3.2.3: CONNACK with 0x99.
+        check_payload_format(&will.properties, &will.payload)?;
         self.message_id(&will.properties).map(drop)
     }
 }

@@ -12,7 +12,7 @@ use crate::conversation::Head;
 use crate::message::{Delivery, Expiry, Message, MsgNo};
 use crate::record::{Entry, MessageEntry, SessionNo, read_record};
 use crate::route::SessionKey;
-use crate::session::{FlightState, Incoming, Session, Subscription};
+use crate::session::{Incoming, Session, Subscription};
 use crate::timers::Deadline;
 use crate::{Config, Now};
 
@@ -163,9 +163,11 @@ impl Shard {
                 }
             }
             Entry::Received { session, packet_id } => {
-                let entry = self.logged_session(session)?.in_flight_mut(packet_id);
-                entry.ok_or_else(|| format!("packet id {packet_id} is not in flight"))?.state =
-                    FlightState::Released;
+                let session = self.logged_session(session)?;
+                session
+                    .in_flight_mut(packet_id)
+                    .ok_or_else(|| format!("packet id {packet_id} is not in flight"))?;
+                session.release(packet_id);
             }
             Entry::Ended { session, message, packet_id, state } => {
                 if let Some(state) = state {

@@ -217,7 +217,7 @@ impl Shard {
             let session = &mut self.sessions[key];
             let is_connected = session.conn.is_some();
             let Some(entry) = session.in_flight_mut(packet_id) else { continue };
-            if entry.state == FlightState::Released || rights.may_read(&entry.delivery.message.topic) {
+            if entry.state != FlightState::Sent || rights.may_read(&entry.delivery.message.topic) {
                 continue;
             }
             if is_connected && entry.on_this_connection {
@@ -262,8 +262,8 @@ impl Shard {
         if entry.delivery.qos != QoS::ExactlyOnce {
             return self.end_in_flight(now, key, packet_id, outcome);
         }
-        entry.state = FlightState::Released;
         let (message, is_copy) = (entry.delivery.message.no, entry.delivery.is_copy);
+        session.release(packet_id);
         if durable {
             self.write(&Entry::Received { session: no, packet_id });
         }

@@ -22,6 +22,9 @@ impl Shard {
     pub(super) fn subscribe(&mut self, now: Now, conn: ConnId, subscribe: Subscribe) {
         let Some(c) = self.conns.get(&conn) else { return };
         let (key, problem_information) = (c.session, c.problem_information);
+        if self.refuse_unanswerable(now, conn, subscribe.packet_id, subscribe.filters.len()) {
+            return;
+        }
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
         let mut why = None;
         let mut retained = Vec::new();
@@ -105,8 +108,7 @@ impl Shard {
                 RetainHandling::DoNotSend => false,
             };
         let client_id = &session.client_id;
-        let found =
-            if send_retained { self.retained.matching(&filter.filter, allowance) } else { Some(vec![]) };
+        let found = if send_retained { self.retained_for(&filter.filter, allowance) } else { Some(vec![]) };
         let found = found.ok_or_else(|| {
             let what = "too many retained messages for one SUBSCRIBE: use narrower filters, fewer at once, \
                         or Retain Handling 2";
@@ -132,6 +134,15 @@ impl Shard {
         Ok((granted, found))
     }
 
+    /// The retained messages for a filter, the broker's own last; `None` when they are too many.
+    fn retained_for(&self, filter: &str, allowance: &mut Allowance) -> Option<Vec<Arc<Message>>> {
+        let mut found = self.retained.matching(filter, allowance)?;
+        if filter.starts_with('$') {
+            found.extend(self.informed.matching(filter, allowance)?);
+        }
+        Some(found)
+    }
+
     /// [MQTT-3.8.4-3] a subscription with the same filter replaces the one before.
     pub(super) fn add_subscription(
         &mut self,
@@ -152,8 +163,11 @@ impl Shard {
         }
     }
 
-    pub(super) fn unsubscribe(&mut self, conn: ConnId, unsubscribe: &Unsubscribe) {
+    pub(super) fn unsubscribe(&mut self, now: Now, conn: ConnId, unsubscribe: &Unsubscribe) {
         let Some(key) = self.conns.get(&conn).map(|c| c.session) else { return };
+        if self.refuse_unanswerable(now, conn, unsubscribe.packet_id, unsubscribe.filters.len()) {
+            return;
+        }
         let reasons = unsubscribe.filters.iter().map(|filter| self.unsubscribe_one(key, filter)).collect();
         let properties = AckProperties::default();
         // [MQTT-3.10.4-4] [MQTT-3.11.3-1] UNSUBACK even where nothing was subscribed, one code a filter.

@@ -5,6 +5,7 @@ mod memory;
 mod rights;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,8 +18,8 @@ use crate::{Acl, Config, ConnId, Input, Now, OnFull, Output, Principal, Ticket};
 const CLIENTS: [&str; 4] = ["a", "b", "c", "d"];
 const TOPICS: [&str; 10] =
     ["t", "t/1", "im/room", "dev/a/cmd", "t", "t/1", "im/room", "dev/a/cmd", "$im/receipts", "$other"];
-const FILTERS: [&str; 9] =
-    ["t", "t/#", "+/+", "#", "im/room", "dev/+/cmd", "$im/receipts", "$im/errors", "$share/g/t"];
+const FILTERS: [&str; 10] =
+    ["t", "t/#", "+/+", "#", "im/room", "dev/+/cmd", "$im/receipts", "$im/errors", "$share/g/t", "$other/#"];
 
 /// What a full queue does, and the memory that there may be.
 type Bounds = (OnFull, usize);
@@ -31,6 +32,7 @@ fn config((on_full, memory_bytes_max): Bounds) -> Config {
         receive_maximum: 3,
         inflight_max: 3,
         topic_alias_max: 1,
+        topic_alias_out_max: 2,
         session_expiry_max_s: 100,
         keep_alive_max_s: 20,
         sessions_max: 3,
@@ -67,6 +69,7 @@ enum Op {
     StoreFull(bool),
     Acl(Arc<Acl>),
     Principal(usize, Box<Principal>),
+    Inform(&'static str, &'static str),
 }
 
 fn client() -> impl Strategy<Value = usize> {
@@ -105,8 +108,9 @@ fn connect() -> impl Strategy<Value = Op> {
     let window = prop::option::of(1u16..4);
     let packet = prop::option::of(prop::sample::select(vec![3, 40, 80, 300, 300, 1000, 1000, 1000]));
     let keep_alive = prop::sample::select(vec![0, 10, 60]);
+    let keep_alive = (keep_alive, prop::option::of(0u16..4));
     (client(), any::<[bool; 3]>(), expiry, window, packet, keep_alive, prop::option::of(will())).prop_map(
-        |(client, [v5, clean_start, problems], expiry, window, packet, keep_alive_s, mut will)| {
+        |(client, [v5, clean_start, problems], expiry, window, packet, (keep_alive_s, aliases), mut will)| {
             let version = if v5 { ProtocolVersion::V5 } else { ProtocolVersion::V311 };
             let mut properties = ConnectProperties::default();
             if v5 {
@@ -114,6 +118,7 @@ fn connect() -> impl Strategy<Value = Op> {
                 properties.receive_maximum = window.and_then(std::num::NonZeroU16::new);
                 properties.packet_bytes_max = packet.and_then(std::num::NonZeroU32::new);
                 properties.request_problem_information = Some(problems);
+                properties.topic_alias_max = aliases;
             } else if let Some(will) = &mut will {
                 (will.properties, will.delay_interval_s) = (PublishProperties::default(), None);
             }
@@ -228,6 +233,7 @@ fn op() -> impl Strategy<Value = Op> {
             1 => client().prop_map(Op::Malformed),
             1 => rights::rules().prop_map(|rules| Op::Acl(Arc::new(Acl { rules }))),
             1 => (client(), rights::principal()).prop_map(|(c, p)| Op::Principal(c, p)),
+            2 => prop::sample::select(vec!["x", ""]).prop_map(|payload| Op::Inform("$other/a", payload)),
         ],
     ]
 }
@@ -253,6 +259,8 @@ struct World {
     conns: BTreeMap<usize, ConnId>,
     next_conn: u64,
     speaks: BTreeMap<ConnId, (ProtocolVersion, Option<usize>)>,
+    /// The client's Topic Alias Maximum, and what it knows each alias for.
+    aliases: BTreeMap<ConnId, (u16, BTreeMap<NonZeroU16, ByteString>)>,
     closed: BTreeSet<ConnId>,
     inbox: BTreeMap<ConnId, VecDeque<Packet>>,
 }
@@ -270,6 +278,7 @@ impl World {
             conns: BTreeMap::new(),
             next_conn: 1,
             speaks: BTreeMap::new(),
+            aliases: BTreeMap::new(),
             closed: BTreeSet::new(),
             inbox: BTreeMap::new(),
         }
@@ -310,6 +319,8 @@ impl World {
                 self.conns.insert(client, conn);
                 let limit = connect.properties.packet_bytes_max.map(|l| l.get() as usize);
                 self.speaks.insert(conn, (connect.version, limit));
+                let alias_max = connect.properties.topic_alias_max.unwrap_or(0);
+                self.aliases.insert(conn, (alias_max, BTreeMap::new()));
                 Input::Connect { conn, connect, principal: Box::default(), authentication: None }
             }
             Op::Packet(of, packet) => Input::Packet { conn: conn(of), packet },
@@ -352,6 +363,7 @@ impl World {
             Op::StoreFull(full) => Input::StoreFull { full },
             Op::Acl(acl) => Input::Acl { acl },
             Op::Principal(of, principal) => Input::Principal { conn: conn(of), principal },
+            Op::Inform(topic, payload) => Input::Inform { topic: topic.into(), payload: payload.into() },
         };
         self.shard.handle(self.now, input);
         self.pump();
@@ -393,7 +405,22 @@ impl World {
             "{} bytes over {limit:?}: {packet:?}",
             bytes.len()
         );
+        if let Packet::Publish(publish) = &packet {
+            self.check_alias(conn, publish);
+        }
         self.inbox.entry(conn).or_default().push_back(packet);
+    }
+
+    /// [MQTT-3.1.2-26] no alias above the client's maximum, and none alone that this connection does not know.
+    fn check_alias(&mut self, conn: ConnId, publish: &Publish) {
+        let (max, known) = self.aliases.get_mut(&conn).unwrap();
+        let Some(alias) = publish.properties.topic_alias else { return assert!(!publish.topic.is_empty()) };
+        assert!(alias.get() <= *max, "alias {alias} above {max}");
+        if publish.topic.is_empty() {
+            assert!(known.contains_key(&alias), "alias {alias} has no topic");
+        } else {
+            known.insert(alias, publish.topic.clone());
+        }
     }
 
     /// The log and the state say the same, and the state holds its own invariants.
@@ -427,6 +454,9 @@ impl World {
         self.pump();
         for topic in self.shard.retained.iter().map(|m| m.topic.clone()).collect::<Vec<_>>() {
             self.shard.retained.clear(&topic);
+        }
+        for topic in self.shard.informed.iter().map(|m| m.topic.clone()).collect::<Vec<_>>() {
+            self.shard.informed.clear(&topic);
         }
         assert_eq!(self.shard.receipts.iter().count(), 0);
         assert_eq!(self.shard.account.bytes(), self.shard.conversations.recount());

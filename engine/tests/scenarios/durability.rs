@@ -170,7 +170,7 @@ fn the_same_message_twice_in_flight_keeps_its_two_packet_ids_apart_over_a_crash(
     node.packet(2, Packet::PubRec(ack(2, ReasonCode::Success)));
     node.restart(usize::MAX);
     node.connect_with(3, durable("dispatcher"));
-    assert!(matches!(&node.seen(3)[1..], [Packet::Publish(p), Packet::PubRel(a)]
+    assert!(matches!(&node.seen(3)[1..], [Packet::PubRel(a), Packet::Publish(p)]
             if p.packet_id == Some(id(1)) && p.dup && a.packet_id == id(2)));
     node.packet(3, Packet::PubComp(ack(2, ReasonCode::Success)));
     node.restart(usize::MAX);

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod acl;
+mod aliases;
+mod connect_properties;
 mod conversations;
 mod durability;
 mod flow;
@@ -10,10 +12,12 @@ mod full_queues;
 mod limits;
 mod memory;
 mod node;
+mod payload_format;
 mod principal_limits;
 mod receipts;
 mod retained;
 mod sessions;
 mod subscriptions;
+mod sys;
 mod version_3;
 mod wills;

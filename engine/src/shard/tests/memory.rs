@@ -21,11 +21,12 @@ pub(super) fn check(shard: &Shard) {
         assert_eq!(s.share_bytes(), s.recount_without_entries() + entries);
         sum += s.share_bytes();
     }
-    shard.retained.iter().for_each(&mut see);
+    shard.retained.iter().chain(shard.informed.iter()).for_each(&mut see);
     sum += bodies.values().sum::<usize>();
     for c in shard.conns.values() {
         let aliases: usize = c.aliases.values().map(|topic| topic.len() + crate::memory::ALIAS_BYTES).sum();
-        assert_eq!(c.held.bytes(), CONNECTION_BYTES + aliases);
+        let given = c.topics.as_ref().map_or(0, |topics| topics.held_bytes());
+        assert_eq!(c.held.bytes(), CONNECTION_BYTES + aliases + given);
         sum += c.held.bytes();
     }
     sum += shard.receipts.iter().map(|(_, t)| t.recount()).sum::<usize>();

@@ -44,6 +44,6 @@ pub(super) fn check(shard: &Shard, s: &Session) {
     }
     assert!(s.queue.iter().all(|d| rights.may_read(&d.message.topic)));
     let may_be_sent =
-        |f: &InFlight| f.state == FlightState::Released || rights.may_read(&f.delivery.message.topic);
+        |f: &InFlight| f.state != FlightState::Sent || rights.may_read(&f.delivery.message.topic);
     assert!(s.holds_unreadable || s.in_flight.iter().all(may_be_sent));
 }
