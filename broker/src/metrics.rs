@@ -28,6 +28,19 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
         (Counter, "publishes_received_total", "PUBLISH packets taken.", engine.publishes_in),
         (Counter, "publishes_sent_total", "PUBLISH packets sent.", engine.publishes_out),
         (Counter, "messages_dropped_total", "Messages dropped, all reasons.", engine.dropped),
+        (
+            Counter,
+            "messages_dropped_too_large_total",
+            "Messages dropped for their recipient's Maximum Packet Size.",
+            engine.dropped_too_large,
+        ),
+        (
+            Counter,
+            "messages_dropped_queue_full_total",
+            "Messages dropped for a full queue or a slow connection.",
+            engine.dropped_queue_full,
+        ),
+        (Counter, "messages_expired_total", "Messages dropped for their expiry.", engine.expired),
         (Counter, "connections_accepted_total", "Sockets accepted.", counts.accepted),
         (
             Counter,

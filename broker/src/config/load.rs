@@ -24,6 +24,9 @@ pub(super) const ENV_PREFIX: &str = "POSTRIDER_";
 /// A configuration file is at most this long.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
+/// A text is at most this long: the longest that a packet of MQTT carries is not much more.
+const TEXT_BYTES_MAX: usize = 32_768;
+
 /// The key of the rules, the only one without a section.
 const CONVERSATION: &str = "conversation";
 
@@ -259,7 +262,16 @@ impl Merge {
         {
             return Err(format!("{path} = {number} is out of range, allowed are {min} to {max}"));
         }
-        if matches!(value, Value::String(text) if text.is_empty()) {
+        if let Value::String(text) = value
+            && (text.len() > TEXT_BYTES_MAX || text.contains('\0'))
+        {
+            return Err(format!(
+                "{path} has {} bytes or a null character, allowed are {TEXT_BYTES_MAX}",
+                text.len()
+            ));
+        }
+        if matches!((value, default), (Value::String(text), Value::String(default)) if text.is_empty() && !default.is_empty())
+        {
             return Err(format!("{path} is empty (the default is {default})"));
         }
         let mut probe = self.defaults.clone();

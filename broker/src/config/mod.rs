@@ -132,6 +132,16 @@ sections! {
         client_id_bytes_max: u16 = 1024, 23..=65_535;
         /// Topic aliases a client may use.
         topic_alias_max: u16 = 64, 0..=65_535;
+        /// Topic aliases the broker uses towards a client that takes them.
+        topic_alias_out_max: u16 = 32, 0..=256;
+        /// Response Information for MQTT 5 clients that ask for it, for instance "reply/%c": %c stands for the
+        /// client id, %u for the user. Empty = none.
+        response_information: String = String::new();
+        /// Another server, "host:port", that clients are sent to: connects are refused with 0x9C and this
+        /// Server Reference, connected clients are told at shutdown. Empty = none.
+        server_reference: String = String::new();
+        /// How often the topics below $SYS/broker are published while somebody subscribes to them. 0 = never.
+        sys_interval_s: u32 = 10, 0..=86_400;
         /// Levels of a topic or filter.
         topic_levels_max: u32 = 200, 1..=32_768;
         /// Longest Keep Alive; clients that ask for more, or for none, are given this. 0 = no bound.
@@ -385,6 +395,9 @@ impl Config {
             receive_maximum: self.mqtt.receive_maximum,
             inflight_max: self.mqtt.inflight_max,
             topic_alias_max: self.mqtt.topic_alias_max,
+            topic_alias_out_max: self.mqtt.topic_alias_out_max,
+            response_information: self.mqtt.response_information.clone(),
+            server_reference: self.mqtt.server_reference.clone(),
             session_expiry_max_s: self.session.expiry_max_s,
             keep_alive_max_s: self.mqtt.keep_alive_max_s,
             sessions_max: self.session.sessions_max as usize,

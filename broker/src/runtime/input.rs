@@ -134,7 +134,10 @@ impl Core {
                     Input::Connect { conn: id, connect, principal: Box::default(), authentication: None },
                 );
             }
-            packet => self.input(now, Input::Packet { conn: id, packet }),
+            packet => {
+                self.refresh_sys(now, &packet);
+                self.input(now, Input::Packet { conn: id, packet });
+            }
         }
     }
 

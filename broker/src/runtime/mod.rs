@@ -20,6 +20,7 @@ mod inbox;
 mod input;
 mod log;
 mod output;
+mod sys;
 mod turn;
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc, task::Waker};
@@ -141,6 +142,7 @@ impl Alarm {
 /// Everything the shard's thread owns.
 struct Core {
     engine: engine::Shard,
+    sys: sys::Sys,
     clock: Clock,
     limits: Limits,
     counts: Counts,
@@ -203,6 +205,7 @@ impl Core {
         inbox.set_log_bytes(log.bytes());
         Self {
             engine,
+            sys: sys::Sys::new(config.mqtt.sys_interval_s),
             clock,
             limits: Limits::new(config),
             counts: Counts::default(),

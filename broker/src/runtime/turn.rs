@@ -95,6 +95,7 @@ impl Core {
         self.submit();
         let now = self.clock.now();
         self.flush(now);
+        self.sample_sys(now);
         if self.next_deadline_ms() < self.timer_ms {
             self.timer.raise();
         }
@@ -107,6 +108,7 @@ impl Core {
             front(&self.connect_deadlines),
             front(&self.close_deadlines),
             self.log.retry_ms(self.last_ticket),
+            self.sys_due_ms(),
             self.stop.map(|stop| stop.next_ms(self.clock.now().monotonic_ms)),
         ]
         .into_iter()
@@ -141,6 +143,9 @@ impl Core {
         }
         if self.log.retry_ms(self.last_ticket).is_some() {
             self.compact_if_due(now);
+        }
+        if self.sys_due_ms().is_some_and(|due| due <= now.monotonic_ms) {
+            self.publish_sys(now);
         }
         while let Some(&(_, id)) = self.connect_deadlines.front().filter(|(due, _)| *due <= now.monotonic_ms)
         {

@@ -10,3 +10,4 @@ mod limits;
 mod packets;
 mod start;
 mod store;
+mod sys;
