@@ -17,6 +17,7 @@ mod principal_limits;
 mod receipts;
 mod retained;
 mod sessions;
+mod statements;
 mod subscriptions;
 mod sys;
 mod version_3;
