@@ -162,7 +162,9 @@ impl Options {
             ));
         }
         if self.version == ProtocolVersion::V311 && self.password.is_some() && self.username.is_none() {
-            return bad("MQTT 3.1.1 allows no password without a user name [MQTT-3.1.2-22]".to_owned());
+            return bad(
+                "MQTT 3.1.1 allows no password without a user name [MQTT-3.1.2-22] (3.1.1)".to_owned()
+            );
         }
         if let Some(will) = &self.will {
             if let Err(error) = protocol::validate_topic_name(&will.topic) {

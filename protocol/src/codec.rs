@@ -226,7 +226,7 @@ impl Decoder {
             (Some(_), PacketType::Connect) if self.role == Role::Broker => {
                 return Err(protocol("a second CONNECT on one connection"));
             }
-            // [MQTT-2.2.2-2] of 3.1.1: type 15 is reserved
+            // [MQTT-2.2.2-2] (3.1.1): type 15 is reserved
             (Some(ProtocolVersion::V311), PacketType::Auth) => return Err(protocol("3.1.1 has no AUTH")),
             (Some(version), packet) if !packet.may_be_received(self.role, version) => {
                 return Err(protocol(match self.role {
@@ -236,7 +236,7 @@ impl Decoder {
             }
             _ => {}
         }
-        // [MQTT-2.1.3-1] (3.1.1: [MQTT-2.2.2-1], [MQTT-2.2.2-2])
+        // [MQTT-2.1.3-1], [MQTT-2.2.2-1] (3.1.1), [MQTT-2.2.2-2] (3.1.1)
         if packet == PacketType::Publish {
             publish::Flags::read(first)?;
         } else if first & 0x0f != packet.flags() {

@@ -110,7 +110,7 @@ fn split_share(rest: &str) -> Result<(&str, &str), FilterError> {
     Ok((group, filter))
 }
 
-/// [MQTT-4.7.1-1] (3.1.1: -2) `#` last and alone, [MQTT-4.7.1-2] (3.1.1: -3) `+` alone in its level.
+/// [MQTT-4.7.1-1], [MQTT-4.7.1-2] (3.1.1) `#` last and alone; [MQTT-4.7.1-2], [MQTT-4.7.1-3] (3.1.1) `+` alone in its level.
 fn check_wildcards(filter: &str) -> Result<(), FilterError> {
     let bytes = filter.as_bytes();
     for (at, &byte) in bytes.iter().enumerate() {

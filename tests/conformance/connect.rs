@@ -72,11 +72,11 @@ fn an_empty_client_id_in_v311_needs_a_clean_session() {
     let broker = Broker::start();
     let (mut clean, ack) =
         RawClient::connect_with(broker.address(), connect_packet("", ProtocolVersion::V311));
-    assert_eq!(ack.reason, ReasonCode::Success, "3.1.1: [MQTT-3.1.3-6]");
+    assert_eq!(ack.reason, ReasonCode::Success, "[MQTT-3.1.3-6] (3.1.1)");
     clean.subscribe("a", QoS::AtMostOnce);
     let (mut kept, ack) =
         RawClient::connect_with(broker.address(), durable_connect("", ProtocolVersion::V311));
-    // 3.1.1: [MQTT-3.1.3-8]: return code 0x02, then closed.
+    // [MQTT-3.1.3-8] (3.1.1): return code 0x02, then closed.
     assert_eq!(ack.reason, ReasonCode::ClientIdentifierNotValid);
     kept.expect_closed();
 }

@@ -116,23 +116,23 @@ const OTHERS: &[Case] = &[
 const V311_CASES: &[(&str, &[u8])] = &[
     ("packet type 0", b"\x00\x00"),
     ("packet type 15", b"\xf0\x00"),
-    ("QoS 3, 3.1.1: [MQTT-3.3.1-4]", b"\x36\x06\x00\x01a\x00\x01x"),
-    ("packet id 0, 3.1.1: [MQTT-2.3.1-1]", b"\x32\x06\x00\x01a\x00\x00x"),
-    ("wildcard in the topic, 3.1.1: [MQTT-3.3.2-2]", b"\x30\x06\x00\x03a/#x"),
-    ("empty topic, 3.1.1: [MQTT-4.7.3-1]", b"\x30\x03\x00\x00x"),
-    ("topic not UTF-8, 3.1.1: [MQTT-1.5.3-1]", b"\x30\x05\x00\x02\xc3\x28x"),
-    ("topic with U+0000, 3.1.1: [MQTT-1.5.3-2]", b"\x30\x05\x00\x02a\x00x"),
+    ("QoS 3, [MQTT-3.3.1-4] (3.1.1)", b"\x36\x06\x00\x01a\x00\x01x"),
+    ("packet id 0, [MQTT-2.3.1-1] (3.1.1)", b"\x32\x06\x00\x01a\x00\x00x"),
+    ("wildcard in the topic, [MQTT-3.3.2-2] (3.1.1)", b"\x30\x06\x00\x03a/#x"),
+    ("empty topic, [MQTT-4.7.3-1] (3.1.1)", b"\x30\x03\x00\x00x"),
+    ("topic not UTF-8, [MQTT-1.5.3-1] (3.1.1)", b"\x30\x05\x00\x02\xc3\x28x"),
+    ("topic with U+0000, [MQTT-1.5.3-2] (3.1.1)", b"\x30\x05\x00\x02a\x00x"),
     ("topic longer than the packet", b"\x30\x04\x00\x09ax"),
     ("over the packet limit", b"\x30\xff\xff\xff\x7f\x00\x01a"),
     ("remaining length of five bytes", b"\xc0\x80\x80\x80\x80\x01"),
     ("PINGREQ with a body", b"\xc0\x01\x00"),
     ("SUBACK from a client", b"\x90\x03\x00\x01\x00"),
-    ("PUBREL with flags 0, 3.1.1: [MQTT-3.6.1-1]", b"\x60\x02\x00\x01"),
-    ("SUBSCRIBE with flags 0, 3.1.1: [MQTT-3.8.1-1]", b"\x80\x06\x00\x01\x00\x01a\x00"),
-    ("SUBSCRIBE to nothing, 3.1.1: [MQTT-3.8.3-3]", b"\x82\x02\x00\x01"),
-    ("SUBSCRIBE at QoS 3, 3.1.1: [MQTT-3-8.3-4]", b"\x82\x06\x00\x01\x00\x01a\x03"),
-    ("UNSUBSCRIBE from nothing, 3.1.1: [MQTT-3.10.3-2]", b"\xa2\x02\x00\x01"),
-    ("DISCONNECT with flags, 3.1.1: [MQTT-3.14.1-1]", b"\xe1\x00"),
+    ("PUBREL with flags 0, [MQTT-3.6.1-1] (3.1.1)", b"\x60\x02\x00\x01"),
+    ("SUBSCRIBE with flags 0, [MQTT-3.8.1-1] (3.1.1)", b"\x80\x06\x00\x01\x00\x01a\x00"),
+    ("SUBSCRIBE to nothing, [MQTT-3.8.3-3] (3.1.1)", b"\x82\x02\x00\x01"),
+    ("SUBSCRIBE at QoS 3, [MQTT-3-8.3-4] (3.1.1)", b"\x82\x06\x00\x01\x00\x01a\x03"),
+    ("UNSUBSCRIBE from nothing, [MQTT-3.10.3-2] (3.1.1)", b"\xa2\x02\x00\x01"),
+    ("DISCONNECT with flags, [MQTT-3.14.1-1] (3.1.1)", b"\xe1\x00"),
 ];
 
 /// Two clients in a conversation that must not notice anything.
@@ -194,7 +194,7 @@ fn a_broken_packet_is_only_closed_in_v311() {
     for (what, bytes) in V311_CASES {
         let mut client = broker.client("breaker", V311);
         client.send_bytes_to_closing(bytes);
-        // 3.1.1: [MQTT-4.8.0-1]
+        // [MQTT-4.8.0-1] (3.1.1)
         let answer = client.bytes_until_closed();
         if !answer.is_empty() {
             wrong.push(format!("{what}: expected a close alone, got {answer:02x?}"));

@@ -54,7 +54,7 @@ fn an_unknown_protocol_name_or_level_is_refused() {
     ] {
         let properties = (level > 4).then_some(&b""[..]);
         let got = answer(&broker, V5, &connect(name, level, 2, properties, b"\x00\x01c"));
-        // [MQTT-3.1.2-1] [MQTT-3.1.2-2]: 0x84 may be sent; 3.1.1: [MQTT-3.1.2-2]: return code 0x01.
+        // [MQTT-3.1.2-1] [MQTT-3.1.2-2]: 0x84 may be sent; [MQTT-3.1.2-2] (3.1.1): return code 0x01.
         let refused = matches!(got[..], [] | [0x20, 2, 0, 1] | [0x20, _, 0, 0x84, ..]);
         assert!(refused, "{name:?} level {level}: {got:02x?}");
     }
@@ -65,7 +65,7 @@ fn an_unknown_protocol_name_or_level_is_refused() {
 fn an_unknown_level_of_mqtt_is_told_so() {
     let broker = Broker::start();
     let got = answer(&broker, V311, &connect(b"MQTT", 3, 2, None, b"\x00\x01c"));
-    // 3.1.1: [MQTT-3.1.2-2]: it MUST be answered with 0x01.
+    // [MQTT-3.1.2-2] (3.1.1): it MUST be answered with 0x01.
     assert_eq!(got, [0x20, 2, 0, 1], "level 3");
     let got = answer(&broker, V5, &connect(b"MQTT", 6, 2, Some(b""), b"\x00\x01c"));
     assert!(matches!(got[..], [0x20, 2, 0, 1] | [0x20, _, 0, 0x84, ..]), "level 6: {got:02x?}");
@@ -123,14 +123,14 @@ fn a_broken_connect_is_only_closed_in_v311() {
     let broker = Broker::start();
     let mut bystander = broker.client("bystander", V311);
     let table: [(&str, Vec<u8>); 9] = [
-        ("reserved flag set, 3.1.1: [MQTT-3.1.2-3]", v311(0x03, b"\x00\x01c")),
-        ("will QoS 3, 3.1.1: [MQTT-3.1.2-14]", v311(0x1e, b"\x00\x01c\x00\x01t\x00\x01p")),
-        ("will QoS without will, 3.1.1: [MQTT-3.1.2-13]", v311(0x0a, b"\x00\x01c")),
-        ("will retain without will, 3.1.1: [MQTT-3.1.2-15]", v311(0x22, b"\x00\x01c")),
-        ("password without user name, 3.1.1: [MQTT-3.1.2-22]", v311(0x42, b"\x00\x01c\x00\x01p")),
-        ("client id not UTF-8, 3.1.1: [MQTT-1.5.3-1]", v311(0x02, b"\x00\x02\xc3\x28")),
-        ("client id with U+0000, 3.1.1: [MQTT-1.5.3-2]", v311(0x02, b"\x00\x01\x00")),
-        ("no client id, 3.1.1: [MQTT-3.1.3-3]", v311(0x02, b"")),
+        ("reserved flag set, [MQTT-3.1.2-3] (3.1.1)", v311(0x03, b"\x00\x01c")),
+        ("will QoS 3, [MQTT-3.1.2-14] (3.1.1)", v311(0x1e, b"\x00\x01c\x00\x01t\x00\x01p")),
+        ("will QoS without will, [MQTT-3.1.2-13] (3.1.1)", v311(0x0a, b"\x00\x01c")),
+        ("will retain without will, [MQTT-3.1.2-15] (3.1.1)", v311(0x22, b"\x00\x01c")),
+        ("password without user name, [MQTT-3.1.2-22] (3.1.1)", v311(0x42, b"\x00\x01c\x00\x01p")),
+        ("client id not UTF-8, [MQTT-1.5.3-1] (3.1.1)", v311(0x02, b"\x00\x02\xc3\x28")),
+        ("client id with U+0000, [MQTT-1.5.3-2] (3.1.1)", v311(0x02, b"\x00\x01\x00")),
+        ("no client id, [MQTT-3.1.3-3] (3.1.1)", v311(0x02, b"")),
         ("bytes after the payload", v311(0x02, b"\x00\x01cxx")),
     ];
     for (what, bytes) in table {

@@ -1,7 +1,7 @@
 //! What MQTT 3.1.1, MQTT 5.0 and the wire contract (docs/protocol.md) demand, asked of the running broker.
 //!
 //! Expectations come from the standards and the contract alone. Statements are cited by their MQTT 5.0 ids; ids
-//! of the older standard are marked `3.1.1:`.
+//! of the older standard have `(3.1.1)` behind them. `docs/spec/` lists them all.
 
 mod connect;
 mod conversation;
@@ -16,6 +16,7 @@ mod receipts;
 mod reserved_topics;
 mod retained;
 mod session;
+mod spec_tables;
 mod subscribe;
 mod subscription_options;
 mod takeover;

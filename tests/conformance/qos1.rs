@@ -83,7 +83,7 @@ fn an_unacknowledged_message_comes_again_with_dup_and_its_packet_id_after_a_reco
         let (mut client, present) = broker.durable("forgetful", version);
         assert!(present);
         for n in [0, 2, 4] {
-            // [MQTT-4.4.0-1] [MQTT-3.3.1-1], in the order sent first [MQTT-4.6.0-1]
+            // [MQTT-4.4.0-1] [MQTT-3.3.1-1], in the order sent first [MQTT-4.6.0-1] (3.1.1)
             let again = client.expect_message("a", n.to_string());
             assert_eq!((again.packet_id, again.dup), (first[n].packet_id, true), "message {n}");
             client.puback(again.packet_id.expect("an id"));

@@ -39,7 +39,7 @@ fn a_reserved_publish_in_v311_is_acknowledged_and_discarded() {
     witness.subscribe("$other/topic", QoS::AtMostOnce);
     let mut client = broker.client("publisher", V311);
     for topic in ["$im/receipts", "$im/nothing", "$other/topic"] {
-        // 3.1.1: [MQTT-3.3.5-2]
+        // [MQTT-3.3.5-2] (3.1.1)
         client.publish(message(topic, "x", QoS::AtLeastOnce));
         client.publish(message(topic, "x", QoS::ExactlyOnce));
         client.publish(retained(topic, "x", QoS::AtLeastOnce));

@@ -73,11 +73,11 @@ fn the_flag_is_set_for_new_subscriptions_and_not_for_those_that_exist() {
         early.subscribe(&topic, QoS::AtLeastOnce);
         let mut publisher = broker.client("publisher", version);
         publisher.publish(retained(&topic, "x", QoS::AtLeastOnce));
-        // [MQTT-3.3.1-12]; 3.1.1: [MQTT-3.3.1-9]
+        // [MQTT-3.3.1-12]; [MQTT-3.3.1-9] (3.1.1)
         assert!(!early.expect_message(&topic, "x").retain);
         let mut late = broker.client("late", version);
         late.subscribe(&topic, QoS::AtLeastOnce);
-        // Section 3.3.1.3; 3.1.1: [MQTT-3.3.1-8]
+        // Section 3.3.1.3; [MQTT-3.3.1-8] (3.1.1)
         assert!(late.expect_message(&topic, "x").retain);
     }
 }
@@ -184,7 +184,7 @@ fn a_repeated_subscribe_sends_retained_messages_again_in_v311() {
     client.publish(retained("a", "x", QoS::AtLeastOnce));
     for _ in 0..2 {
         client.subscribe("a", QoS::AtLeastOnce);
-        // 3.1.1: [MQTT-3.8.4-3]
+        // [MQTT-3.8.4-3] (3.1.1)
         assert!(client.expect_message("a", "x").retain);
     }
 }

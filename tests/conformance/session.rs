@@ -113,7 +113,7 @@ fn a_v311_session_without_clean_session_is_kept() {
     let (mut client, _) = broker.durable("old", V311);
     client.subscribe("a", QoS::AtLeastOnce);
     client.lose();
-    // 3.1.1: [MQTT-3.1.2-4]
+    // [MQTT-3.1.2-4] (3.1.1)
     assert!(broker.durable("old", V311).1);
 }
 
@@ -123,7 +123,7 @@ fn a_v311_clean_session_ends_with_its_connection() {
     let mut client = broker.client("old", V311);
     client.subscribe("a", QoS::AtLeastOnce);
     client.disconnect();
-    // 3.1.1: [MQTT-3.1.2-6]: state of a clean session must not be reused.
+    // [MQTT-3.1.2-6] (3.1.1): state of a clean session must not be reused.
     assert!(!broker.durable("old", V311).1);
 }
 

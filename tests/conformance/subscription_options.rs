@@ -117,7 +117,7 @@ fn a_shared_subscription_gives_each_message_to_one_member_or_is_refused_as_told(
     for n in 0..20 {
         publisher.publish(message("a", n.to_string(), QoS::AtLeastOnce));
     }
-    // [MQTT-4.8.2-4]
+    // Section 4.8.2: each message goes to one of the group.
     let mut all: Vec<u32> = first
         .messages_until_pong()
         .into_iter()

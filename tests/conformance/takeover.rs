@@ -12,7 +12,7 @@ fn the_older_connection_is_told_and_closed() {
         for new in BOTH {
             let mut first = broker.client("same", old);
             let mut second = broker.client("same", new);
-            // [MQTT-3.1.4-3]; 3.1.1: [MQTT-3.1.4-2]
+            // [MQTT-3.1.4-3]; [MQTT-3.1.4-2] (3.1.1)
             first.expect_disconnect(ReasonCode::SessionTakenOver);
             second.expect_no_message();
         }

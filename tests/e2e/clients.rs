@@ -55,6 +55,7 @@ fn run(program: &Path, script: &str, checks_min: usize) {
     assert!(good >= checks_min, "only {good} checks ran, {checks_min} are known:\n{verdicts}");
 }
 
+// [MQTT-7.0.0-2] (3.1.1)
 #[test]
 fn mosquittos_clients_work() {
     run(Path::new("bash"), "mosquitto.sh", 21);

@@ -10,10 +10,10 @@ use std::path::Path;
 use std::process::Command;
 
 /// The root of the tree.
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Every file of the tree, relative to its root.
-fn files() -> Vec<String> {
+pub(crate) fn files() -> Vec<String> {
     let output = Command::new("git")
         .args(["-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard"])
         .output()
@@ -29,7 +29,7 @@ fn files() -> Vec<String> {
     files
 }
 
-fn read(name: &str) -> Option<String> {
+pub(crate) fn read(name: &str) -> Option<String> {
     fs::read(Path::new(ROOT).join(name)).ok().and_then(|bytes| String::from_utf8(bytes).ok())
 }
 
@@ -52,6 +52,6 @@ pub(crate) fn code_lines(text: &str) -> Vec<(usize, &str)> {
 }
 
 /// Fails with every finding on a line of its own.
-fn none(findings: &[String]) {
+pub(crate) fn none(findings: &[String]) {
     assert!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
 }

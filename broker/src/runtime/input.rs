@@ -158,7 +158,7 @@ impl Core {
             _ if connection.version_seen == Some(ProtocolVersion::V5) => {
                 self.refuse(id, error.reason(), &error.to_string());
             }
-            // [MQTT-3.1.4-1] 3.1.1 has no code for it: the connection is closed without a CONNACK.
+            // [MQTT-3.1.4-1] (3.1.1) there is no code for it: the connection is closed without a CONNACK.
             _ => self.begin_close(id, true, &error),
         }
     }

@@ -57,7 +57,7 @@ fn a_payload_of_many_reads_arrives_unchanged() {
     assert!(subscriber.expect_publish().payload == payload);
 }
 
-/// [MQTT-3.1.2-2]
+/// [MQTT-3.1.2-2], [MQTT-3.1.2-2] (3.1.1)
 #[test]
 fn a_version_that_is_not_served_is_answered_in_the_nearest_format() {
     let broker = TestBroker::start();
@@ -96,7 +96,7 @@ fn a_wrong_connect_of_5_0_is_told_why() {
     }
 }
 
-/// [MQTT-3.1.0-1] and [MQTT-3.1.4-1]
+/// [MQTT-3.1.0-1], [MQTT-3.1.4-1], [MQTT-3.1.4-1] (3.1.1)
 #[test]
 fn what_is_no_connect_ends_the_connection_without_an_answer() {
     let broker = TestBroker::start();

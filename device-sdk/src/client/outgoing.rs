@@ -243,7 +243,7 @@ impl Outgoing {
                     let place = self.place(id);
                     self.in_flight.get_mut(&id).expect("found above").place = place;
                 }
-                // [MQTT-4.3.3-3] a failing PUBREC ends the exchange, no PUBREL follows.
+                // [MQTT-4.4.0-2] a failing PUBREC ends the exchange, no PUBREL follows.
                 Err(error) => {
                     self.end(id, Err(error), outputs);
                     return Ok(());

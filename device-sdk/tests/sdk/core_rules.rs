@@ -326,7 +326,7 @@ fn in_a_session_older_than_the_program_an_identifier_is_made_safe_before_qos_2_u
 
 #[test]
 fn a_failing_pubrec_ends_the_exchange() {
-    // [MQTT-4.3.3-3]
+    // [MQTT-4.4.0-2]
     let mut script = Script::up(ProtocolVersion::V5);
     script.publish(1, numbered(1, QoS::ExactlyOnce));
     let packets = script.receive(Packet::PubRec(Ack::new(id(1), ReasonCode::QuotaExceeded)));

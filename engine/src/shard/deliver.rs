@@ -113,8 +113,8 @@ impl Shard {
         }
     }
 
-    /// [MQTT-4.4.0-1] resends PUBREL and PUBLISH under their packet ids: [MQTT-4.6.0-4] PUBREL in the order of
-    /// the PUBRECs, [MQTT-4.6.0-1] PUBLISH in the order of the first sending.
+    /// [MQTT-4.4.0-1] resends PUBREL and PUBLISH under their packet ids: [MQTT-4.6.0-4] (3.1.1) PUBREL in the order of
+    /// the PUBRECs, [MQTT-4.6.0-1] (3.1.1) PUBLISH in the order of the first sending.
     fn resend(&mut self, now: Now, key: SessionKey, conn: ConnId, window: usize) {
         if self.sessions[key].window_used == self.sessions[key].in_flight.len() {
             return;

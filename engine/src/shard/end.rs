@@ -130,7 +130,7 @@ impl Shard {
         session.disconnected = Some((now.monotonic_ms as i64, now.unix_ms));
         let (no, expiry_s) = (session.no, session.expiry_s);
         if expiry_s == 0 {
-            // [MQTT-3.1.2-23] without an expiry interval the session ends with its connection; its will goes with it.
+            // [MQTT-4.1.0-2] without an expiry interval the session ends with its connection; its will goes with it.
             return self.end_session(now, key);
         }
         let delay_s = session.will.as_ref().map(|w| w.delay_interval_s.unwrap_or(0));

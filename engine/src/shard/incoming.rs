@@ -124,7 +124,7 @@ impl Shard {
         let Some(c) = self.conns.get(&conn) else { return };
         let (key, may_change_expiry) = (c.session, c.may_change_expiry);
         if let Some(expiry_s) = disconnect.properties.session_expiry_interval_s {
-            // [MQTT-3.1.2-11] a session that was to end with its connection cannot be made to stay.
+            // Section 3.14.2.2.2: a session that was to end with its connection cannot be made to stay.
             if expiry_s > 0 && !may_change_expiry {
                 let what = format!("DISCONNECT sets session expiry {expiry_s} s, CONNECT had 0");
                 return self.violate(now, conn, ReasonCode::ProtocolError, &what);

@@ -28,7 +28,7 @@ impl Shard {
                 publish.qos == QoS::ExactlyOnce && self.sessions[key].incoming.contains_key(&packet_id);
             // One that is sent again before its PUBREL is acknowledged once to the end.
             c.unacknowledged = c.unacknowledged.saturating_add(u16::from(!repeated));
-            // [MQTT-3.3.4-9] a client that sends more than the broker allowed breaks the protocol.
+            // [MQTT-3.3.4-7] a client that sends more than the broker allowed breaks the protocol.
             if version == ProtocolVersion::V5 && c.unacknowledged > c.receive_maximum {
                 let what =
                     format!("more than {} QoS 1 and 2 publishes are unacknowledged", c.receive_maximum);
@@ -153,7 +153,7 @@ impl Shard {
             // 3.1.1 has no code for it: without an acknowledgement the client keeps the message.
             return self.violate(now, conn, refused.reason, &what);
         }
-        // [MQTT-3.3.5-2] 3.1.1: what is forbidden for good is acknowledged and discarded.
+        // [MQTT-3.3.5-2] (3.1.1) what is forbidden for good is acknowledged and discarded.
         self.tell_error(now, key, topic, &what);
         let accepted = Accepted { reason: ReasonCode::Success, seq: None, id: ByteString::new() };
         if qos == QoS::ExactlyOnce {

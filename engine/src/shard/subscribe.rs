@@ -207,7 +207,7 @@ impl Shard {
 
 fn retained_delivery(message: Arc<Message>, qos: QoS, identifier: Option<u32>) -> Delivery {
     let qos = qos.min(message.qos);
-    // [MQTT-3.3.1-8] sent because of a new subscription: RETAIN is 1.
+    // [MQTT-3.3.1-8] (3.1.1) sent because of a new subscription: RETAIN is 1.
     let subscription_identifiers = identifier.into_iter().collect();
     Delivery { message, qos, retain: true, is_copy: true, subscription_identifiers }
 }

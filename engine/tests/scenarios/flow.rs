@@ -131,7 +131,7 @@ fn request_problem_information_0_leaves_reasons_and_ids_out_of_acknowledgements(
 
 #[test]
 fn a_topic_alias_stands_for_its_topic_on_its_connection_only() {
-    // [MQTT-3.3.2-7] to [MQTT-3.3.2-12]
+    // [MQTT-3.3.2-7], [MQTT-3.3.2-8], [MQTT-3.3.2-9], [MQTT-3.3.2-12]
     let mut node = Node::with(Config { topic_alias_max: 2, ..Config::default() });
     node.connect(1, "truck");
     node.connect(2, "dispatcher");

@@ -190,7 +190,7 @@ fn more_sessions_subscriptions_or_conversations_than_allowed_are_refused() {
         node.publish(1, publish("t/1/2", QoS::AtLeastOnce, 1, "x")),
         ReasonCode::NoMatchingSubscribers
     );
-    // 3.1.1 has no code for it: unacknowledged, and closed [MQTT-3.3.5-2].
+    // 3.1.1 has no code for it: unacknowledged, and closed [MQTT-4.8.0-2] (3.1.1).
     node.drop_connection(2);
     node.connect_with(4, version_3("b", false));
     node.seen(4);

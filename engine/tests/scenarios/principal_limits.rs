@@ -42,7 +42,7 @@ fn connack_tells_the_lower_bounds() {
 
 #[test]
 fn more_unacknowledged_publishes_than_told_end_the_connection() {
-    // [MQTT-3.3.4-9]
+    // [MQTT-3.3.4-7]
     let mut node = Node::new();
     let limits = SessionLimits { receive_maximum: NonZeroU16::new(2), ..SessionLimits::default() };
     connack(&mut node, 1, durable("c"), limits);

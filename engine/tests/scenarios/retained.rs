@@ -21,7 +21,7 @@ fn the_newest_retained_message_comes_with_a_new_subscription_and_an_empty_one_re
         node.publish(1, retained("t", payload));
     }
     node.packet(2, subscribe("t", options(QoS::AtMostOnce)));
-    // [MQTT-3.3.1-5], [MQTT-3.3.1-8]
+    // [MQTT-3.3.1-5], [MQTT-3.3.1-8] (3.1.1)
     assert!(matches!(&node.publishes(2)[..], [p] if p.payload == "new" && p.retain));
     // [MQTT-3.3.1-6], [MQTT-3.3.1-7]; it goes to subscribers like any other, [MQTT-3.3.1-12] not as retained.
     node.publish(1, retained("t", ""));

@@ -40,7 +40,7 @@ fn clean_start_discards_the_session_and_otherwise_it_is_resumed() {
 
 #[test]
 fn a_takeover_tells_the_old_connection_and_resends_to_the_new_one_in_order() {
-    // [MQTT-3.1.4-3], [MQTT-4.4.0-1], [MQTT-4.6.0-1]
+    // [MQTT-3.1.4-3], [MQTT-4.4.0-1], [MQTT-4.6.0-1] (3.1.1)
     let mut node = Node::new();
     node.connect(1, "truck");
     node.connect(2, "dispatcher");
@@ -82,7 +82,7 @@ fn another_users_connect_disturbs_nothing() {
 
 #[test]
 fn disconnect_may_change_the_expiry_but_not_make_a_passing_session_stay() {
-    // [MQTT-3.1.2-11], section 3.14.2.2.2
+    // Section 3.14.2.2.2
     let bye = |expiry_s| {
         let session_expiry_interval_s = Some(expiry_s);
         let properties = DisconnectProperties { session_expiry_interval_s, ..Default::default() };

@@ -6,7 +6,7 @@ use protocol::*;
 
 #[test]
 fn a_session_without_clean_session_stays_as_long_as_the_broker_allows() {
-    // [MQTT-3.1.2-4], [MQTT-3.1.2-5] (3.1.1), [MQTT-3.2.2-1] to [MQTT-3.2.2-3]
+    // [MQTT-3.1.2-4] (3.1.1), [MQTT-3.1.2-5] (3.1.1), [MQTT-3.2.2-1] (3.1.1), [MQTT-3.2.2-2] (3.1.1), [MQTT-3.2.2-3] (3.1.1)
     let mut node = Node::with(Config { session_expiry_max_s: 100, ..Config::default() });
     assert!(!node.connack(1, version_3("truck", false)).session_present);
     node.drop_connection(1);
@@ -24,7 +24,7 @@ fn a_session_without_clean_session_stays_as_long_as_the_broker_allows() {
 
 #[test]
 fn an_empty_client_id_needs_clean_session() {
-    // [MQTT-3.1.3-7], [MQTT-3.1.3-8] (3.1.1)
+    // [MQTT-3.1.3-7] (3.1.1), [MQTT-3.1.3-8] (3.1.1); [MQTT-3.1.3-7]
     let mut node = Node::new();
     assert_eq!(node.connack(1, version_3("", false)).reason, ReasonCode::ClientIdentifierNotValid);
     let connack = node.connack(2, version_3("", true));

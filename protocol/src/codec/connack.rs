@@ -24,7 +24,7 @@ pub(super) fn decode(reader: &mut Reader<'_>, version: ProtocolVersion) -> Resul
         }
     };
     reader.finish()?;
-    // [MQTT-3.2.2-6] (3.1.1: [MQTT-3.2.2-4])
+    // [MQTT-3.2.2-6], [MQTT-3.2.2-4] (3.1.1)
     if session_present && reason != ReasonCode::Success {
         return Err(reader.protocol(format!("session present with reason code {:#04x}", reason as u8)));
     }

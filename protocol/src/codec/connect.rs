@@ -62,15 +62,15 @@ fn check_flags(reader: &Reader<'_>, version: ProtocolVersion, flags: u8) -> Resu
         return Err(reader.malformed(format!("reserved connect flag is set in {flags:#04x}")));
     }
     if flags & WILL == 0 {
-        // [MQTT-3.1.2-11], [MQTT-3.1.2-13] (3.1.1: -13, -15)
+        // [MQTT-3.1.2-11], [MQTT-3.1.2-13]; [MQTT-3.1.2-13] (3.1.1), [MQTT-3.1.2-15] (3.1.1)
         if flags & (WILL_RETAIN | 0x18) != 0 {
             return Err(reader.malformed(format!("will qos or will retain without a will in {flags:#04x}")));
         }
     } else if will_qos(flags).is_none() {
-        // [MQTT-3.1.2-12] (3.1.1: -14)
+        // [MQTT-3.1.2-12]; [MQTT-3.1.2-14] (3.1.1)
         return Err(reader.malformed("will qos is 3"));
     }
-    // [MQTT-3.1.2-22] of 3.1.1; 5.0 allows a password alone.
+    // [MQTT-3.1.2-22] (3.1.1); 5.0 allows a password alone.
     if version == ProtocolVersion::V311 && flags & USER_NAME == 0 && flags & PASSWORD != 0 {
         return Err(reader.malformed("password without a user name"));
     }
@@ -131,7 +131,7 @@ pub(super) fn write<S: Sink>(packet: &Connect, sink: &mut S) {
     if v5 {
         sink.section(&packet.properties);
     } else if S::CHECKS && packet.password.is_some() && packet.username.is_none() {
-        // [MQTT-3.1.2-22] of 3.1.1
+        // [MQTT-3.1.2-22] (3.1.1)
         sink.refuse(|| EncodeError::Invalid { field: "password", what: "3.1.1 needs a user name with it" });
     }
     sink.string("client identifier", &packet.client_id);

@@ -120,7 +120,7 @@ pub(super) fn read_message_property(
     Ok(())
 }
 
-/// Checks a topic name: [MQTT-3.3.2-2], [MQTT-4.7.1-1] no wildcard, [MQTT-4.7.3-1] not empty.
+/// Checks a topic name: [MQTT-3.3.2-2], [MQTT-4.7.0-1], [MQTT-4.7.1-1] (3.1.1) no wildcard, [MQTT-4.7.3-1] not empty.
 #[inline]
 pub(super) fn check_topic_name(reader: &Reader<'_>, topic: &str) -> Result<(), DecodeError> {
     validate_topic_name(topic).map_err(|error| topic_error(reader, topic, error))

@@ -15,7 +15,7 @@ pub(super) fn decode(reader: &mut Reader<'_>, version: ProtocolVersion) -> Resul
     Ok(SubAck { packet_id, properties, reasons })
 }
 
-/// [MQTT-3.9.3-2] of both, table 3-8.
+/// [MQTT-3.9.3-2], [MQTT-3.9.3-2] (3.1.1), table 3-8.
 fn is_allowed(reason: ReasonCode, version: ProtocolVersion) -> bool {
     match version {
         ProtocolVersion::V311 => matches!(reason as u8, 0x00..=0x02 | 0x80),

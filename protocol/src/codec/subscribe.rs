@@ -22,7 +22,7 @@ pub(super) fn decode(reader: &mut Reader<'_>, version: ProtocolVersion) -> Resul
     if version == ProtocolVersion::V5 {
         read_properties(reader, &mut packet)?;
     }
-    // [MQTT-3.8.3-2] (3.1.1: [MQTT-3.8.3-3])
+    // [MQTT-3.8.3-2], [MQTT-3.8.3-3] (3.1.1)
     if reader.is_empty() {
         return Err(reader.protocol("there is no topic filter"));
     }
@@ -54,7 +54,7 @@ fn read_options(
     byte: u8,
 ) -> Result<SubscribeOptions, DecodeError> {
     let reserved = match version {
-        ProtocolVersion::V311 => 0xfc, // [MQTT-3-8.3-4] of 3.1.1
+        ProtocolVersion::V311 => 0xfc, // [MQTT-3-8.3-4] (3.1.1)
         ProtocolVersion::V5 => 0xc0,   // [MQTT-3.8.3-5]
     };
     if byte & reserved != 0 {

@@ -140,6 +140,7 @@ fn each_vector_is_answered_at(door_of: impl Fn(&Broker) -> Door + Sync) {
     assert!(wrong.is_empty(), "{} of the vectors fail:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+// [MQTT-4.2.0-1], [MQTT-7.1.1-1] (3.1.1)
 #[test]
 fn the_broker_answers_every_vector_over_tcp() {
     each_vector_is_answered_at(|broker| Door::Tcp(broker.address()));

@@ -70,25 +70,25 @@ fn a_wrong_connack_is_refused() {
     for (version, statement, bytes, message) in [
         (
             V311,
-            "MQTT-3.2.2-1",
+            "[MQTT-3.2.2-1] (3.1.1)",
             &b"\x20\x02\x02\0"[..],
             "malformed CONNACK: reserved acknowledge flags are set in 0x02",
         ),
         (
             V5,
-            "MQTT-3.2.2-1",
+            "[MQTT-3.2.2-1]",
             b"\x20\x03\x80\0\0",
             "malformed CONNACK: reserved acknowledge flags are set in 0x80",
         ),
         (
             V311,
-            "MQTT-3.2.2-4",
+            "[MQTT-3.2.2-4] (3.1.1)",
             b"\x20\x02\x01\x05",
             "protocol error in CONNACK: session present with reason code 0x87",
         ),
         (
             V5,
-            "MQTT-3.2.2-6",
+            "[MQTT-3.2.2-6]",
             b"\x20\x03\x01\x87\0",
             "protocol error in CONNACK: session present with reason code 0x87",
         ),

@@ -29,7 +29,7 @@ fn refused(statement: &str, parts: &[&[u8]], message: &str) {
 
 #[test]
 fn a_connect_of_3_1_1_is_read_field_by_field() {
-    // [MQTT-3.1.3-8]: an empty client id without a clean session decodes, the broker answers 0x02.
+    // [MQTT-3.1.3-8] (3.1.1): an empty client id without a clean session decodes, the broker answers 0x02.
     let bytes = connect(&[b"\0\x04MQTT\x04\0\0\x3c\0\0"]);
     check(Role::Broker, V311, &bytes, &Packet::Connect(Box::new(bare(V311))));
 
@@ -123,18 +123,18 @@ fn wrong_connect_flags_are_refused() {
     for (level, properties) in [(b"\x04", &b""[..]), (b"\x05", b"\0")] {
         let tail = &[b"\0\x3c", properties, b"\0\x01c"].concat()[..];
         for (statement, flags, message) in [
-            ("MQTT-3.1.2-3", b"\x01", "malformed CONNECT: reserved connect flag is set in 0x01"),
-            ("MQTT-3.1.2-11", b"\x08", "malformed CONNECT: will qos or will retain without a will in 0x08"),
-            ("MQTT-3.1.2-11", b"\x10", "malformed CONNECT: will qos or will retain without a will in 0x10"),
-            ("MQTT-3.1.2-13", b"\x20", "malformed CONNECT: will qos or will retain without a will in 0x20"),
-            ("MQTT-3.1.2-12", b"\x1c", "malformed CONNECT: will qos is 3"),
-            ("MQTT-3.1.2-17", b"\x80", "malformed CONNECT: user name needs 2 bytes, 0 are left"),
+            ("[MQTT-3.1.2-3]", b"\x01", "malformed CONNECT: reserved connect flag is set in 0x01"),
+            ("[MQTT-3.1.2-11]", b"\x08", "malformed CONNECT: will qos or will retain without a will in 0x08"),
+            ("[MQTT-3.1.2-11]", b"\x10", "malformed CONNECT: will qos or will retain without a will in 0x10"),
+            ("[MQTT-3.1.2-13]", b"\x20", "malformed CONNECT: will qos or will retain without a will in 0x20"),
+            ("[MQTT-3.1.2-12]", b"\x1c", "malformed CONNECT: will qos is 3"),
+            ("[MQTT-3.1.2-17]", b"\x80", "malformed CONNECT: user name needs 2 bytes, 0 are left"),
         ] {
             refused(statement, &[b"\0\x04MQTT", level, flags, tail], message);
         }
     }
     let message = "malformed CONNECT: password without a user name";
-    refused("MQTT-3.1.2-22 of 3.1.1", &[b"\0\x04MQTT\x04\x42\0\x3c\0\x01c\0\x01p"], message);
+    refused("[MQTT-3.1.2-22] (3.1.1)", &[b"\0\x04MQTT\x04\x42\0\x3c\0\x01c\0\x01p"], message);
 }
 
 #[test]
@@ -190,18 +190,18 @@ fn a_wrong_will_is_refused() {
 fn strings_are_utf_8_without_the_null_character() {
     for (statement, client_id, message) in [
         // [MQTT-1.5.4-1]: surrogates, overlong forms, more than U+10FFFF, cut sequences
-        ("MQTT-1.5.4-1", &b"\0\x03\xed\xa0\x80"[..], "invalid utf-8 sequence of 1 bytes from index 0"),
-        ("MQTT-1.5.4-1", b"\0\x02\xc0\x80", "invalid utf-8 sequence of 1 bytes from index 0"),
-        ("MQTT-1.5.4-1", b"\0\x04\xf4\x90\x80\x80", "invalid utf-8 sequence of 1 bytes from index 0"),
-        ("MQTT-1.5.4-1", b"\0\x02a\xe4", "incomplete utf-8 byte sequence from index 1"),
+        ("[MQTT-1.5.4-1]", &b"\0\x03\xed\xa0\x80"[..], "invalid utf-8 sequence of 1 bytes from index 0"),
+        ("[MQTT-1.5.4-1]", b"\0\x02\xc0\x80", "invalid utf-8 sequence of 1 bytes from index 0"),
+        ("[MQTT-1.5.4-1]", b"\0\x04\xf4\x90\x80\x80", "invalid utf-8 sequence of 1 bytes from index 0"),
+        ("[MQTT-1.5.4-1]", b"\0\x02a\xe4", "incomplete utf-8 byte sequence from index 1"),
     ] {
         let message = format!("malformed CONNECT: client identifier is not UTF-8: {message}");
         refused(statement, &[b"\0\x04MQTT\x04\x02\0\x3c", client_id], &message);
     }
-    // [MQTT-1.5.4-2]
+    // [MQTT-1.5.4-2], [MQTT-1.5.3-2] (3.1.1)
     let message = "malformed CONNECT: client identifier contains the null character";
-    refused("MQTT-1.5.4-2", &[b"\0\x04MQTT\x04\x02\0\x3c\0\x03a\0b"], message);
-    // [MQTT-1.5.4-3]: U+FEFF is a character like others
+    refused("[MQTT-1.5.3-2] (3.1.1)", &[b"\0\x04MQTT\x04\x02\0\x3c\0\x03a\0b"], message);
+    // [MQTT-1.5.4-3], [MQTT-1.5.3-3] (3.1.1): U+FEFF is a character like others
     let bytes = connect(&[b"\0\x04MQTT\x04\0\0\x3c\0\x04\xef\xbb\xbfa"]);
     let connect = Connect { client_id: "\u{feff}a".into(), ..bare(V311) };
     check(Role::Broker, V311, &bytes, &Packet::Connect(Box::new(connect)));
@@ -214,7 +214,7 @@ fn trailing_and_missing_bytes_are_refused() {
     let message = "malformed CONNECT: protocol name needs 2 bytes, 0 are left";
     refused("section 3.1.2.1", &[], message);
     let message = "malformed CONNECT: client identifier needs 2 bytes, 0 are left";
-    refused("MQTT-3.1.3-3", &[b"\0\x04MQTT\x04\x02\0\x3c"], message);
+    refused("[MQTT-3.1.3-3] (3.1.1)", &[b"\0\x04MQTT\x04\x02\0\x3c"], message);
 }
 
 #[test]

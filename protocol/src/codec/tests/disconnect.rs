@@ -45,14 +45,14 @@ fn a_wrong_disconnect_is_refused() {
         (
             Role::Client,
             V5,
-            "MQTT-3.14.2-2",
+            "[MQTT-3.14.2-2]",
             b"\xe0\x07\0\x05\x11\0\0\0\x09",
             "protocol error in DISCONNECT: session expiry interval is sent by a server",
         ),
         (
             Role::Client,
             V5,
-            "MQTT-3.14.2-1",
+            "[MQTT-3.14.2-1]",
             b"\xe0\x01\x04",
             "malformed DISCONNECT: reason code 0x04 is not one of this packet",
         ),

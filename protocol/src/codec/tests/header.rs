@@ -6,7 +6,7 @@ const CONNECT: &[u8] = b"\x10\x0c\0\x04MQTT\x04\x02\0\x3c\0\0";
 
 #[test]
 fn fixed_header_flags_must_be_the_tables() {
-    // [MQTT-2.1.3-1] (3.1.1: [MQTT-2.2.2-1], [MQTT-2.2.2-2]), table 2-2
+    // [MQTT-2.1.3-1], [MQTT-2.2.2-1] (3.1.1), [MQTT-2.2.2-2] (3.1.1), table 2-2
     for (role, first, name, flags) in [
         (Role::Client, 0x20, "CONNACK", 0),
         (Role::Broker, 0x40, "PUBACK", 0),
@@ -27,7 +27,7 @@ fn fixed_header_flags_must_be_the_tables() {
             check_refused(
                 role,
                 V5,
-                "MQTT-2.1.3-1",
+                "[MQTT-2.1.3-1]",
                 &[first | wrong],
                 &format!("malformed {name}: fixed header flags are {wrong:#03x} and must be {flags:#03x}"),
             );
@@ -35,7 +35,7 @@ fn fixed_header_flags_must_be_the_tables() {
         assert_eq!(decode(role, V5, &[first | flags]), Ok(None));
     }
     let message = "malformed CONNECT: fixed header flags are 0x1 and must be 0x0";
-    check_refused(Role::Broker, None, "MQTT-2.1.3-1", &[0x11], message);
+    check_refused(Role::Broker, None, "[MQTT-2.1.3-1]", &[0x11], message);
 }
 
 #[test]
@@ -122,12 +122,12 @@ fn remaining_length_has_at_most_four_bytes_and_in_5_0_the_fewest() {
         let bytes = [&[0xc0], length].concat();
         let message =
             format!("malformed PINGREQ: remaining length 0 is encoded in {shown} bytes, more than it needs");
-        check_refused(Role::Broker, V5, "MQTT-1.5.5-1", &bytes, &message);
+        check_refused(Role::Broker, V5, "[MQTT-1.5.5-1]", &bytes, &message);
         assert_eq!(decode(Role::Broker, V311, &bytes), Ok(Some(Packet::PingReq)));
     }
     let connect = b"\x10\x8d\0\0\x04MQTT\x05\x02\0\x3c\0\0\0";
     let message = "malformed CONNECT: remaining length 13 is encoded in 2 bytes, more than it needs";
-    check_refused(Role::Broker, None, "MQTT-1.5.5-1", connect, message);
+    check_refused(Role::Broker, None, "[MQTT-1.5.5-1]", connect, message);
     let connect = [&[0x10, 0x8c, 0], &CONNECT[2..]].concat();
     assert!(matches!(decode(Role::Broker, None, &connect), Ok(Some(Packet::Connect(_)))));
 }

@@ -56,7 +56,7 @@ fn an_empty_topic_name_needs_an_alias() {
     let message = "protocol error in PUBLISH: topic name is empty and there is no topic alias";
     check_refused(Role::Broker, V5, "section 3.3.2.1", b"\x30\x03\0\0\0", message);
     let message = "PUBLISH topic name \"\" is invalid: it is empty";
-    check_refused(Role::Broker, V311, "MQTT-4.7.3-1", b"\x30\x02\0\0", message);
+    check_refused(Role::Broker, V311, "[MQTT-4.7.3-1] (3.1.1)", b"\x30\x02\0\0", message);
 }
 
 #[test]
@@ -65,28 +65,28 @@ fn a_wrong_publish_is_refused_in_both_versions_and_directions() {
         for version in [V311, V5] {
             let properties: &[u8] = if version == V5 { b"\0" } else { b"" };
             for (statement, first, body, message) in [
-                ("MQTT-3.3.1-4", 0x36, &b"\0\x01a\0\x01"[..], "malformed PUBLISH: qos is 3"),
-                ("MQTT-3.3.1-4", 0x3e, b"\0\x01a\0\x01", "malformed PUBLISH: qos is 3"),
-                ("MQTT-3.3.1-2", 0x38, b"\0\x01a", "malformed PUBLISH: dup is set at qos 0"),
+                ("[MQTT-3.3.1-4]", 0x36, &b"\0\x01a\0\x01"[..], "malformed PUBLISH: qos is 3"),
+                ("[MQTT-3.3.1-4]", 0x3e, b"\0\x01a\0\x01", "malformed PUBLISH: qos is 3"),
+                ("[MQTT-3.3.1-2]", 0x38, b"\0\x01a", "malformed PUBLISH: dup is set at qos 0"),
                 (
-                    "MQTT-3.3.2-2",
+                    "[MQTT-3.3.2-2]",
                     0x30,
                     b"\0\x03a/#",
                     "PUBLISH topic name \"a/#\" is invalid: it contains a wildcard",
                 ),
                 (
-                    "MQTT-3.3.2-2",
+                    "[MQTT-3.3.2-2]",
                     0x32,
                     b"\0\x03+/a\0\x01",
                     "PUBLISH topic name \"+/a\" is invalid: it contains a wildcard",
                 ),
                 (
-                    "MQTT-1.5.4-2",
+                    "[MQTT-1.5.4-2]",
                     0x30,
                     b"\0\x02a\0",
                     "malformed PUBLISH: topic name contains the null character",
                 ),
-                ("MQTT-2.2.1-3", 0x32, b"\0\x01a\0\0", "protocol error in PUBLISH: packet identifier is 0"),
+                ("[MQTT-2.2.1-3]", 0x32, b"\0\x01a\0\0", "protocol error in PUBLISH: packet identifier is 0"),
                 (
                     "section 3.3.2.1",
                     0x30,
@@ -103,7 +103,7 @@ fn a_wrong_publish_is_refused_in_both_versions_and_directions() {
                 check_refused(role, version, statement, &bytes, message);
             }
             let message = "malformed PUBLISH: packet identifier needs 2 bytes, 1 are left";
-            check_refused(role, version, "MQTT-2.2.1-4", b"\x32\x04\0\x01a\0", message);
+            check_refused(role, version, "[MQTT-2.2.1-4]", b"\x32\x04\0\x01a\0", message);
             let message = "malformed PUBLISH: topic name needs 2 bytes, 0 are left";
             check_refused(role, version, "section 3.3.2.1", b"\x30\0", message);
         }
@@ -119,10 +119,10 @@ fn a_wrong_publish_is_refused_in_both_versions_and_directions() {
 #[test]
 fn wrong_publish_properties_are_refused() {
     for (role, statement, properties, message) in [
-        (Role::Broker, "MQTT-3.3.2-8", &b"\x23\0\0"[..], "topic alias 0 in PUBLISH is not permitted"),
+        (Role::Broker, "[MQTT-3.3.2-8]", &b"\x23\0\0"[..], "topic alias 0 in PUBLISH is not permitted"),
         (
             Role::Broker,
-            "MQTT-3.3.4-6",
+            "[MQTT-3.3.4-6]",
             b"\x0b\x01",
             "protocol error in PUBLISH: subscription identifier is sent by a client",
         ),
@@ -134,7 +134,7 @@ fn wrong_publish_properties_are_refused() {
         ),
         (
             Role::Client,
-            "MQTT-1.5.5-1",
+            "[MQTT-1.5.5-1]",
             b"\x0b\x81\0",
             "malformed PUBLISH: subscription identifier 1 is encoded in 2 bytes, more than it needs",
         ),
@@ -146,13 +146,13 @@ fn wrong_publish_properties_are_refused() {
         ),
         (
             Role::Broker,
-            "MQTT-3.3.2-14",
+            "[MQTT-3.3.2-14]",
             b"\x08\0\x01#",
             "protocol error in PUBLISH: response topic is no topic name: it contains a wildcard",
         ),
         (
             Role::Broker,
-            "MQTT-4.7.3-1",
+            "[MQTT-4.7.3-1]",
             b"\x08\0\0",
             "protocol error in PUBLISH: response topic is no topic name: it is empty",
         ),

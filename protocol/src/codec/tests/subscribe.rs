@@ -53,21 +53,31 @@ fn the_syntax_of_a_filter_is_left_to_the_broker() {
 #[test]
 fn a_wrong_subscribe_is_refused() {
     for (version, statement, body, message) in [
-        (V311, "MQTT-3.8.3-3", &b"\0\x01"[..], "protocol error in SUBSCRIBE: there is no topic filter"),
-        (V5, "MQTT-3.8.3-2", b"\0\x01\0", "protocol error in SUBSCRIBE: there is no topic filter"),
-        (V311, "MQTT-2.3.1-1", b"\0\0\0\x01a\0", "protocol error in SUBSCRIBE: packet identifier is 0"),
-        (V5, "MQTT-2.2.1-3", b"\0\0\0\0\x01a\0", "protocol error in SUBSCRIBE: packet identifier is 0"),
-        (V311, "MQTT-4.7.3-1", b"\0\x01\0\0\0", "malformed SUBSCRIBE: a topic filter is empty"),
-        (V5, "MQTT-4.7.3-1", b"\0\x01\0\0\0\0", "malformed SUBSCRIBE: a topic filter is empty"),
+        (
+            V311,
+            "[MQTT-3.8.3-3] (3.1.1)",
+            &b"\0\x01"[..],
+            "protocol error in SUBSCRIBE: there is no topic filter",
+        ),
+        (V5, "[MQTT-3.8.3-2]", b"\0\x01\0", "protocol error in SUBSCRIBE: there is no topic filter"),
+        (
+            V311,
+            "[MQTT-2.3.1-1] (3.1.1)",
+            b"\0\0\0\x01a\0",
+            "protocol error in SUBSCRIBE: packet identifier is 0",
+        ),
+        (V5, "[MQTT-2.2.1-3]", b"\0\0\0\0\x01a\0", "protocol error in SUBSCRIBE: packet identifier is 0"),
+        (V311, "[MQTT-4.7.3-1] (3.1.1)", b"\0\x01\0\0\0", "malformed SUBSCRIBE: a topic filter is empty"),
+        (V5, "[MQTT-4.7.3-1]", b"\0\x01\0\0\0\0", "malformed SUBSCRIBE: a topic filter is empty"),
         (
             V5,
-            "MQTT-3.8.3-1",
+            "[MQTT-3.8.3-1]",
             b"\0\x01\0\0\x01\xff\0",
             "malformed SUBSCRIBE: topic filter is not UTF-8: invalid utf-8 sequence of 1 bytes from index 0",
         ),
         (
             V5,
-            "MQTT-4.7.3-2",
+            "[MQTT-4.7.3-2]",
             b"\0\x01\0\0\x01\0\0",
             "malformed SUBSCRIBE: topic filter contains the null character",
         ),
@@ -105,20 +115,20 @@ fn wrong_subscription_options_are_refused() {
     for (version, statement, body, message) in [
         (
             V311,
-            "MQTT-3-8.3-4",
+            "[MQTT-3-8.3-4] (3.1.1)",
             &b"\0\x01\0\x01a\x04"[..],
             "malformed SUBSCRIBE: reserved subscription options are set in 0x04",
         ),
-        (V311, "MQTT-3-8.3-4", b"\0\x01\0\x01a\x03", "malformed SUBSCRIBE: requested qos is 3"),
+        (V311, "[MQTT-3-8.3-4] (3.1.1)", b"\0\x01\0\x01a\x03", "malformed SUBSCRIBE: requested qos is 3"),
         (
             V5,
-            "MQTT-3.8.3-5",
+            "[MQTT-3.8.3-5]",
             b"\0\x01\0\0\x01a\x40",
             "malformed SUBSCRIBE: reserved subscription options are set in 0x40",
         ),
         (
             V5,
-            "MQTT-3.8.3-5",
+            "[MQTT-3.8.3-5]",
             b"\0\x01\0\0\x01a\x80",
             "malformed SUBSCRIBE: reserved subscription options are set in 0x80",
         ),
@@ -126,7 +136,7 @@ fn wrong_subscription_options_are_refused() {
         (V5, "section 3.8.3.1", b"\0\x01\0\0\x01a\x30", "protocol error in SUBSCRIBE: retain handling is 3"),
         (
             V5,
-            "MQTT-3.8.3-4",
+            "[MQTT-3.8.3-4]",
             b"\0\x01\0\0\x0a$share/g/a\x04",
             "protocol error in SUBSCRIBE: no local is set on the shared subscription \"$share/g/a\"",
         ),
@@ -148,10 +158,15 @@ fn an_unsubscribe_is_read_or_refused() {
     let bytes = b"\xa2\x12\0\x09\x07\x26\0\x01k\0\x01v\0\x03a/#\0\x01b";
     check(Role::Broker, V5, bytes, &unsubscribe(vec![("k".into(), "v".into())]));
     for (version, statement, body, message) in [
-        (V311, "MQTT-3.10.3-2", &b"\0\x01"[..], "protocol error in UNSUBSCRIBE: there is no topic filter"),
-        (V5, "MQTT-3.10.3-2", b"\0\x01\0", "protocol error in UNSUBSCRIBE: there is no topic filter"),
-        (V5, "MQTT-2.2.1-3", b"\0\0\0\0\x01a", "protocol error in UNSUBSCRIBE: packet identifier is 0"),
-        (V311, "MQTT-4.7.3-1", b"\0\x01\0\0", "malformed UNSUBSCRIBE: a topic filter is empty"),
+        (
+            V311,
+            "[MQTT-3.10.3-2] (3.1.1)",
+            &b"\0\x01"[..],
+            "protocol error in UNSUBSCRIBE: there is no topic filter",
+        ),
+        (V5, "[MQTT-3.10.3-2]", b"\0\x01\0", "protocol error in UNSUBSCRIBE: there is no topic filter"),
+        (V5, "[MQTT-2.2.1-3]", b"\0\0\0\0\x01a", "protocol error in UNSUBSCRIBE: packet identifier is 0"),
+        (V311, "[MQTT-4.7.3-1] (3.1.1)", b"\0\x01\0\0", "malformed UNSUBSCRIBE: a topic filter is empty"),
         (
             V311,
             "section 3.10.3",
@@ -185,11 +200,11 @@ fn a_suback_is_read_or_refused() {
     for (version, statement, bytes, message) in [
         (V311, "section 3.9.3", &b"\x90\x02\0\x01"[..], "protocol error in SUBACK: there is no reason code"),
         (V5, "section 3.9.3", b"\x90\x03\0\x01\0", "protocol error in SUBACK: there is no reason code"),
-        (V5, "MQTT-2.2.1-3", b"\x90\x04\0\0\0\0", "protocol error in SUBACK: packet identifier is 0"),
+        (V5, "[MQTT-2.2.1-3]", b"\x90\x04\0\0\0\0", "protocol error in SUBACK: packet identifier is 0"),
     ] {
         check_refused(Role::Client, version, statement, bytes, message);
     }
-    // [MQTT-3.9.3-2] of both
+    // [MQTT-3.9.3-2], [MQTT-3.9.3-2] (3.1.1)
     for code in 0..=u8::MAX {
         let allowed = matches!(code, 0..=2 | 0x80);
         assert_eq!(decode(Role::Client, V311, &[0x90, 3, 0, 1, code]).is_ok(), allowed, "{code:#04x}");
