@@ -7,6 +7,7 @@ mod architecture;
 mod broker_process;
 mod conformance;
 mod e2e;
+mod fuzzing;
 mod raw_client;
 mod simulation;
 mod tidy;
