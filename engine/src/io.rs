@@ -113,6 +113,14 @@ pub enum Input {
         /// The connection.
         conn: ConnId,
     },
+    /// The caller stops reading from a connection for reasons of its own, or reads again: silence meanwhile
+    /// says nothing about the client.
+    Reading {
+        /// The connection, `None` for all; an unknown one is ignored.
+        conn: Option<ConnId>,
+        /// Whether it stops.
+        paused: bool,
+    },
     /// All records up to and including this one are durable.
     Committed {
         /// The newest durable record.

@@ -92,8 +92,12 @@ pub(super) async fn control(
 
 impl Core {
     fn end_turn(&mut self) {
+        let was_paused = self.reading_paused;
         self.submit();
         let now = self.clock.now();
+        if self.reading_paused && !was_paused {
+            self.input(now, Input::Reading { conn: None, paused: true });
+        }
         self.flush(now);
         self.sample_sys(now);
         if self.next_deadline_ms() < self.timer_ms {
@@ -179,16 +183,17 @@ impl Core {
         }
         self.store_full(now, self.inbox.is_full());
         self.compact_if_due(now);
-        self.resume_reading();
+        self.resume_reading(now);
     }
 
     /// Reads again when half of what waited for the disk is there, or all.
-    fn resume_reading(&mut self) {
+    fn resume_reading(&mut self, now: engine::Now) {
         let is_low = self.pending_bytes() <= self.limits.pending_bytes_max / 2;
         if !self.reading_paused || !(is_low || self.committed >= self.last_ticket) {
             return;
         }
         self.reading_paused = false;
+        self.input(now, Input::Reading { conn: None, paused: false });
         for id in std::mem::take(&mut self.parked) {
             if let Some(connection) = self.connection(id) {
                 connection.is_parked = false;

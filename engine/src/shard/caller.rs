@@ -27,6 +27,22 @@ impl Shard {
         self.refuse(now, conn, publish.qos, packet_id, &publish.topic, &Refused { reason, what });
     }
 
+    /// Notes that the caller stops reading, or reads again: the time in between is no silence.
+    pub(super) fn set_reading(&mut self, now: Now, conn: Option<ConnId>, paused: bool) {
+        match conn {
+            None => {
+                self.is_unread = paused;
+                self.read_since_ms = now.monotonic_ms;
+            }
+            Some(conn) => {
+                if let Some(c) = self.conns.get_mut(&conn) {
+                    c.is_unread = paused;
+                    c.last_packet_ms = now.monotonic_ms;
+                }
+            }
+        }
+    }
+
     pub(super) fn end_by_caller(&mut self, now: Now, conn: ConnId, reason: ReasonCode, what: String) {
         self.send_disconnect(conn, reason, &what);
         self.connection_ended(now, conn, CloseReason::Ended(what));

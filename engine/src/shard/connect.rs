@@ -262,6 +262,7 @@ impl Shard {
                 version: connect.version,
                 keep_alive_s,
                 last_packet_ms: now.monotonic_ms,
+                is_unread: false,
                 may_change_expiry: properties.session_expiry_interval_s.unwrap_or(0) > 0,
                 problem_information: connect.version == ProtocolVersion::V5
                     && properties.request_problem_information.unwrap_or(true),

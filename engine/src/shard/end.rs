@@ -258,9 +258,14 @@ impl Shard {
     /// [MQTT-3.1.2-22] nothing for one and a half times the keep-alive ends the connection.
     pub(super) fn keep_alive_due(&mut self, now: Now, conn: ConnId) {
         let Some(c) = self.conns.get(&conn) else { return };
-        let due_ms = c.last_packet_ms + silence_max_ms(c.keep_alive_s);
-        if due_ms > now.monotonic_ms {
-            return self.timers.set(Deadline::KeepAlive(conn), due_ms);
+        let silence_ms = silence_max_ms(c.keep_alive_s);
+        // What nobody reads is no silence of the client's.
+        let heard_ms = match self.is_unread || c.is_unread {
+            true => now.monotonic_ms,
+            false => c.last_packet_ms.max(self.read_since_ms),
+        };
+        if heard_ms + silence_ms > now.monotonic_ms {
+            return self.timers.set(Deadline::KeepAlive(conn), heard_ms + silence_ms);
         }
         let reason = CloseReason::KeepAlive { keep_alive_s: c.keep_alive_s };
         self.send_disconnect(conn, ReasonCode::KeepAliveTimeout, &reason.to_string());

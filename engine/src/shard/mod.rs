@@ -76,6 +76,10 @@ pub struct Shard {
     next_message: u64,
     next_session: u64,
     store_full: bool,
+    /// Nothing is read from any connection for a while.
+    is_unread: bool,
+    /// Since when all are read.
+    read_since_ms: u64,
     shut_down: bool,
     stats: Stats,
     turn: Turn,
@@ -111,6 +115,8 @@ struct Conn {
     version: ProtocolVersion,
     keep_alive_s: u16,
     last_packet_ms: u64,
+    /// Nothing is read from it for a while.
+    is_unread: bool,
     /// Session Expiry Interval of the CONNECT was above 0: DISCONNECT may change it.
     may_change_expiry: bool,
     problem_information: bool,
@@ -168,6 +174,8 @@ impl Shard {
             next_message: 1,
             next_session: 1,
             store_full: false,
+            is_unread: false,
+            read_since_ms: 0,
             shut_down: false,
             stats: Stats::default(),
             turn: Turn::default(),
@@ -204,6 +212,7 @@ impl Shard {
                 }
             }
             Input::Drained { conn } => self.drained(now, conn),
+            Input::Reading { conn, paused } => self.set_reading(now, conn, paused),
             Input::Timer => self.timer(now),
             Input::StoreFull { full } => self.store_full = full,
             Input::Shutdown => self.shut_down(now),

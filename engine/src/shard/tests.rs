@@ -58,6 +58,7 @@ enum Op {
     Closed(usize),
     Congested(usize),
     Drained(usize),
+    Reading(Option<usize>, bool),
     Malformed(usize),
     Pass {
         ms: u64,
@@ -225,6 +226,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => client().prop_map(Op::Closed),
         1 => client().prop_map(Op::Congested),
         2 => client().prop_map(Op::Drained),
+        1 => (prop::option::of(client()), any::<bool>()).prop_map(|(of, paused)| Op::Reading(of, paused)),
         1 => prop::sample::select(vec![1, 900, 6_000, 40_000, 200_000]).prop_map(|ms| Op::Pass { ms }),
         14 => Just(Op::Commit),
         1 => any::<bool>().prop_map(|keeps_uncommitted| Op::Crash { keeps_uncommitted }),
@@ -342,6 +344,7 @@ impl World {
             Op::Closed(of) => Input::Closed { conn: conn(of) },
             Op::Congested(of) => Input::Congested { conn: conn(of) },
             Op::Drained(of) => Input::Drained { conn: conn(of) },
+            Op::Reading(of, paused) => Input::Reading { conn: of.map(conn), paused },
             Op::Malformed(of) => {
                 let mut cut = bytes::BytesMut::from(&b"\xf0\x01\x00"[..]);
                 let error = Decoder::new(Role::Broker, Some(ProtocolVersion::V5), 10).decode(&mut cut);

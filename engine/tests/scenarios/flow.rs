@@ -3,7 +3,7 @@
 use std::num::{NonZeroU16, NonZeroU32};
 
 use crate::node::*;
-use engine::{CloseReason, Config};
+use engine::{CloseReason, Config, ConnId, Input};
 use protocol::*;
 
 #[test]
@@ -172,6 +172,30 @@ fn silence_of_one_and_a_half_keep_alives_ends_the_connection() {
     assert_eq!(node.goodbye(1), Some(ReasonCode::KeepAliveTimeout));
     node.pass_s(100_000);
     assert!(!node.closed.contains_key(&2), "keep-alive 0 is none");
+}
+
+#[test]
+fn what_the_broker_does_not_read_is_no_silence_of_the_client() {
+    // [MQTT-3.1.2-22]
+    let mut node = Node::new();
+    node.connack(1, Connect { keep_alive_s: 10, ..durable("truck") });
+    node.connack(2, Connect { keep_alive_s: 10, ..durable("other") });
+    node.pass_s(14);
+    node.input(Input::Reading { conn: None, paused: true });
+    node.pass_s(100);
+    node.input(Input::Reading { conn: None, paused: false });
+    node.pass_ms(14_999);
+    node.packet(1, Packet::PingReq);
+    assert!(node.closed.is_empty());
+    node.input(Input::Reading { conn: Some(ConnId(1)), paused: true });
+    node.pass_ms(1);
+    assert_eq!(node.closed[&2], CloseReason::KeepAlive { keep_alive_s: 10 });
+    node.pass_s(100);
+    node.input(Input::Reading { conn: Some(ConnId(1)), paused: false });
+    node.pass_ms(14_999);
+    assert!(!node.closed.contains_key(&1));
+    node.pass_ms(1);
+    assert!(node.closed.contains_key(&1));
 }
 
 #[test]
