@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,8 @@ use protocol::{
     Packet, PacketId, ProtocolVersion, Publish, PublishProperties, QoS, ReasonCode, Role, SubAck, Subscribe,
     SubscribeFilter, SubscribeOptions, UnsubAck, Unsubscribe, UserProperties, Will, encode,
 };
+
+use crate::transport::{Door, Stream};
 
 /// How long a test waits for what must come: far above any correct answer, so that a slow machine passes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -108,7 +110,7 @@ pub(crate) enum Next {
 
 /// One connection to a broker.
 pub(crate) struct RawClient {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     decoder: Decoder,
     version: ProtocolVersion,
     received: BytesMut,
@@ -119,11 +121,9 @@ pub(crate) struct RawClient {
 }
 
 impl RawClient {
-    /// Opens the TCP connection and sends nothing.
-    pub(crate) fn open(broker: SocketAddr, version: ProtocolVersion) -> Self {
-        let stream = TcpStream::connect(broker).unwrap_or_else(|e| panic!("cannot connect to {broker}: {e}"));
-        stream.set_nodelay(true).expect("a TCP socket takes TCP_NODELAY");
-        stream.set_write_timeout(Some(PATIENCE)).expect("a duration above 0");
+    /// Opens a connection and sends nothing.
+    pub(crate) fn open(broker: impl Into<Door>, version: ProtocolVersion) -> Self {
+        let stream = broker.into().open();
         Self {
             stream,
             decoder: Decoder::new(Role::Client, Some(version), u32::MAX),
@@ -136,7 +136,7 @@ impl RawClient {
     }
 
     /// Opens a connection and takes it through CONNECT; the CONNACK may be a refusal.
-    pub(crate) fn connect_with(broker: SocketAddr, connect: Connect) -> (Self, ConnAck) {
+    pub(crate) fn connect_with(broker: impl Into<Door>, connect: Connect) -> (Self, ConnAck) {
         let mut client = Self::open(broker, connect.version);
         client.send(&Packet::Connect(Box::new(connect)));
         match client.receive() {
@@ -146,7 +146,7 @@ impl RawClient {
     }
 
     /// Connects with a clean session that ends with the connection.
-    pub(crate) fn connect(broker: SocketAddr, client_id: &str, version: ProtocolVersion) -> Self {
+    pub(crate) fn connect(broker: impl Into<Door>, client_id: &str, version: ProtocolVersion) -> Self {
         let (client, ack) = Self::connect_with(broker, connect_packet(client_id, version));
         assert_eq!(ack.reason, ReasonCode::Success, "{client_id} must get in: {ack:?}");
         client
@@ -154,7 +154,7 @@ impl RawClient {
 
     /// Connects to a session that lasts; says whether it was there.
     pub(crate) fn connect_durable(
-        broker: SocketAddr,
+        broker: impl Into<Door>,
         client_id: &str,
         version: ProtocolVersion,
     ) -> (Self, bool) {
@@ -171,7 +171,7 @@ impl RawClient {
 
     /// The socket, for tests that write and read from two threads.
     pub(crate) fn stream(&self) -> &TcpStream {
-        &self.stream
+        self.stream.tcp()
     }
 
     /// Sends one packet.
@@ -183,7 +183,8 @@ impl RawClient {
 
     /// Sends bytes that need not be a packet.
     pub(crate) fn send_bytes(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).unwrap_or_else(|e| panic!("the broker took no more bytes: {e}"));
+        let sent = self.stream.write_all(bytes).and_then(|()| self.stream.flush());
+        sent.unwrap_or_else(|e| panic!("the broker took no more bytes: {e}"));
     }
 
     /// Sends bytes to a broker that may close while they are on their way.
@@ -220,7 +221,7 @@ impl RawClient {
             if left.is_zero() {
                 return Next::Nothing;
             }
-            self.stream.set_read_timeout(Some(left)).expect("a duration above 0");
+            self.stream.tcp().set_read_timeout(Some(left)).expect("a duration above 0");
             match self.stream.read(&mut chunk) {
                 Ok(0) => {
                     assert!(self.received.is_empty(), "closed within a packet: {:?}", &self.received[..]);
@@ -229,7 +230,10 @@ impl RawClient {
                 Ok(n) => self.received.extend_from_slice(&chunk[..n]),
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == ErrorKind::ConnectionReset => return Next::Closed,
+                // TLS that ends without saying so is an end like any other.
+                Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => {
+                    return Next::Closed;
+                }
                 Err(e) => panic!("reading failed: {e}"),
             }
         }
@@ -345,7 +349,7 @@ impl RawClient {
 
     /// Reads to the end of the connection and returns the bytes, whatever they are.
     pub(crate) fn bytes_until_closed(&mut self) -> Vec<u8> {
-        self.stream.set_read_timeout(Some(PATIENCE)).expect("a duration above 0");
+        self.stream.tcp().set_read_timeout(Some(PATIENCE)).expect("a duration above 0");
         let mut bytes = self.received.split().to_vec();
         match self.stream.read_to_end(&mut bytes) {
             Ok(_) => bytes,
@@ -510,7 +514,7 @@ impl RawClient {
 
     /// Ends the connection as a lost network does: without DISCONNECT, and waits until the broker knows.
     pub(crate) fn lose(mut self) {
-        self.stream.shutdown(Shutdown::Write).expect("the connection is open");
+        self.stream.tcp().shutdown(Shutdown::Write).expect("the connection is open");
         self.expect_closed();
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Every stream stands on a TCP socket, which gives timeouts and half-closing to all of them alike.
 
-use std::io::{Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use crate::raw_client::PATIENCE;
@@ -35,9 +35,21 @@ impl Door {
     }
 }
 
+impl From<SocketAddr> for Door {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
 fn connect_tcp(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap_or_else(|e| panic!("cannot connect to {address}: {e}"));
     stream.set_nodelay(true).expect("a TCP socket takes TCP_NODELAY");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a duration above 0");
     stream.set_write_timeout(Some(PATIENCE)).expect("a duration above 0");
     stream
+}
+
+/// Says whether an error is the end of a connection rather than of the test's patience.
+pub(crate) fn is_end(error: &io::Error) -> bool {
+    !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }

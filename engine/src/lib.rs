@@ -26,7 +26,6 @@ mod rights;
 mod route;
 mod session;
 mod shard;
-mod share;
 mod timers;
 
 pub use acl::{Access, Acl, AclRule, Who};

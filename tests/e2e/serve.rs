@@ -137,7 +137,7 @@ fn the_environment_sets_what_flags_and_file_do_not() {
     let lines = Lines::of(child.stdout.take().expect("piped"));
     let address = lines.wait_for("postrider: mqtt listening on ");
     let ack = address.map(|address| {
-        let address = address.trim().parse().expect("an address");
+        let address: std::net::SocketAddr = address.trim().parse().expect("an address");
         RawClient::connect_with(address, connect_packet("curious", V5)).1
     });
     child.kill().expect("it runs");

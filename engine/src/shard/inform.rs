@@ -8,9 +8,8 @@ use protocol::QoS;
 
 use super::Shard;
 use super::queue::Way;
-use super::share::Load;
 use crate::Now;
-use crate::message::{Delivery, Message, Origin};
+use crate::message::{Delivery, Message};
 
 impl Shard {
     /// Whether a subscription names this first level (`$SYS`), so that its topics have hearers.
@@ -31,16 +30,13 @@ impl Shard {
         let message = self.own_message(now, topic, payload, QoS::AtMostOnce);
         let message = Arc::new(Message { retain: true, ..Message::clone(&message) });
         self.informed.set(message.clone());
-        for target in self.targets(Load::of(&message), None) {
-            if let Some(share) = &target.share {
-                self.chose(share.no, target.session);
-            }
+        for target in self.targets(&message.topic, None) {
             if let Way::Send(conn) = self.way(target.session, QoS::AtMostOnce, false) {
                 let delivery = Delivery {
                     message: message.clone(),
                     qos: QoS::AtMostOnce,
                     retain: target.retain_as_published,
-                    origin: Origin::Retained,
+                    is_copy: true,
                     subscription_identifiers: target.identifiers,
                 };
                 self.send_at_most_once(now, target.session, conn, delivery);

@@ -83,7 +83,9 @@ impl Run<'_> {
             Action::Expect { at, alternatives } => self.expect(at, alternatives),
             Action::Ends { at, reasons } => {
                 if self.context.version == ProtocolVersion::V5 {
-                    self.expect(at, &with_reasons(reasons, |r| format!("e0 ({r} v5{{(..)}})"))?)?;
+                    let short = with_reasons(reasons, |r| format!("e0 ({r})"))?;
+                    let long = with_reasons(reasons, |r| format!("e0 ({r} (no:11 ..))"))?;
+                    self.expect(at, &[short, long].concat())?;
                 }
                 self.closed(at)
             }

@@ -1,11 +1,10 @@
 //! A running broker as a place: each connection is a transport's stream.
 
-use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use super::runner::{Place, Received};
 use crate::raw_client::PATIENCE;
-use crate::transport::{Door, Stream};
+use crate::transport::{Door, Stream, is_end};
 
 pub(super) struct Sockets<'a> {
     door: &'a Door,
@@ -34,9 +33,7 @@ impl Connection {
                 self.received.extend_from_slice(&chunk[..n]);
                 true
             }
-            Err(e) => {
-                matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
-            }
+            Err(e) => !is_end(&e),
         }
     }
 }
