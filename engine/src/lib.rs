@@ -26,6 +26,7 @@ mod rights;
 mod route;
 mod session;
 mod shard;
+mod share;
 mod timers;
 
 pub use acl::{Access, Acl, AclRule, Who};

@@ -28,6 +28,8 @@ pub(crate) const SUBSCRIPTION_BYTES: usize = size_of::<Subscription>() + 112;
 pub(crate) const INCOMING_BYTES: usize = size_of::<Incoming>() * 3 / 2;
 /// A retained message's places in the table and among those that expire.
 pub(crate) const RETAINED_BYTES: usize = 128;
+/// A shared group besides its name, and its places in the tables; its members are counted as subscriptions.
+pub(crate) const GROUP_BYTES: usize = 384;
 /// A level in the tree of filters.
 pub(crate) const ROUTE_BYTES: usize = 256;
 /// A conversation besides its topic.

@@ -8,6 +8,7 @@ use protocol::{Publish, PublishProperties, QoS, UserProperties, im};
 
 use crate::Now;
 use crate::memory::{Account, Held, MESSAGE_BYTES};
+use crate::record::{GroupNo, Source};
 
 /// Number of a message in this shard, over restarts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -190,10 +191,37 @@ pub(crate) struct Delivery {
     pub(crate) message: Arc<Message>,
     pub(crate) qos: QoS,
     pub(crate) retain: bool,
-    /// A retained message sent for a new subscription: its session is no recipient for the receipts, and may
-    /// have the same message as a recipient too.
-    pub(crate) is_copy: bool,
+    pub(crate) origin: Origin,
     pub(crate) subscription_identifiers: Vec<u32>,
+}
+
+/// What brought a message to a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// See [`Source::Subscriptions`].
+    Subscriptions,
+    /// See [`Source::Retained`].
+    Retained,
+    /// A shared group.
+    Group(Arc<Share>),
+}
+
+/// What identifies a shared group; it lives while the group has members or messages.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Share {
+    pub(crate) no: GroupNo,
+    /// The whole filter: `$share/{group}/{filter}`.
+    pub(crate) full: ByteString,
+}
+
+impl Delivery {
+    pub(crate) fn source(&self) -> Source {
+        match &self.origin {
+            Origin::Subscriptions => Source::Subscriptions,
+            Origin::Retained => Source::Retained,
+            Origin::Group(share) => Source::Group(share.no),
+        }
+    }
 }
 
 #[cfg(test)]

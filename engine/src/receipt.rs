@@ -14,7 +14,7 @@ use crate::config::ReceiptsWanted;
 use crate::memory::{Account, Held, RECIPIENT_BYTES, TRACKING_BYTES};
 use crate::message::MsgNo;
 use crate::names::ByName;
-use crate::record::{EndCounts, FinalState, SessionNo, TrackedRecipient};
+use crate::record::{EndCounts, FinalState, GroupNo, Recipient, SessionNo, TrackedRecipient};
 use crate::route::SessionKey;
 
 /// How a message ended at one recipient.
@@ -62,9 +62,24 @@ pub(crate) struct Tracking {
     pub(crate) of: u32,
     /// How many ended, by state.
     pub(crate) ended: EndCounts,
-    open: BTreeMap<SessionNo, TrackedRecipient>,
+    open: BTreeMap<Recipient, Open>,
     /// Its share of the shard's memory.
     held: Held,
+}
+
+/// A recipient whose final state is not known yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Open {
+    pub(crate) named: TrackedRecipient,
+    /// The session that has the message: of a group the member that has it now.
+    pub(crate) holder: SessionNo,
+}
+
+/// The names of the session where a message ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Names<'a> {
+    pub(crate) client_id: &'a ByteString,
+    pub(crate) user: &'a ByteString,
 }
 
 #[derive(Debug, Default)]
@@ -123,7 +138,8 @@ impl Receipts {
         ended: EndCounts,
         open: Vec<TrackedRecipient>,
     ) {
-        let open: BTreeMap<_, _> = open.into_iter().map(|r| (r.session, r)).collect();
+        let open = open.into_iter().map(|r| (r.recipient(), Open { holder: r.session, named: r }));
+        let open: BTreeMap<_, _> = open.collect();
         let strings = topic.len() + id.len() + sender.len();
         let held = self.account.hold(TRACKING_BYTES + strings + open.len() * RECIPIENT_BYTES);
         self.open.insert(message, Tracking { topic, seq, id, sender, wanted, of, ended, open, held });
@@ -133,8 +149,16 @@ impl Receipts {
         self.open.contains_key(&message)
     }
 
-    pub(crate) fn is_open(&self, message: MsgNo, session: SessionNo) -> bool {
-        self.open.get(&message).is_some_and(|t| t.open.contains_key(&session))
+    pub(crate) fn is_open(&self, message: MsgNo, recipient: Recipient) -> bool {
+        self.open.get(&message).is_some_and(|t| t.open.contains_key(&recipient))
+    }
+
+    /// Notes which member of a group has a message now; one that nobody asked receipts of is ignored.
+    pub(crate) fn hold(&mut self, message: MsgNo, group: GroupNo, member: SessionNo) {
+        let tracking = self.open.get_mut(&message);
+        if let Some(open) = tracking.and_then(|t| t.open.get_mut(&Recipient::Group(group))) {
+            open.holder = member;
+        }
     }
 
     pub(crate) fn get(&self, message: MsgNo) -> Option<&Tracking> {
@@ -146,20 +170,22 @@ impl Receipts {
     }
 
     /// Ends a message at one recipient. `Some` says that it was open; inside is the receipt to publish, if
-    /// the sender wants this one.
+    /// the sender wants this one. A group's receipt names the member where it ended, if that is known.
     pub(crate) fn end(
         &mut self,
         message: MsgNo,
-        session: SessionNo,
+        recipient: Recipient,
+        member: Option<Names<'_>>,
         outcome: Outcome,
         at_unix_ms: u64,
     ) -> Option<Vec<Told>> {
         let tracking = self.open.get_mut(&message)?;
-        let recipient = tracking.close(session, outcome.state())?;
-        let told = if recipient.client_id.is_empty() {
+        let named = tracking.close(recipient, outcome.state())?.named;
+        let told = if named.client_id.is_empty() {
             tracking.count(at_unix_ms)
         } else if tracking.wants(outcome.state()) {
-            vec![tracking.receipt(&recipient, outcome, at_unix_ms)]
+            let names = Names { client_id: &named.client_id, user: &named.user };
+            vec![tracking.receipt(member.unwrap_or(names), outcome, at_unix_ms)]
         } else {
             Vec::new()
         };
@@ -170,9 +196,9 @@ impl Receipts {
     }
 
     /// Ends a message at a recipient without telling: the log said before that it was told.
-    pub(crate) fn forget(&mut self, message: MsgNo, session: SessionNo, state: FinalState) {
+    pub(crate) fn forget(&mut self, message: MsgNo, recipient: Recipient, state: FinalState) {
         if let Some(tracking) = self.open.get_mut(&message) {
-            tracking.close(session, state);
+            tracking.close(recipient, state);
             if tracking.open.is_empty() {
                 self.open.remove(&message);
             }
@@ -198,7 +224,7 @@ pub(crate) fn undeliverable(topic: &ByteString, id: &ByteString, at_unix_ms: u64
 
 impl Tracking {
     /// The recipients whose final state is not known yet.
-    pub(crate) fn open(&self) -> impl Iterator<Item = &TrackedRecipient> {
+    pub(crate) fn open(&self) -> impl Iterator<Item = &Open> {
         self.open.values()
     }
 
@@ -208,12 +234,12 @@ impl Tracking {
         TRACKING_BYTES + strings + self.open.len() * RECIPIENT_BYTES
     }
 
-    fn close(&mut self, session: SessionNo, state: FinalState) -> Option<TrackedRecipient> {
-        let recipient = self.open.remove(&session)?;
+    fn close(&mut self, recipient: Recipient, state: FinalState) -> Option<Open> {
+        let open = self.open.remove(&recipient)?;
         self.held.shrink(RECIPIENT_BYTES);
         let ended = &mut self.ended[state as usize - 1];
         *ended = ended.saturating_add(1);
-        Some(recipient)
+        Some(open)
     }
 
     /// `delivered` = the final state, whatever it is; `read` = every final state except delivered, and read.
@@ -221,7 +247,7 @@ impl Tracking {
         self.wanted != ReceiptsWanted::Read || state != FinalState::Delivered
     }
 
-    fn receipt(&self, recipient: &TrackedRecipient, outcome: Outcome, at_unix_ms: u64) -> Told {
+    fn receipt(&self, recipient: Names<'_>, outcome: Outcome, at_unix_ms: u64) -> Told {
         let receipt = Receipt {
             topic: self.topic.to_string(),
             seq: self.seq,

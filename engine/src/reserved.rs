@@ -36,6 +36,21 @@ pub(crate) fn classify_filter(filter: &str) -> FilterClass {
     FilterClass::Refused(ReasonCode::TopicFilterInvalid, UNKNOWN)
 }
 
+/// Says what the filter inside a shared subscription asks for; `replays` when its SUBSCRIBE asks for replay.
+pub(crate) fn classify_shared_filter(filter: &str, replays: bool) -> FilterClass {
+    if replays || filter.starts_with("$im/from/") {
+        let what = "replay cannot be shared: leave $share away";
+        return FilterClass::Refused(ReasonCode::ImplementationSpecificError, what);
+    }
+    match classify_filter(filter) {
+        FilterClass::Receipts | FilterClass::Errors => {
+            let what = "what is one user's own cannot be shared: leave $share away";
+            FilterClass::Refused(ReasonCode::TopicFilterInvalid, what)
+        }
+        class => class,
+    }
+}
+
 const UNKNOWN: &str = "this $im topic is not served; served are $im/receipts and $im/errors";
 
 /// Checks a topic that a client publishes to, or its will.

@@ -1,4 +1,5 @@
-//! Which subscriptions a topic matches: a tree of filter levels.
+//! Which subscriptions a topic matches: a tree of filter levels. Shared groups stand at their filter's node
+//! by key; who belongs to them is not known here.
 //!
 //! Adding, replacing and removing cost the same however many sessions have the same filter, and a filter of
 //! many levels costs no stack.
@@ -10,6 +11,7 @@ use slab::Slab;
 use smallvec::{SmallVec, smallvec};
 
 use crate::names::ByName;
+use crate::share::GroupKey;
 
 /// A session's place in the shard, valid while the session lives.
 pub(crate) type SessionKey = usize;
@@ -30,56 +32,107 @@ struct Node {
     children: ByName<usize>,
     plus: Option<usize>,
     /// Subscriptions that end here.
-    here: Subscribers,
+    here: Listed<Subscriber>,
     /// Subscriptions that end here with `#`.
-    hash: Subscribers,
+    hash: Listed<Subscriber>,
+    /// Shared groups whose filter ends here: mostly none.
+    groups: Listed<GroupHere>,
 }
 
-/// The subscriptions of one filter, at most one a session.
+/// A shared group at the node where its filter ends.
+#[derive(Clone, Copy, Debug)]
+struct GroupHere {
+    group: GroupKey,
+    is_hash: bool,
+}
+
+/// What a topic matches.
 #[derive(Debug, Default)]
-struct Subscribers {
-    list: Vec<Subscriber>,
-    /// Where each session stands in `list`, kept from `INDEXED_FROM` on.
-    places: Option<Box<FxHashMap<SessionKey, usize>>>,
+pub(crate) struct Matches {
+    pub(crate) subscribers: Vec<Subscriber>,
+    pub(crate) groups: Vec<GroupKey>,
+}
+
+impl Matches {
+    pub(crate) fn clear(&mut self) {
+        self.subscribers.clear();
+        self.groups.clear();
+    }
+}
+
+/// What stands in a list at most once.
+pub(crate) trait Keyed {
+    fn key(&self) -> usize;
+}
+
+impl Keyed for Subscriber {
+    fn key(&self) -> usize {
+        self.session
+    }
+}
+
+impl Keyed for GroupHere {
+    fn key(&self) -> usize {
+        self.group
+    }
+}
+
+/// A list that is fast to go through, and to look one up in: the subscriptions of one filter, one a session.
+#[derive(Debug)]
+pub(crate) struct Listed<T> {
+    list: Vec<T>,
+    /// Where each key stands in `list`, kept from `INDEXED_FROM` on.
+    places: Option<Box<FxHashMap<usize, usize>>>,
+}
+
+impl<T> Default for Listed<T> {
+    fn default() -> Self {
+        Self { list: Vec::new(), places: None }
+    }
 }
 
 /// Length from which on searching a list costs more than an index.
 const INDEXED_FROM: usize = 32;
 
-impl Subscribers {
-    fn place(&self, session: SessionKey) -> Option<usize> {
+impl<T: Keyed> Listed<T> {
+    pub(crate) fn as_slice(&self) -> &[T] {
+        &self.list
+    }
+
+    pub(crate) fn place(&self, key: usize) -> Option<usize> {
         match &self.places {
-            Some(places) => places.get(&session).copied(),
-            None => self.list.iter().position(|s| s.session == session),
+            Some(places) => places.get(&key).copied(),
+            None => self.list.iter().position(|s| s.key() == key),
         }
     }
 
-    /// Says whether the session is new here.
-    fn insert(&mut self, subscriber: Subscriber) -> bool {
-        if let Some(place) = self.place(subscriber.session) {
-            self.list[place] = subscriber;
+    /// Adds one, or replaces the one with its key; says whether it is new here.
+    pub(crate) fn insert(&mut self, new: T) -> bool {
+        let key = new.key();
+        if let Some(place) = self.place(key) {
+            self.list[place] = new;
             return false;
         }
-        self.list.push(subscriber);
+        self.list.push(new);
         match &mut self.places {
-            Some(places) => drop(places.insert(subscriber.session, self.list.len() - 1)),
+            Some(places) => drop(places.insert(key, self.list.len() - 1)),
             None if self.list.len() < INDEXED_FROM => {}
             None => {
-                let places = self.list.iter().enumerate().map(|(place, s)| (s.session, place)).collect();
+                let places = self.list.iter().enumerate().map(|(place, s)| (s.key(), place)).collect();
                 self.places = Some(Box::new(places));
             }
         }
         true
     }
 
-    /// Says whether the session was here.
-    fn remove(&mut self, session: SessionKey) -> bool {
-        let Some(place) = self.place(session) else { return false };
+    /// Says whether it was here.
+    pub(crate) fn remove(&mut self, key: usize) -> bool {
+        let Some(place) = self.place(key) else { return false };
         self.list.swap_remove(place);
         if let Some(places) = &mut self.places {
-            places.remove(&session);
+            places.remove(&key);
             if let Some(moved) = self.list.get(place) {
-                places.insert(moved.session, place);
+                places.insert(moved.key(), place);
             }
         }
         true
@@ -118,34 +171,21 @@ impl Routes {
 
     /// Adds a subscription, or replaces the session's one with the same filter.
     pub(crate) fn insert(&mut self, filter: &str, subscriber: Subscriber) {
-        let mut at = self.root;
-        let mut is_hash = false;
-        for level in filter.split('/') {
-            if level == "#" {
-                is_hash = true;
-                break;
-            }
-            at = self.child_or_new(at, level);
-        }
+        let (at, is_hash) = self.end_or_new(filter);
         let node = &mut self.nodes[at];
         let list = if is_hash { &mut node.hash } else { &mut node.here };
         self.len += usize::from(list.insert(subscriber));
     }
 
+    /// Adds a shared group.
+    pub(crate) fn insert_group(&mut self, filter: &str, group: GroupKey) {
+        let (at, is_hash) = self.end_or_new(filter);
+        self.nodes[at].groups.insert(GroupHere { group, is_hash });
+    }
+
     /// Removes a session's subscription; one that is not there is ignored.
     pub(crate) fn remove(&mut self, filter: &str, session: SessionKey) {
-        let mut at = self.root;
-        let mut is_hash = false;
-        for level in filter.split('/') {
-            if level == "#" {
-                is_hash = true;
-                break;
-            }
-            let next =
-                if level == "+" { self.nodes[at].plus } else { self.nodes[at].children.get(level).copied() };
-            let Some(next) = next else { return };
-            at = next;
-        }
+        let Some((at, is_hash)) = self.end_of(filter) else { return };
         let node = &mut self.nodes[at];
         let list = if is_hash { &mut node.hash } else { &mut node.here };
         if list.remove(session) {
@@ -154,8 +194,39 @@ impl Routes {
         }
     }
 
-    /// Collects every subscription that matches the topic into `found`, in no order.
-    pub(crate) fn matching(&self, topic: &str, found: &mut Vec<Subscriber>) {
+    /// Removes a shared group; one that is not there is ignored.
+    pub(crate) fn remove_group(&mut self, filter: &str, group: GroupKey) {
+        let Some((at, _)) = self.end_of(filter) else { return };
+        self.nodes[at].groups.remove(group);
+        self.prune(at);
+    }
+
+    /// Finds the node where a filter ends, and whether it ends there with `#`.
+    fn end_of(&self, filter: &str) -> Option<(usize, bool)> {
+        let mut at = self.root;
+        for level in filter.split('/') {
+            at = match level {
+                "#" => return Some((at, true)),
+                "+" => self.nodes[at].plus?,
+                level => *self.nodes[at].children.get(level)?,
+            };
+        }
+        Some((at, false))
+    }
+
+    fn end_or_new(&mut self, filter: &str) -> (usize, bool) {
+        let mut at = self.root;
+        for level in filter.split('/') {
+            if level == "#" {
+                return (at, true);
+            }
+            at = self.child_or_new(at, level);
+        }
+        (at, false)
+    }
+
+    /// Collects every subscription and group that matches the topic into `found`, in no order.
+    pub(crate) fn matching(&self, topic: &str, found: &mut Matches) {
         // [MQTT-4.7.2-1] a filter that starts with a wildcard matches no topic that starts with `$`.
         let mut wildcards = !topic.starts_with('$');
         let mut to_visit: SmallVec<[(usize, Option<&str>); 16]> = smallvec![(self.root, Some(topic))];
@@ -163,10 +234,15 @@ impl Routes {
             let node = &self.nodes[at];
             if wildcards {
                 // `#` stands for any number of levels, none included (section 4.7.1.2).
-                found.extend_from_slice(&node.hash.list);
+                found.subscribers.extend_from_slice(&node.hash.list);
+            }
+            for here in &node.groups.list {
+                if if here.is_hash { wildcards } else { rest.is_none() } {
+                    found.groups.push(here.group);
+                }
             }
             let Some(rest) = rest else {
-                found.extend_from_slice(&node.here.list);
+                found.subscribers.extend_from_slice(&node.here.list);
                 continue;
             };
             let (level, rest) = match rest.split_once('/') {
@@ -207,6 +283,7 @@ impl Routes {
             let node = &self.nodes[at];
             if !(node.here.list.is_empty()
                 && node.hash.list.is_empty()
+                && node.groups.list.is_empty()
                 && node.children.is_empty()
                 && node.plus.is_none())
             {
@@ -235,9 +312,9 @@ mod tests {
     }
 
     fn sessions(routes: &Routes, topic: &str) -> Vec<usize> {
-        let mut found = Vec::new();
+        let mut found = Matches::default();
         routes.matching(topic, &mut found);
-        let mut sessions: Vec<_> = found.iter().map(|s| s.session).collect();
+        let mut sessions: Vec<_> = found.subscribers.iter().map(|s| s.session).collect();
         sessions.sort_unstable();
         sessions
     }
@@ -261,14 +338,25 @@ mod tests {
             let mut routes = Routes::default();
             for (session, filter) in filters.iter().enumerate() {
                 routes.insert(filter, subscriber(session));
+                routes.insert_group(filter, session);
             }
             for (session, filter) in filters.iter().enumerate().filter(|(i, _)| removed[*i]) {
                 routes.remove(filter, session);
+                routes.remove_group(filter, session);
             }
             let expected: Vec<_> = (0..filters.len())
                 .filter(|i| !removed[*i] && filter_matches(&filters[*i], &topic))
                 .collect();
-            prop_assert_eq!(sessions(&routes, &topic), expected);
+            prop_assert_eq!(&sessions(&routes, &topic), &expected);
+            let mut found = Matches::default();
+            routes.matching(&topic, &mut found);
+            found.groups.sort_unstable();
+            prop_assert_eq!(found.groups, expected);
+            for (session, filter) in filters.iter().enumerate() {
+                routes.remove(filter, session);
+                routes.remove_group(filter, session);
+            }
+            prop_assert_eq!((routes.nodes.len(), routes.len()), (1, 0));
         }
     }
 
@@ -277,9 +365,9 @@ mod tests {
         let mut routes = Routes::default();
         routes.insert("a/#", subscriber(1));
         routes.insert("a/#", Subscriber { identifier: 7, ..subscriber(1) });
-        let mut found = Vec::new();
+        let mut found = Matches::default();
         routes.matching("a/b", &mut found);
-        assert_eq!(found, [Subscriber { identifier: 7, ..subscriber(1) }]);
+        assert_eq!(found.subscribers, [Subscriber { identifier: 7, ..subscriber(1) }]);
         assert_eq!(routes.len(), 1);
     }
 
@@ -309,10 +397,10 @@ mod tests {
                 routes.remove("t", session);
                 expected.remove(&session);
             }
-            let mut found = Vec::new();
+            let mut found = Matches::default();
             routes.matching("t", &mut found);
             let found: std::collections::BTreeMap<_, _> =
-                found.iter().map(|s| (s.session, s.identifier)).collect();
+                found.subscribers.iter().map(|s| (s.session, s.identifier)).collect();
             assert_eq!((&found, routes.len()), (&expected, expected.len()), "step {step}");
         }
     }

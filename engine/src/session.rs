@@ -21,10 +21,10 @@ use rustc_hash::FxHashMap;
 
 use crate::ConnId;
 use crate::memory::{Account, Held, INCOMING_BYTES, SESSION_BYTES, SUBSCRIPTION_BYTES, entry_bytes};
-use crate::message::{Delivery, MsgNo, queue_bytes};
+use crate::message::{Delivery, MsgNo, Origin, queue_bytes};
 use crate::names::ByName;
 use crate::principal::{Principal, SessionLimits};
-use crate::record::SessionNo;
+use crate::record::{SessionNo, Source};
 
 /// One subscription of the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +108,8 @@ pub(crate) struct Session {
     pub(crate) queue_bytes: usize,
     /// How many in the queue are QoS 0, and a place that none of them stands before.
     at_most_once: (usize, usize),
+    /// How many in the queue came by a shared group.
+    by_group: usize,
     /// For each in the queue the highest message number up to it: sorted, so that one can be looked up.
     queue_order: VecDeque<MsgNo>,
     pub(crate) in_flight: VecDeque<InFlight>,
@@ -136,6 +138,18 @@ pub(crate) struct Session {
     pub(crate) is_draining: bool,
 }
 
+/// A waiting message that was taken out and may go back where it was.
+#[derive(Debug)]
+pub(crate) struct InPlace {
+    pub(crate) delivery: Delivery,
+    /// The highest message number up to it in the queue.
+    newest: MsgNo,
+}
+
+fn is_by_group(delivery: &Delivery) -> bool {
+    matches!(delivery.origin, Origin::Group(_))
+}
+
 /// How many packet ids there are.
 const IDS: usize = u16::MAX as usize;
 
@@ -162,6 +176,7 @@ impl Session {
             queue: VecDeque::new(),
             queue_bytes: 0,
             at_most_once: (0, 0),
+            by_group: 0,
             queue_order: VecDeque::new(),
             in_flight: VecDeque::new(),
             window_used: 0,
@@ -186,6 +201,7 @@ impl Session {
             let (count, from) = self.at_most_once;
             self.at_most_once = (count + 1, if count == 0 { self.queue.len() } else { from });
         }
+        self.by_group += usize::from(is_by_group(&delivery));
         let newest = self.queue_order.back().copied().unwrap_or_default();
         self.queue_order.push_back(newest.max(delivery.message.no));
         self.queue.push_back(delivery);
@@ -210,23 +226,25 @@ impl Session {
         let at = from + self.queue.range(from..).position(|d| d.qos == QoS::AtMostOnce)?;
         self.at_most_once.1 = at;
         // As the log says it: by its number, of several copies the oldest.
-        let (no, is_copy) = (self.queue[at].message.no, self.queue[at].is_copy);
-        self.remove_waiting(no, is_copy)
+        let (no, source) = (self.queue[at].message.no, self.queue[at].source());
+        self.remove_waiting(no, source)
     }
 
-    /// Takes a certain waiting message out; of several copies the oldest.
-    pub(crate) fn remove_waiting(&mut self, no: MsgNo, is_copy: bool) -> Option<Delivery> {
-        // Only copies stand behind higher numbers than their own.
-        let place = match is_copy {
-            true => 0..self.queue.len(),
-            false => {
-                let from = self.queue_order.partition_point(|newest| *newest < no);
-                from..from + self.queue_order.range(from..).take_while(|newest| **newest == no).count()
-            }
+    /// Takes a certain waiting message out; of several retained copies the oldest.
+    pub(crate) fn remove_waiting(&mut self, no: MsgNo, source: Source) -> Option<Delivery> {
+        let is_it = |d: &Delivery| d.message.no == no && d.source() == source;
+        let from = self.queue_order.partition_point(|newest| *newest < no);
+        let run = self.queue_order.range(from..).take_while(|newest| **newest == no).count();
+        let in_order = || Some(from + self.queue.range(from..from + run).position(is_it)?);
+        // Retained copies, and what a group took from another member, may stand behind higher numbers than
+        // their own.
+        let anywhere = || self.queue.iter().position(is_it);
+        let at = match source {
+            Source::Subscriptions => in_order(),
+            Source::Group(_) => in_order().or_else(anywhere),
+            Source::Retained => anywhere(),
         };
-        let is_it = |d: &Delivery| d.message.no == no && d.is_copy == is_copy;
-        let at = place.start + self.queue.range(place.clone()).position(is_it)?;
-        self.remove_waiting_at(at)
+        self.remove_waiting_at(at?)
     }
 
     fn remove_waiting_at(&mut self, at: usize) -> Option<Delivery> {
@@ -240,7 +258,35 @@ impl Session {
         if let Some(recheck) = &mut self.recheck {
             recheck.queue_checked -= usize::from(at < recheck.queue_checked);
         }
+        self.by_group -= usize::from(is_by_group(&delivery));
         Some(delivery)
+    }
+
+    /// Whether a message waits that came by a shared group.
+    pub(crate) fn waits_by_group(&self) -> bool {
+        self.by_group > 0
+    }
+
+    /// Takes the oldest waiting message, so that `put_back` can undo it.
+    pub(crate) fn pop_in_place(&mut self) -> Option<InPlace> {
+        let newest = *self.queue_order.front()?;
+        Some(InPlace { delivery: self.pop_waiting()?, newest })
+    }
+
+    /// Puts a message back before all others.
+    pub(crate) fn put_back(&mut self, InPlace { delivery, newest }: InPlace) {
+        self.share.grow(entry_bytes(&delivery));
+        self.queue_bytes += delivery.message.bytes();
+        self.by_group += usize::from(is_by_group(&delivery));
+        let (count, from) = self.at_most_once;
+        let is_at_most_once = delivery.qos == QoS::AtMostOnce;
+        self.at_most_once = if is_at_most_once { (count + 1, 0) } else { (count, from + 1) };
+        // It is not known whether it was checked.
+        if let Some(recheck) = &mut self.recheck {
+            recheck.queue_checked = 0;
+        }
+        self.queue_order.push_front(newest);
+        self.queue.push_front(delivery);
     }
 
     /// Gives a free packet id. [MQTT-2.2.1-4] none that is in flight is given again.
@@ -436,7 +482,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    use crate::message::message_for_tests;
+    use crate::message::{Origin, message_for_tests};
     use proptest::prelude::*;
 
     fn session() -> Session {
@@ -446,7 +492,7 @@ mod tests {
     fn delivery() -> Delivery {
         let message = message_for_tests();
         let (qos, subscription_identifiers) = (QoS::AtLeastOnce, Vec::new());
-        Delivery { message, qos, retain: false, is_copy: false, subscription_identifiers }
+        Delivery { message, qos, retain: false, origin: Origin::Subscriptions, subscription_identifiers }
     }
 
     #[test]

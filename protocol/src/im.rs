@@ -19,6 +19,8 @@ pub const IM_FROM: &str = "im-from";
 pub const IM_TS: &str = "im-ts";
 /// User property: the first message after a final hole in the seqs.
 pub const IM_GAP: &str = "im-gap";
+/// User property of a SUBSCRIBE: replay from this number on.
+pub const IM_FROM_SEQ: &str = "im-from-seq";
 /// User property: which receipts the sender wants: `delivered`, `read` or `all`.
 pub const IM_RECEIPT: &str = "im-receipt";
 /// User property: key by which a newer queued message replaces an older one.

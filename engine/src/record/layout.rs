@@ -6,7 +6,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use protocol::{PacketId, PublishProperties, QoS, RetainHandling, SubscribeOptions, UserProperties, Will};
 
-use super::{Entry, FinalState, MessageEntry, SessionNo, TrackedRecipient, VERSION};
+use super::{Entry, FinalState, GroupNo, MessageEntry, SessionNo, Source, TrackedRecipient, VERSION};
 use crate::config::ReceiptsWanted;
 use crate::memory::Held;
 use crate::message::{Expiry, Message, MsgNo};
@@ -29,6 +29,7 @@ pub(super) mod kind {
     pub(in crate::record) const INCOMING_RELEASED: u8 = 15;
     pub(in crate::record) const CONVERSATION: u8 = 16;
     pub(in crate::record) const COUNTERS: u8 = 17;
+    pub(in crate::record) const GROUP: u8 = 18;
 }
 
 pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
@@ -57,9 +58,12 @@ pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
         Entry::RetainedCleared { topic } => {
             w.u8(kind::RETAINED_CLEARED).str(topic);
         }
-        Entry::Queued { session, message, qos, retain, is_copy, identifiers, packet_id } => {
-            let flags = *qos as u8 | u8::from(*retain) << 2 | u8::from(*is_copy) << 3;
-            w.u8(kind::QUEUED).u64(session.0).u64(message.0).u8(flags);
+        Entry::Group { group, filter } => {
+            w.u8(kind::GROUP).u64(group.0).str(filter);
+        }
+        Entry::Queued { session, message, qos, retain, source, identifiers, packet_id } => {
+            let flags = *qos as u8 | u8::from(*retain) << 2;
+            w.u8(kind::QUEUED).u64(session.0).u64(message.0).source(flags, 3, *source);
             w.u16(packet_id.map_or(0, NonZeroU16::get)).u16(identifiers.len() as u16);
             for identifier in identifiers {
                 w.u32(*identifier);
@@ -71,9 +75,9 @@ pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
         Entry::Received { session, packet_id } => {
             w.u8(kind::RECEIVED).u64(session.0).u16(packet_id.get());
         }
-        Entry::Ended { session, message, packet_id, state } => {
+        Entry::Ended { session, message, source, packet_id, state } => {
             w.u8(kind::ENDED).u64(session.0).u64(message.0);
-            w.u16(packet_id.map_or(0, NonZeroU16::get)).u8(state.map_or(0, |s| s as u8));
+            w.u16(packet_id.map_or(0, NonZeroU16::get)).source(state.map_or(0, |s| s as u8), 4, *source);
         }
         Entry::Tracked { message, topic, seq, id, sender, wanted, of, ended, recipients } => {
             w.u8(kind::TRACKED).u64(message.0).str(topic).opt_u64(*seq).str(id).str(sender).u8(*wanted as u8);
@@ -83,7 +87,7 @@ pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
             }
             w.u32(recipients.len() as u32);
             for r in recipients {
-                w.u64(r.session.0).str(&r.client_id).str(&r.user);
+                w.u64(r.session.0).opt_u64(r.group.map(|g| g.0)).str(&r.client_id).str(&r.user);
             }
         }
         Entry::IncomingTaken { session, packet_id, seq, id } => {
@@ -95,8 +99,8 @@ pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
         Entry::Conversation { topic, seq, ts_unix_ms } => {
             w.u8(kind::CONVERSATION).str(topic).u64(*seq).u64(*ts_unix_ms);
         }
-        Entry::Counters { message, session } => {
-            w.u8(kind::COUNTERS).u64(*message).u64(*session);
+        Entry::Counters { message, session, group } => {
+            w.u8(kind::COUNTERS).u64(*message).u64(*session).u64(*group);
         }
     }
 }
@@ -114,10 +118,10 @@ pub(super) fn write_message(w: &mut Writer<'_>, m: &Message, set_retained: bool)
 /// # Errors
 /// The record is not of this version or is cut; the text says where.
 pub(crate) fn read_record(record: &Bytes) -> Result<Vec<Entry>, String> {
-    let mut r = Reader { record, at: 0 };
-    let version = r.u8()?;
-    if version != VERSION {
-        return Err(format!("record version {version}, this program reads version {VERSION}"));
+    let mut r = Reader { record, at: 0, version: 0 };
+    r.version = r.u8()?;
+    if !(1..=VERSION).contains(&r.version) {
+        return Err(format!("record version {}, this program reads versions 1 to {VERSION}", r.version));
     }
     let mut entries = Vec::new();
     while r.at < record.len() {
@@ -156,20 +160,25 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
         kind::QUEUED => {
             let (session, message, flags) = (r.session()?, r.message()?, r.u8()?);
             let qos = QoS::from_u8(flags & 3).ok_or("qos 3")?;
-            let (retain, is_copy) = (flags & 4 != 0, flags & 8 != 0);
+            let (retain, source) = (flags & 4 != 0, r.source(flags >> 3)?);
             let packet_id = PacketId::new(r.u16()?);
             let count = r.u16()?;
             let identifiers = (0..count).map(|_| r.u32()).collect::<Result<_, _>>()?;
-            Entry::Queued { session, message, qos, retain, is_copy, identifiers, packet_id }
+            Entry::Queued { session, message, qos, retain, source, identifiers, packet_id }
         }
         kind::SENT => Entry::Sent { session: r.session()?, message: r.message()?, packet_id: r.packet_id()? },
         kind::RECEIVED => Entry::Received { session: r.session()?, packet_id: r.packet_id()? },
-        kind::ENDED => Entry::Ended {
-            session: r.session()?,
-            message: r.message()?,
-            packet_id: PacketId::new(r.u16()?),
-            state: r.final_state()?,
-        },
+        kind::ENDED => {
+            let (session, message, packet_id) = (r.session()?, r.message()?, PacketId::new(r.u16()?));
+            let bits = r.u8()?;
+            let state = final_state(bits & 15)?;
+            let source = match (r.version, state) {
+                // Version 1 said it by the state that is missing.
+                (1, None) => Source::Retained,
+                _ => r.source(bits >> 4)?,
+            };
+            Entry::Ended { session, message, source, packet_id, state }
+        }
         kind::TRACKED => read_tracked(r)?,
         kind::INCOMING_TAKEN => Entry::IncomingTaken {
             session: r.session()?,
@@ -181,7 +190,12 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
             Entry::IncomingReleased { session: r.session()?, packet_id: r.packet_id()? }
         }
         kind::CONVERSATION => Entry::Conversation { topic: r.str()?, seq: r.u64()?, ts_unix_ms: r.u64()? },
-        kind::COUNTERS => Entry::Counters { message: r.u64()?, session: r.u64()? },
+        kind::COUNTERS => Entry::Counters {
+            message: r.u64()?,
+            session: r.u64()?,
+            group: if r.version == 1 { 1 } else { r.u64()? },
+        },
+        kind::GROUP => Entry::Group { group: GroupNo(r.u64()?), filter: r.str()? },
         other => return Err(format!("unknown kind {other}")),
     })
 }
@@ -222,7 +236,9 @@ fn read_tracked(r: &mut Reader<'_>) -> Result<Entry, String> {
     let count = r.u32()?;
     let mut recipients = Vec::new();
     for _ in 0..count {
-        recipients.push(TrackedRecipient { session: r.session()?, client_id: r.str()?, user: r.str()? });
+        let session = r.session()?;
+        let group = if r.version == 1 { None } else { r.option(Reader::u64)?.map(GroupNo) };
+        recipients.push(TrackedRecipient { session, group, client_id: r.str()?, user: r.str()? });
     }
     Ok(Entry::Tracked { message, topic, seq, id, sender, wanted, of, ended, recipients })
 }
@@ -268,6 +284,14 @@ impl Writer<'_> {
     fn opt_u64(&mut self, v: Option<u64>) -> &mut Self {
         self.option(v.as_ref(), |w, v| w.u64(*v))
     }
+    /// A source in the bits of `bits` from `shift` on, and the group's number behind them.
+    fn source(&mut self, bits: u8, shift: u8, source: Source) -> &mut Self {
+        match source {
+            Source::Subscriptions => self.u8(bits),
+            Source::Retained => self.u8(bits | 1 << shift),
+            Source::Group(group) => self.u8(bits | 2 << shift).u64(group.0),
+        }
+    }
     fn options(&mut self, o: SubscribeOptions) -> &mut Self {
         self.u8(o.qos as u8
             | u8::from(o.no_local) << 2
@@ -303,6 +327,12 @@ impl Writer<'_> {
 struct Reader<'a> {
     record: &'a Bytes,
     at: usize,
+    version: u8,
+}
+
+fn final_state(state: u8) -> Result<Option<FinalState>, String> {
+    let known = FinalState::ALL.into_iter().find(|s| *s as u8 == state);
+    if known.is_none() && state != 0 { Err(format!("unknown final state {state}")) } else { Ok(known) }
 }
 
 impl Reader<'_> {
@@ -353,10 +383,13 @@ impl Reader<'_> {
     fn packet_id(&mut self) -> Result<PacketId, String> {
         PacketId::new(self.u16()?).ok_or_else(|| "packet id 0".into())
     }
-    fn final_state(&mut self) -> Result<Option<FinalState>, String> {
-        let state = self.u8()?;
-        let known = FinalState::ALL.into_iter().find(|s| *s as u8 == state);
-        if known.is_none() && state != 0 { Err(format!("unknown final state {state}")) } else { Ok(known) }
+    fn source(&mut self, bits: u8) -> Result<Source, String> {
+        match bits {
+            0 => Ok(Source::Subscriptions),
+            1 => Ok(Source::Retained),
+            2 => Ok(Source::Group(GroupNo(self.u64()?))),
+            other => Err(format!("unknown source {other}")),
+        }
     }
     fn options(&mut self) -> Result<SubscribeOptions, String> {
         let bits = self.u8()?;

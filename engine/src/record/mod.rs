@@ -2,7 +2,8 @@
 //!
 //! One log record holds the entries of one input, so that they become durable together or not at all.
 //! Layout: a version byte, then entries, each a kind byte and its fields; integers are little-endian,
-//! strings and byte fields have a `u32` length before them. A golden fixture pins it.
+//! strings and byte fields have a `u32` length before them. A golden fixture pins each version; records of
+//! version 1, which knew no shared groups, are still read.
 
 mod layout;
 
@@ -16,13 +17,59 @@ use layout::{Writer, write_entry, write_message};
 
 pub(crate) use layout::read_record;
 
-/// Version of the layout; a log with another one is refused.
-pub(crate) const VERSION: u8 = 1;
+/// Version of the layout that is written; older ones are read, a newer one is refused.
+pub(crate) const VERSION: u8 = 2;
 
 /// Number of a session in this shard, over restarts; a client id that comes back after its session ended
 /// gets a new one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct SessionNo(pub(crate) u64);
+
+/// Number of a shared group in this shard, over restarts; a group that everything has left gets a new one
+/// when it is made again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct GroupNo(pub(crate) u64);
+
+/// What brought a message to a session. With the session and the message it names one delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Source {
+    /// The session's own subscriptions, all that match together.
+    Subscriptions,
+    /// A new subscription, which brings retained messages: the session is no recipient of these, and may
+    /// have the same message as a recipient too.
+    Retained,
+    /// A shared group, which chose this session.
+    Group(GroupNo),
+}
+
+/// Who has one final state of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Recipient {
+    Session(SessionNo),
+    /// Whichever member has the message.
+    Group(GroupNo),
+}
+
+impl Source {
+    /// Whose final state a delivery of this source at a session is; a retained message has none.
+    pub(crate) fn recipient(self, session: SessionNo) -> Option<Recipient> {
+        match self {
+            Self::Subscriptions => Some(Recipient::Session(session)),
+            Self::Retained => None,
+            Self::Group(group) => Some(Recipient::Group(group)),
+        }
+    }
+}
+
+impl Recipient {
+    /// The source of the delivery whose final state it has.
+    pub(crate) fn source(self) -> Source {
+        match self {
+            Self::Session(_) => Source::Subscriptions,
+            Self::Group(group) => Source::Group(group),
+        }
+    }
+}
 
 /// A message as logged: its ticket and the monotonic time of its expiry are not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +82,10 @@ pub(crate) struct MessageEntry {
 /// A recipient whose final state the sender wants to hear of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TrackedRecipient {
+    /// The session; of a group the member that it chose first.
     pub(crate) session: SessionNo,
-    /// Its names; empty when receipts are counted, not listed.
+    pub(crate) group: Option<GroupNo>,
+    /// The session's names; empty when receipts are counted, not listed.
     pub(crate) client_id: ByteString,
     pub(crate) user: ByteString,
 }
@@ -49,6 +98,12 @@ pub(crate) enum FinalState {
     Expired = 2,
     Dropped = 3,
     Refused = 4,
+}
+
+impl TrackedRecipient {
+    pub(crate) fn recipient(&self) -> Recipient {
+        self.group.map_or(Recipient::Session(self.session), Recipient::Group)
+    }
 }
 
 impl FinalState {
@@ -80,7 +135,7 @@ pub(crate) enum Entry {
         at_unix_ms: u64,
         will: Option<Box<Will>>,
     },
-    /// It ended, with all it held.
+    /// It ended, with all it held; what another member of a shared group may still get waits for that.
     SessionEnded {
         session: SessionNo,
     },
@@ -99,14 +154,18 @@ pub(crate) enum Entry {
     RetainedCleared {
         topic: ByteString,
     },
+    /// A shared group and its name: the whole filter, `$share/...`.
+    Group {
+        group: GroupNo,
+        filter: ByteString,
+    },
     /// A message is for a session; with a packet id it is in flight, else it waits.
     Queued {
         session: SessionNo,
         message: MsgNo,
         qos: QoS,
         retain: bool,
-        /// See [`crate::message::Delivery`].
-        is_copy: bool,
+        source: Source,
         identifiers: Vec<u32>,
         packet_id: Option<PacketId>,
     },
@@ -121,11 +180,12 @@ pub(crate) enum Entry {
         session: SessionNo,
         packet_id: PacketId,
     },
-    /// The message reached its final state at this recipient: in flight under this packet id, or waiting.
-    /// A copy has no final state.
+    /// The message is no longer at this session, where it was in flight under this packet id or waited. It
+    /// has no final state when it was a retained message, or went to another member of its group.
     Ended {
         session: SessionNo,
         message: MsgNo,
+        source: Source,
         packet_id: Option<PacketId>,
         state: Option<FinalState>,
     },
@@ -163,6 +223,7 @@ pub(crate) enum Entry {
     Counters {
         message: u64,
         session: u64,
+        group: u64,
     },
 }
 

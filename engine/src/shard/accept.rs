@@ -7,19 +7,20 @@ use bytestring::ByteString;
 use protocol::{PacketId, PublishProperties, QoS, ReasonCode, im};
 
 use super::Shard;
+use super::share::Load;
 use crate::Now;
 use crate::config::ReceiptsWanted;
 use crate::conversation::Head;
 use crate::memory::Held;
 use crate::message::{
-    Delivery, Expiry, Message, MsgNo, compact, compact_properties, own_id, strip_broker_properties,
-    user_property,
+    Delivery, Expiry, Message, MsgNo, Origin, Share, compact, compact_properties, own_id, queue_bytes,
+    strip_broker_properties, user_property,
 };
 use crate::principal::Principal;
 use crate::receipt;
 use crate::record::{EndCounts, Entry, TrackedRecipient};
 use crate::reserved::check_publish_topic;
-use crate::route::{SessionKey, Subscriber};
+use crate::route::{Matches, SessionKey, Subscriber};
 
 /// Who publishes.
 pub(super) struct Publisher {
@@ -47,8 +48,11 @@ pub(super) struct Offer {
 /// is told in the same record.
 const QUEUED_BYTES: usize = 24 + 20;
 
+/// Bytes more of one that is a shared group, where each of its entries names it.
+const GROUP_BYTES: usize = 3 * 8;
+
 /// Bytes of a recipient whose receipt is asked for, without its names.
-const TRACKED_BYTES: usize = 16;
+const TRACKED_BYTES: usize = 17;
 
 /// What the sender is told.
 pub(super) struct Accepted {
@@ -80,6 +84,8 @@ pub(super) struct Target {
     pub(super) qos: QoS,
     pub(super) retain_as_published: bool,
     pub(super) identifiers: Vec<u32>,
+    /// The shared group that chose the session, if one did: then the group is the recipient.
+    pub(super) share: Option<Arc<Share>>,
 }
 
 /// What taking a message will mean.
@@ -143,11 +149,18 @@ impl Shard {
         let nobody = plan.targets.is_empty() && !plan.is_conversation;
         for target in plan.targets {
             let retain = message.retain && target.retain_as_published;
-            // [MQTT-3.8.4-8] the lower of the two levels.
+            // [MQTT-3.8.4-8], [MQTT-4.8.2-3] the lower of the two levels.
             let qos = target.qos.min(message.qos);
             let subscription_identifiers = target.identifiers;
             let message = message.clone();
-            let delivery = Delivery { message, qos, retain, is_copy: false, subscription_identifiers };
+            let origin = match target.share {
+                Some(share) => {
+                    self.chose(share.no, target.session);
+                    Origin::Group(share)
+                }
+                None => Origin::Subscriptions,
+            };
+            let delivery = Delivery { message, qos, retain, origin, subscription_identifiers };
             self.deliver(now, target.session, delivery);
         }
         let reason = if nobody { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success };
@@ -169,7 +182,14 @@ impl Shard {
         let asked = user_property(&offer.properties.user_properties, im::IM_RECEIPT);
         let wanted = asked.and_then(|v| ReceiptsWanted::parse(v)).or(rule.flatten());
 
-        let targets = self.targets(&offer.topic, offer.by.session);
+        let load = Load {
+            topic: &offer.topic,
+            qos: offer.qos,
+            in_conversation: is_conversation,
+            bytes: queue_bytes(&offer.topic, &offer.payload, &offer.properties),
+            packet_bytes_min: offer.topic.len() + offer.payload.len(),
+        };
+        let targets = self.targets(load, offer.by.session);
         let stored_recipient = targets.iter().any(|t| {
             self.sessions[t.session].durable && (is_conversation || t.qos.min(offer.qos) > QoS::AtMostOnce)
         });
@@ -178,7 +198,7 @@ impl Shard {
         let clear_retained =
             offer.retain && offer.payload.is_empty() && self.retained.get(&offer.topic).is_some();
         let remembered = offer.incoming.and(offer.by.session).is_some_and(|key| self.sessions[key].durable);
-        let has_recipient = targets.iter().any(|t| Some(t.session) != offer.by.session);
+        let has_recipient = targets.iter().any(|t| t.is_other_than(offer.by.session));
         let tracked = wanted.filter(|_| has_recipient);
         let recorded = stored_recipient
             || set_retained
@@ -263,7 +283,8 @@ impl Shard {
     /// One record holds the message and all its recipients, so their number has a limit.
     fn check_record(&self, targets: &[Target], tracked: bool) -> Result<(), Refused> {
         let durable = targets.iter().filter(|t| self.sessions[t.session].durable);
-        let queued: usize = durable.map(|t| QUEUED_BYTES + 4 * t.identifiers.len()).sum();
+        let group = |t: &Target| GROUP_BYTES * usize::from(t.share.is_some());
+        let queued: usize = durable.map(|t| QUEUED_BYTES + group(t) + 4 * t.identifiers.len()).sum();
         let bytes = queued + targets.len() * TRACKED_BYTES * usize::from(tracked);
         let max = self.config.record_recipients_bytes_max;
         if bytes <= max {
@@ -290,15 +311,22 @@ impl Shard {
     }
 
     /// Collects the recipients. [MQTT-3.3.4-2] overlapping subscriptions of one session give one copy at
-    /// the highest level, [MQTT-3.3.4-4] with all their identifiers.
-    pub(super) fn targets(&mut self, topic: &str, publisher: Option<SessionKey>) -> Vec<Target> {
+    /// the highest level, [MQTT-3.3.4-4] with all their identifiers. What a shared group brings comes
+    /// besides (section 4.8.2).
+    pub(super) fn targets(&mut self, load: Load<'_>, publisher: Option<SessionKey>) -> Vec<Target> {
         let mut matches = std::mem::take(&mut self.turn.matches);
         matches.clear();
-        self.routes.matching(topic, &mut matches);
+        self.routes.matching(load.topic, &mut matches);
         // [MQTT-3.8.3-3] No Local keeps a client's own messages away.
-        matches.retain(|m| !(m.options.no_local && Some(m.session) == publisher));
-        matches.sort_unstable_by_key(|m| (m.session, m.identifier));
-        let targets = matches.chunk_by(|a, b| a.session == b.session).map(Target::of).collect();
+        let Matches { subscribers, groups } = &mut matches;
+        subscribers.retain(|m| !(m.options.no_local && Some(m.session) == publisher));
+        subscribers.sort_unstable_by_key(|m| (m.session, m.identifier));
+        let mut targets: Vec<_> =
+            subscribers.chunk_by(|a, b| a.session == b.session).map(Target::of).collect();
+        for group in groups.iter().map(|key| self.groups.get(*key)) {
+            let chosen = self.choose(group, load);
+            targets.extend(chosen.map(|m| Target { share: Some(group.share.clone()), ..Target::of(&[m]) }));
+        }
         self.turn.matches = matches;
         targets
     }
@@ -311,14 +339,15 @@ impl Shard {
         targets: &[Target],
         publisher: Option<SessionKey>,
     ) {
-        let others = targets.iter().filter(|t| Some(t.session) != publisher);
+        let others = targets.iter().filter(|t| t.is_other_than(publisher));
         let listed = self.receipts.are_listed(others.clone().count());
         let recipients: Vec<_> = others
             .map(|t| {
                 let s = &self.sessions[t.session];
                 let names = listed.then(|| (s.client_id.clone(), s.user.clone()));
                 let (client_id, user) = names.unwrap_or_default();
-                TrackedRecipient { session: s.no, client_id, user }
+                let group = t.share.as_ref().map(|share| share.no);
+                TrackedRecipient { session: s.no, group, client_id, user }
             })
             .collect();
         let of = recipients.len() as u32;
@@ -380,6 +409,12 @@ impl Target {
             qos: matches.iter().map(|m| m.options.qos).max().unwrap_or_default(),
             retain_as_published: matches.iter().any(|m| m.options.retain_as_published),
             identifiers,
+            share: None,
         }
+    }
+
+    /// Whether receipts tell of it: not of what the publisher's own subscriptions bring it.
+    fn is_other_than(&self, publisher: Option<SessionKey>) -> bool {
+        self.share.is_some() || Some(self.session) != publisher
     }
 }

@@ -13,7 +13,7 @@ use super::end::Ending;
 use crate::Now;
 use crate::message::MsgNo;
 use crate::receipt::Outcome;
-use crate::record::SessionNo;
+use crate::record::{GroupNo, SessionNo, Source};
 use crate::route::SessionKey;
 
 /// Something left to do.
@@ -29,25 +29,33 @@ pub(super) enum Work {
     Shed { next: SessionKey },
     /// A session's rights changed.
     Check(SessionNo),
+    /// A session ended and left messages to its groups.
+    HandOver(SessionNo),
+    /// Messages wait at a session by a group that it has left.
+    PassOn { session: SessionNo, group: GroupNo },
+    /// Messages may wait at members that are away, while others are connected.
+    Gather(GroupNo),
     /// A recipient whose session is gone.
-    Lost { message: MsgNo, session: SessionNo },
+    Lost { message: MsgNo, session: SessionNo, source: Source },
 }
+
+/// Works done after one input, by their weight; what is left waits for the next, or for the timer.
+const WORKS_PER_INPUT_MAX: usize = 1_000;
+
+/// Messages that end at one session in one turn.
+pub(super) const ENDS_PER_TURN_MAX: usize = 64;
 
 impl Work {
     /// How much it is, of `WORKS_PER_INPUT_MAX`.
     fn weight(self) -> usize {
         match self {
             Self::CheckAll { .. } | Self::Check(_) | Self::Shed { .. } => 20,
+            // Messages move one by one, and a queue is gone through for them.
+            Self::HandOver(_) | Self::PassOn { .. } | Self::Gather(_) => 20,
             _ => 1,
         }
     }
 }
-
-/// Works done after one input; what is left waits for the next, or for the timer.
-const WORKS_PER_INPUT_MAX: usize = 1_000;
-
-/// Messages that end at one session in one turn.
-pub(super) const ENDS_PER_TURN_MAX: usize = 64;
 
 impl Shard {
     pub(super) fn work_off(&mut self, now: Now) {
@@ -66,8 +74,11 @@ impl Shard {
                 Work::CheckAll { next, epoch } => self.check_all(next, epoch),
                 Work::Shed { next } => self.shed(now, next),
                 Work::Check(session) => self.check(now, session),
-                Work::Lost { message, session } => {
-                    let ending = Ending { session, message, is_copy: false, packet_id: None, logged: false };
+                Work::HandOver(session) => self.hand_over(now, session),
+                Work::PassOn { session, group } => self.pass_on(now, session, group),
+                Work::Gather(group) => self.gather(now, group),
+                Work::Lost { message, session, source } => {
+                    let ending = Ending { session, message, source, packet_id: None, logged: false };
                     self.end(now, ending, Outcome::Dropped("session_ended"));
                 }
             }

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use rustc_hash::FxHashSet;
 
 use super::Shard;
+use super::share::Remains;
 use crate::message::{Delivery, MsgNo};
-use crate::record::{Entry, RecordBuilder};
+use crate::record::{Entry, RecordBuilder, SessionNo};
 use crate::session::{Incoming, Session, Subscription};
 
 /// Size at which a record is closed.
@@ -30,7 +31,8 @@ impl Shard {
     /// holds.
     pub fn checkpoint(&self) -> Vec<Bytes> {
         let mut out = Checkpoint::default();
-        out.push(&Entry::Counters { message: self.next_message, session: self.next_session });
+        let (message, session, group) = (self.next_message, self.next_session, self.groups.next_no());
+        out.push(&Entry::Counters { message, session, group });
         let conversations: BTreeMap<_, _> = self.conversations.iter().collect();
         for (topic, head) in conversations {
             let topic = topic.clone();
@@ -41,6 +43,12 @@ impl Shard {
             out.written.insert(message.no);
             out.builder.push_message(message, true);
             out.close_if_full();
+        }
+        self.groups(&mut out);
+        // Before the sessions: a client that came back after its session ended has another one there.
+        let remains: BTreeMap<_, _> = self.remains.iter().filter(|(_, r)| r.logged).collect();
+        for (session, remains) in remains {
+            out.remains(*session, remains);
         }
         let mut sessions: Vec<_> = self.sessions.iter().map(|(_, s)| s).filter(|s| s.durable).collect();
         sessions.sort_unstable_by_key(|s| s.no);
@@ -58,12 +66,21 @@ impl Shard {
                 wanted: t.wanted,
                 of: t.of,
                 ended: t.ended,
-                recipients: t.open().cloned().collect(),
+                recipients: t.open().map(|open| open.named.clone()).collect(),
             });
             out.close_if_full();
         }
         out.close();
         out.records
+    }
+
+    /// Names every group that something after it may name by its number.
+    fn groups(&self, out: &mut Checkpoint) {
+        let groups: BTreeMap<_, _> = self.groups.iter().map(|g| (g.share.no, &g.share.full)).collect();
+        for (group, filter) in groups {
+            out.push(&Entry::Group { group, filter: filter.clone() });
+            out.close_if_full();
+        }
     }
 }
 
@@ -105,7 +122,7 @@ impl Checkpoint {
             self.close_if_full();
         }
         for entry in &s.in_flight {
-            self.delivery(s, &entry.delivery, Some(entry.packet_id));
+            self.delivery(session, &entry.delivery, Some(entry.packet_id));
             self.close_if_full();
         }
         for at in s.released() {
@@ -113,15 +130,26 @@ impl Checkpoint {
             self.close_if_full();
         }
         for delivery in &s.queue {
-            self.delivery(s, delivery, None);
+            self.delivery(session, delivery, None);
             self.close_if_full();
         }
     }
 
-    fn delivery(&mut self, s: &Session, delivery: &Delivery, packet_id: Option<protocol::PacketId>) {
+    /// A session that ended, with what its groups may still get.
+    fn remains(&mut self, session: SessionNo, remains: &Remains) {
+        let (client_id, user) = (remains.client_id.clone(), remains.user.clone());
+        self.push(&Entry::SessionOpened { session, client_id, user });
+        for (packet_id, delivery) in remains.iter() {
+            self.delivery(session, delivery, packet_id);
+            self.close_if_full();
+        }
+        self.push(&Entry::SessionEnded { session });
+    }
+
+    fn delivery(&mut self, session: SessionNo, delivery: &Delivery, packet_id: Option<protocol::PacketId>) {
         if self.written.insert(delivery.message.no) {
             self.builder.push_message(&delivery.message, false);
         }
-        self.push(&delivery.queued(s.no, packet_id));
+        self.push(&delivery.queued(session, packet_id));
     }
 }

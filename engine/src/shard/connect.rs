@@ -295,6 +295,7 @@ impl Shard {
             let session = session.no;
             self.write(&Entry::SessionConnected { session, expiry_s, will });
         }
+        self.member_moved(key);
         if keep_alive_s > 0 {
             self.timers.set(Deadline::KeepAlive(conn), now.monotonic_ms + silence_max_ms(keep_alive_s));
         }
@@ -340,7 +341,7 @@ impl Shard {
             topic_alias_max: Some(self.config.topic_alias_max),
             // [MQTT-3.1.2-21] the value to use instead of the client's own.
             server_keep_alive_s: (keep_alive_s != connect.keep_alive_s).then_some(keep_alive_s),
-            shared_subscription_available: Some(false),
+            shared_subscription_available: Some(true),
             ..ConnAckProperties::default()
         };
         ConnAck { session_present, reason, properties }

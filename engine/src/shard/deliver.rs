@@ -61,6 +61,7 @@ impl Shard {
             Err(reason) if is_new => {
                 return self.end_unlogged(now, key, &delivery, Outcome::Dropped(reason));
             }
+            Err(NOT_AUTHORIZED) if self.give_elsewhere(now, key, &delivery, None) => return,
             Err(reason) => return self.end_waiting(now, key, &delivery, Outcome::Dropped(reason)),
         };
         let session = self.sessions[key].no;
@@ -96,7 +97,7 @@ impl Shard {
             if session.window_used < session.in_flight.len() || session.window_used >= window {
                 return;
             }
-            let Some(delivery) = session.pop_waiting() else { return };
+            let Some(delivery) = session.pop_waiting() else { return self.gather_more(key) };
             if delivery.message.expiry.is_some_and(|e| e.is_past(now)) {
                 // [MQTT-3.3.2-5] expired before its delivery began.
                 self.end_waiting(now, key, &delivery, Outcome::Expired);
@@ -197,8 +198,8 @@ impl Shard {
     /// Ends a message that the log does not have at this session: only its receipt may need the record.
     pub(super) fn end_unlogged(&mut self, now: Now, key: SessionKey, delivery: &Delivery, outcome: Outcome) {
         let session = self.sessions[key].no;
-        let (message, is_copy) = (delivery.message.no, delivery.is_copy);
-        let ending = Ending { session, message, is_copy, packet_id: None, logged: false };
+        let (message, source) = (delivery.message.no, delivery.source());
+        let ending = Ending { session, message, source, packet_id: None, logged: false };
         self.end(now, ending, outcome);
     }
 
@@ -206,8 +207,8 @@ impl Shard {
     pub(super) fn end_waiting(&mut self, now: Now, key: SessionKey, delivery: &Delivery, outcome: Outcome) {
         let session = &self.sessions[key];
         let (session, logged) = (session.no, session.durable);
-        let (message, is_copy) = (delivery.message.no, delivery.is_copy);
-        self.end(now, Ending { session, message, is_copy, packet_id: None, logged }, outcome);
+        let (message, source) = (delivery.message.no, delivery.source());
+        self.end(now, Ending { session, message, source, packet_id: None, logged }, outcome);
     }
 
     /// Ends a message in flight; an unknown id is ignored.
@@ -215,8 +216,8 @@ impl Shard {
         let session = &mut self.sessions[key];
         let Some(ended) = session.end_in_flight(packet_id) else { return };
         let (session, logged) = (session.no, session.durable);
-        let (message, is_copy) = (ended.delivery.message.no, ended.delivery.is_copy);
-        self.end(now, Ending { session, message, is_copy, packet_id: Some(packet_id), logged }, outcome);
+        let (message, source) = (ended.delivery.message.no, ended.delivery.source());
+        self.end(now, Ending { session, message, source, packet_id: Some(packet_id), logged }, outcome);
     }
 }
 
@@ -291,7 +292,7 @@ impl Delivery {
             message: self.message.no,
             qos: self.qos,
             retain: self.retain,
-            is_copy: self.is_copy,
+            source: self.source(),
             identifiers: self.subscription_identifiers.clone(),
             packet_id,
         }

@@ -11,10 +11,11 @@ use super::Shard;
 use super::accept::Publisher;
 use super::backlog::{ENDS_PER_TURN_MAX, Work};
 use super::connect::silence_max_ms;
+use super::share::Remains;
 use crate::memory::Held;
-use crate::message::{Delivery, Message, MsgNo, own_id};
-use crate::receipt::{Outcome, Told};
-use crate::record::{Entry, SessionNo};
+use crate::message::{Delivery, Message, MsgNo, Origin, own_id};
+use crate::receipt::{Names, Outcome, Told};
+use crate::record::{Entry, SessionNo, Source};
 use crate::route::SessionKey;
 use crate::session::Session;
 use crate::timers::Deadline;
@@ -25,7 +26,7 @@ use crate::{CloseReason, ConnId, Now};
 pub(super) struct Ending {
     pub(super) session: SessionNo,
     pub(super) message: MsgNo,
-    pub(super) is_copy: bool,
+    pub(super) source: Source,
     /// The packet id it was in flight under.
     pub(super) packet_id: Option<PacketId>,
     /// Whether the log has it at this session.
@@ -42,14 +43,18 @@ impl Shard {
             Outcome::Expired => self.stats.expired += 1,
             _ => {}
         }
-        let Ending { session, message, is_copy, packet_id, logged } = ending;
-        let told = match is_copy {
-            false => self.receipts.end(message, session, outcome, now.unix_ms),
-            true => None,
-        };
+        let Ending { session, message, source, packet_id, logged } = ending;
+        let recipient = source.recipient(session);
+        let told = recipient.and_then(|recipient| {
+            let (sessions, remains) = (&self.sessions, &self.remains);
+            let here = self.by_no.get(&session).map(|key| &sessions[*key]);
+            let gone = || remains.get(&session).map(|r| Names { client_id: &r.client_id, user: &r.user });
+            let member = here.map(|s| Names { client_id: &s.client_id, user: &s.user }).or_else(gone);
+            self.receipts.end(message, recipient, member, outcome, now.unix_ms)
+        });
         if logged || told.is_some() {
-            let state = (!is_copy).then(|| outcome.state());
-            self.write(&Entry::Ended { session, message, packet_id, state });
+            let state = recipient.map(|_| outcome.state());
+            self.write(&Entry::Ended { session, message, source, packet_id, state });
         }
         if told.is_some() && !self.receipts.is_tracked(message) {
             self.timers.clear(Deadline::MessageExpiry(message));
@@ -89,7 +94,8 @@ impl Shard {
         // [MQTT-3.3.4-3] the subscription's identifier comes with what it brings.
         let subscription_identifiers = subscription.and_then(|s| s.identifier).into_iter().collect();
         let qos = qos.min(message.qos);
-        Delivery { message: message.clone(), qos, retain: false, is_copy: false, subscription_identifiers }
+        let (message, origin) = (message.clone(), Origin::Subscriptions);
+        Delivery { message, qos, retain: false, origin, subscription_identifiers }
     }
 
     /// Makes a message of the broker's own; it waits for this turn's record.
@@ -149,6 +155,7 @@ impl Shard {
             None => {}
         }
         self.write_disconnected(key);
+        self.member_moved(key);
         if expiry_s != u32::MAX {
             let due_ms = now.monotonic_ms + u64::from(expiry_s) * 1000;
             self.timers.set(Deadline::SessionExpiry(no), due_ms);
@@ -166,22 +173,20 @@ impl Shard {
 
     /// Ends a session with all it holds. [MQTT-3.1.2-8] its will, if one waits, is published now.
     pub(super) fn end_session(&mut self, now: Now, key: SessionKey) {
-        let mut session = self.sessions.remove(key);
-        self.by_client.remove(&session.client_id);
-        self.by_no.remove(&session.no);
-        for filter in session.subscriptions.keys() {
-            self.routes.remove(filter, key);
-        }
-        self.receipts.unhear(&session.user, key);
+        let mut session = self.take_session(key);
         if let Some(will) = session.will.take() {
             self.publish_will(now, publisher(None, &session), *will);
         }
         self.timers.clear(Deadline::SessionExpiry(session.no));
         self.timers.clear(Deadline::WillDelay(session.no));
+        if let Some(remains) = Remains::of(&mut session, &self.account) {
+            self.remains.insert(session.no, remains);
+            self.backlog.push_back(Work::HandOver(session.no));
+        }
         for delivery in session.in_flight.iter().map(|f| &f.delivery).chain(&session.queue) {
-            let message = delivery.message.no;
-            if !delivery.is_copy && self.receipts.is_open(message, session.no) {
-                self.backlog.push_back(Work::Lost { message, session: session.no });
+            let (message, source) = (delivery.message.no, delivery.source());
+            if source.recipient(session.no).is_some_and(|r| self.receipts.is_open(message, r)) {
+                self.backlog.push_back(Work::Lost { message, session: session.no, source });
             } else {
                 self.stats.dropped += 1;
             }
@@ -189,6 +194,19 @@ impl Shard {
         if session.durable {
             self.write(&Entry::SessionEnded { session: session.no });
         }
+    }
+
+    /// Takes a session out of every table.
+    pub(super) fn take_session(&mut self, key: SessionKey) -> Session {
+        let session = self.sessions.remove(key);
+        self.by_client.remove(&session.client_id);
+        self.by_no.remove(&session.no);
+        self.receipts.unhear(&session.user, key);
+        for filter in session.subscriptions.keys() {
+            self.routes.remove(filter, key);
+            self.leave_group(filter, key);
+        }
+        session
     }
 
     pub(super) fn session_expiry_due(&mut self, now: Now, no: SessionNo) {
@@ -217,15 +235,15 @@ impl Shard {
     /// and not when the recipient comes back.
     pub(super) fn message_expiry_due(&mut self, now: Now, message: MsgNo) {
         let Some(tracking) = self.receipts.get(message) else { return };
-        let open: Vec<_> = tracking.open().map(|r| r.session).collect();
+        let open: Vec<_> = tracking.open().map(|r| (r.holder, r.named.recipient().source())).collect();
         let mut ended = 0;
-        for no in open {
+        for (no, source) in open {
             let Some(&key) = self.by_no.get(&no) else { continue };
             if ended >= ENDS_PER_TURN_MAX {
                 return self.timers.set(Deadline::MessageExpiry(message), now.monotonic_ms);
             }
             // In flight it is past expiring: only what waits is taken out.
-            if let Some(expired) = self.sessions[key].remove_waiting(message, false) {
+            if let Some(expired) = self.sessions[key].remove_waiting(message, source) {
                 self.end_waiting(now, key, &expired, Outcome::Expired);
                 ended += 1;
             }

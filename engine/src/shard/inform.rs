@@ -8,8 +8,9 @@ use protocol::QoS;
 
 use super::Shard;
 use super::queue::Way;
+use super::share::Load;
 use crate::Now;
-use crate::message::{Delivery, Message};
+use crate::message::{Delivery, Message, Origin};
 
 impl Shard {
     /// Whether a subscription names this first level (`$SYS`), so that its topics have hearers.
@@ -30,13 +31,16 @@ impl Shard {
         let message = self.own_message(now, topic, payload, QoS::AtMostOnce);
         let message = Arc::new(Message { retain: true, ..Message::clone(&message) });
         self.informed.set(message.clone());
-        for target in self.targets(&message.topic, None) {
+        for target in self.targets(Load::of(&message), None) {
+            if let Some(share) = &target.share {
+                self.chose(share.no, target.session);
+            }
             if let Way::Send(conn) = self.way(target.session, QoS::AtMostOnce, false) {
                 let delivery = Delivery {
                     message: message.clone(),
                     qos: QoS::AtMostOnce,
                     retain: target.retain_as_published,
-                    is_copy: true,
+                    origin: Origin::Retained,
                     subscription_identifiers: target.identifiers,
                 };
                 self.send_at_most_once(now, target.session, conn, delivery);

@@ -21,6 +21,7 @@ mod publish;
 mod queue;
 mod recover;
 mod rights;
+mod share;
 mod subscribe;
 
 use std::collections::VecDeque;
@@ -43,11 +44,13 @@ use crate::receipt::{Receipts, Told};
 use crate::record::{Entry, RecordBuilder, SessionNo};
 use crate::retained::Retained;
 use crate::rights::{NodeRules, Rights};
-use crate::route::{Routes, SessionKey, Subscriber};
+use crate::route::{Matches, Routes, SessionKey};
 use crate::session::Session;
+use crate::share::Groups;
 use crate::timers::{Deadline, Timers};
 use crate::{CloseReason, Config, ConnId, Input, Now, Output, Stats, Ticket};
 use backlog::Work;
+use share::Remains;
 
 /// One shard of the broker. One owner, no locks. Same inputs, same outputs.
 #[derive(Debug)]
@@ -63,6 +66,9 @@ pub struct Shard {
     by_no: FxHashMap<SessionNo, SessionKey>,
     conns: FxHashMap<ConnId, Conn>,
     routes: Routes,
+    groups: Groups,
+    /// What sessions that ended left to their groups, until it is handed on.
+    remains: FxHashMap<SessionNo, Remains>,
     retained: Retained,
     /// Messages of the broker's own.
     informed: Retained,
@@ -95,7 +101,7 @@ struct Turn {
     /// Receipts to be published with this turn.
     told: Vec<Told>,
     /// Scratch for route matches.
-    matches: Vec<Subscriber>,
+    matches: Matches,
 }
 
 /// What a send waits for, besides everything sent on the connection before.
@@ -159,6 +165,8 @@ impl Shard {
             by_no: FxHashMap::default(),
             conns: FxHashMap::default(),
             routes: Routes::default(),
+            groups: Groups::new(&account),
+            remains: FxHashMap::default(),
             retained: Retained::default(),
             informed: Retained::default(),
             conversations: Conversations::new(
@@ -266,7 +274,7 @@ impl Shard {
 
     /// Counts for metrics.
     pub fn stats(&self) -> Stats {
-        Stats { queued: self.sessions.iter().map(|(_, s)| s.held() as u64).sum(), ..self.counters() }
+        Stats { queued: self.held(), ..self.counters() }
     }
 
     /// The counts that need no walk over the sessions; the others are 0.
@@ -274,7 +282,7 @@ impl Shard {
         Stats {
             connections: self.conns.len() as u64,
             sessions: self.sessions.len() as u64,
-            subscriptions: self.routes.len() as u64,
+            subscriptions: (self.routes.len() + self.groups.members()) as u64,
             retained: self.retained.len() as u64,
             informs: self.informed.len() as u64,
             deadlines: self.timers.len() as u64,
@@ -282,6 +290,13 @@ impl Shard {
             memory_level: self.memory.level,
             ..self.stats
         }
+    }
+
+    /// Messages that wait or are in flight.
+    fn held(&self) -> u64 {
+        let sessions: usize = self.sessions.iter().map(|(_, s)| s.held()).sum();
+        let remains: usize = self.remains.values().map(Remains::len).sum();
+        (sessions + remains) as u64
     }
 
     /// Closes the turn: its record gets the next number, its sends wait for what they must.
@@ -368,6 +383,10 @@ impl Shard {
                 self.connection_ended(now, conn, CloseReason::Shutdown);
             }
             self.finish(now);
+        }
+        // What ended sessions leave to members that stay is theirs before the process ends.
+        while !self.remains.is_empty() {
+            self.work_off(now);
         }
         self.shut_down = true;
     }

@@ -73,7 +73,7 @@ impl Shard {
             }
             let bytes = queue_bytes(&offer.topic, &offer.payload, &offer.properties);
             let way = self.way(target.session, target.qos.min(offer.qos), in_conversation);
-            if matches!(way, Way::Queue) && self.is_full_for(target.session, limits, bytes) {
+            if matches!(way, Way::Queue) && self.is_full_for(target.session, bytes) {
                 let QueueLimits { messages_max, bytes_max, .. } = limits;
                 let what = format!(
                     "the queue of a recipient is full, it may hold {messages_max} messages and {bytes_max} bytes"
@@ -84,8 +84,9 @@ impl Shard {
         Ok(())
     }
 
-    fn is_full_for(&self, key: SessionKey, limits: QueueLimits, bytes: usize) -> bool {
-        let session = &self.sessions[key];
+    /// Whether the queue has no room for so many bytes more.
+    pub(super) fn is_full_for(&self, key: SessionKey, bytes: usize) -> bool {
+        let (session, limits) = (&self.sessions[key], self.queue_limits(key));
         session.queue.len() >= limits.messages_max || session.queue_bytes + bytes > limits.bytes_max
     }
 
@@ -93,7 +94,7 @@ impl Shard {
     pub(super) fn enqueue(&mut self, now: Now, key: SessionKey, delivery: Delivery) {
         let limits = self.queue_limits(key);
         let bytes = delivery.message.bytes();
-        let is_full = self.is_full_for(key, limits, bytes);
+        let is_full = self.is_full_for(key, bytes);
         let is_shed = delivery.qos == QoS::AtMostOnce && !self.may_queue_at_most_once();
         let session = &mut self.sessions[key];
         // What can never fit empties no queue, and QoS 0 takes the place of QoS 0 only. A queue that refuses

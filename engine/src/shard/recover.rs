@@ -1,16 +1,19 @@
 //! From the log to the state.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rustc_hash::FxHashMap;
+use protocol::TopicFilter;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Shard;
 use super::backlog::Work;
 use super::checkpoint::RECORD_BYTES;
+use super::share::Remains;
 use crate::conversation::Head;
-use crate::message::{Delivery, Expiry, Message, MsgNo};
-use crate::record::{Entry, MessageEntry, SessionNo, read_record};
+use crate::message::{Delivery, Expiry, Message, MsgNo, Origin};
+use crate::record::{Entry, MessageEntry, Recipient, SessionNo, Source, read_record};
 use crate::route::SessionKey;
 use crate::session::{Incoming, Session, Subscription};
 use crate::timers::Deadline;
@@ -109,6 +112,10 @@ impl Shard {
             Entry::SessionEnded { session } => self.forget_session(session)?,
             Entry::Subscribed { session, filter, options, identifier } => {
                 let key = self.logged_key(session)?;
+                let filter = TopicFilter::parse(filter).map_err(|e| format!("a filter: {e}"))?;
+                if filter.share.is_some() && self.groups.named(&filter.full).is_none() {
+                    return Err(format!("the group {:?} is not in the log", filter.full));
+                }
                 self.add_subscription(key, &filter, Subscription { options, identifier });
             }
             Entry::Unsubscribed { session, filter } => {
@@ -130,7 +137,12 @@ impl Shard {
             Entry::IncomingReleased { session, packet_id } => {
                 self.logged_session(session)?.release_incoming(packet_id);
             }
-            Entry::Counters { message, session } => {
+            Entry::Group { group, filter } => {
+                let filter = TopicFilter::parse(filter).map_err(|e| format!("a filter: {e}"))?;
+                self.groups.restore(group, &filter.full, &filter.filter)?;
+            }
+            Entry::Counters { message, session, group } => {
+                self.groups.begin_at(group);
                 self.next_message = self.next_message.max(message);
                 self.next_session = self.next_session.max(session);
             }
@@ -142,11 +154,11 @@ impl Shard {
     /// Takes the entries back that move one message at one session.
     fn apply_delivery(&mut self, entry: Entry, bodies: &Bodies) -> Result<(), String> {
         match entry {
-            Entry::Queued { session, message, qos, retain, is_copy, identifiers, packet_id } => {
+            Entry::Queued { session, message, qos, retain, source, identifiers, packet_id } => {
                 let body = bodies.by_no.get(&message);
                 let message = body.ok_or_else(|| format!("message {} is not in the log", message.0))?.clone();
-                let subscription_identifiers = identifiers;
-                let delivery = Delivery { message, qos, retain, is_copy, subscription_identifiers };
+                let (origin, subscription_identifiers) = (self.origin(source)?, identifiers);
+                let delivery = Delivery { message, qos, retain, origin, subscription_identifiers };
                 let session = self.logged_session(session)?;
                 match packet_id {
                     Some(packet_id) => session.restore_in_flight(packet_id, delivery),
@@ -169,9 +181,9 @@ impl Shard {
                     .ok_or_else(|| format!("packet id {packet_id} is not in flight"))?;
                 session.release(packet_id);
             }
-            Entry::Ended { session, message, packet_id, state } => {
-                if let Some(state) = state {
-                    self.receipts.forget(message, session, state);
+            Entry::Ended { session, message, source, packet_id, state } => {
+                if let Some((state, recipient)) = state.zip(source.recipient(session)) {
+                    self.receipts.forget(message, recipient, state);
                 }
                 // Recipients whose session was not durable are named only for their receipts.
                 if let Some(&key) = self.by_no.get(&session) {
@@ -182,7 +194,12 @@ impl Shard {
                                 .end_in_flight(id)
                                 .ok_or_else(|| format!("packet id {id} is not in flight"))?,
                         ),
-                        None => drop(session.remove_waiting(message, state.is_none())),
+                        None => drop(session.remove_waiting(message, source)),
+                    }
+                } else if let Some(remains) = self.remains.get_mut(&session) {
+                    remains.forget(message, source, packet_id);
+                    if remains.len() == 0 {
+                        self.remains.remove(&session);
                     }
                 }
             }
@@ -205,6 +222,18 @@ impl Shard {
         bodies.insert(message);
     }
 
+    fn origin(&self, source: Source) -> Result<Origin, String> {
+        Ok(match source {
+            Source::Subscriptions => Origin::Subscriptions,
+            Source::Retained => Origin::Retained,
+            Source::Group(no) => {
+                let key = self.groups.numbered(no);
+                let key = key.ok_or_else(|| format!("group {} is not in the log", no.0))?;
+                Origin::Group(self.groups.get(key).share.clone())
+            }
+        })
+    }
+
     fn logged_key(&self, no: SessionNo) -> Result<SessionKey, String> {
         self.by_no.get(&no).copied().ok_or_else(|| format!("session {} is not in the log", no.0))
     }
@@ -217,12 +246,9 @@ impl Shard {
     /// Ends a session without telling anybody: whoever had to know was told in the same record.
     fn forget_session(&mut self, no: SessionNo) -> Result<(), String> {
         let key = self.logged_key(no)?;
-        let session = self.sessions.remove(key);
-        self.by_no.remove(&no);
-        self.by_client.remove(&session.client_id);
-        self.receipts.unhear(&session.user, key);
-        for filter in session.subscriptions.keys() {
-            self.routes.remove(filter, key);
+        let mut session = self.take_session(key);
+        if let Some(remains) = Remains::of(&mut session, &self.account) {
+            self.remains.insert(no, remains);
         }
         Ok(())
     }
@@ -256,15 +282,65 @@ impl Shard {
         self.finish(now);
         self.watch_retained();
         self.watch_recovered_expiries();
-        let mut lost = Vec::new();
-        for (message, tracking) in self.receipts.iter() {
-            let gone = tracking.open().filter(|r| !self.by_no.contains_key(&r.session));
-            lost.extend(gone.map(|r| (message, r.session)));
-        }
-        lost.sort_unstable();
-        self.backlog.extend(lost.into_iter().map(|(message, session)| Work::Lost { message, session }));
+        self.resume_groups();
+        self.find_lost();
         self.work_off(now);
         self.watch_memory();
+    }
+
+    /// Goes on with the handing over that the process left unfinished. Nobody is connected yet.
+    fn resume_groups(&mut self) {
+        let mut remains: Vec<_> = self.remains.keys().copied().collect();
+        remains.sort_unstable();
+        self.backlog.extend(remains.into_iter().map(Work::HandOver));
+        let mut left = BTreeSet::new();
+        for (key, session) in self.sessions.iter().filter(|(_, s)| s.waits_by_group()) {
+            for delivery in &session.queue {
+                if let Origin::Group(share) = &delivery.origin
+                    && self.groups.numbered(share.no).is_some_and(|group| !self.groups.get(group).has(key))
+                {
+                    left.insert((session.no, share.no));
+                }
+            }
+        }
+        self.backlog.extend(left.into_iter().map(|(session, group)| Work::PassOn { session, group }));
+        self.groups.sweep_now();
+    }
+
+    /// Finds out who has the messages of groups whose receipts are asked for, and which tracked messages
+    /// nobody has: their sessions were not durable.
+    fn find_lost(&mut self) {
+        let mut holders = Vec::new();
+        let mut note = |session: SessionNo, delivery: &Delivery| {
+            if let Source::Group(group) = delivery.source() {
+                holders.push((delivery.message.no, group, session));
+            }
+        };
+        for (_, s) in &self.sessions {
+            s.in_flight.iter().map(|f| &f.delivery).chain(&s.queue).for_each(|d| note(s.no, d));
+        }
+        for (no, remains) in &self.remains {
+            remains.iter().for_each(|(_, d)| note(*no, d));
+        }
+        let held: FxHashSet<_> = holders.iter().map(|(message, group, _)| (*message, *group)).collect();
+        let mut lost = Vec::new();
+        for (message, tracking) in self.receipts.iter() {
+            for open in tracking.open() {
+                let is_held = match open.named.recipient() {
+                    Recipient::Session(session) => self.by_no.contains_key(&session),
+                    Recipient::Group(group) => held.contains(&(message, group)),
+                };
+                if !is_held {
+                    lost.push((message, open.holder, open.named.recipient().source()));
+                }
+            }
+        }
+        for (message, group, session) in holders {
+            self.receipts.hold(message, group, session);
+        }
+        lost.sort_unstable();
+        let lost = lost.into_iter();
+        self.backlog.extend(lost.map(|(message, session, source)| Work::Lost { message, session, source }));
     }
 
     fn watch_recovered_expiries(&mut self) {

@@ -22,7 +22,7 @@ use crate::acl::Acl;
 use crate::message::{MsgNo, compact};
 use crate::principal::Principal;
 use crate::receipt::Outcome;
-use crate::record::{Entry, SessionNo};
+use crate::record::{Entry, SessionNo, Source};
 use crate::rights::{NodeRules, Rights, topics_of};
 use crate::route::SessionKey;
 use crate::session::{FlightState, Recheck, Session};
@@ -146,7 +146,7 @@ impl Shard {
         c.rights.may_subscribe(topics_of(filter)).map_err(|d| (ReasonCode::NotAuthorized, d.to_string()))
     }
 
-    fn rights_of(&self, session: &Session) -> Option<Rights> {
+    pub(super) fn rights_of(&self, session: &Session) -> Option<Rights> {
         let principal = session.principal.as_deref()?;
         Some(Rights::new(&self.rules, principal, &session.client_id, &session.user))
     }
@@ -241,9 +241,11 @@ impl Shard {
                 continue;
             }
             // By its number, as the log says it: of several copies the oldest.
-            let (message, is_copy): (MsgNo, bool) = (delivery.message.no, delivery.is_copy);
-            let Some(dropped) = session.remove_waiting(message, is_copy) else { return true };
-            self.end_waiting(now, key, &dropped, Outcome::Dropped(NOT_AUTHORIZED));
+            let (message, source): (MsgNo, Source) = (delivery.message.no, delivery.source());
+            let Some(dropped) = session.remove_waiting(message, source) else { return true };
+            if !self.give_elsewhere(now, key, &dropped, None) {
+                self.end_waiting(now, key, &dropped, Outcome::Dropped(NOT_AUTHORIZED));
+            }
             ended += 1;
             if ended >= ENDS_PER_TURN_MAX {
                 return false;
@@ -260,14 +262,19 @@ impl Shard {
         let (no, durable) = (session.no, session.durable);
         let Some(entry) = session.in_flight_mut(packet_id) else { return };
         if entry.delivery.qos != QoS::ExactlyOnce {
+            let delivery = entry.delivery.clone();
+            if self.give_elsewhere(now, key, &delivery, Some(packet_id)) {
+                self.sessions[key].end_in_flight(packet_id);
+                return;
+            }
             return self.end_in_flight(now, key, packet_id, outcome);
         }
-        let (message, is_copy) = (entry.delivery.message.no, entry.delivery.is_copy);
+        let (message, source) = (entry.delivery.message.no, entry.delivery.source());
         session.release(packet_id);
         if durable {
             self.write(&Entry::Received { session: no, packet_id });
         }
-        self.end(now, Ending { session: no, message, is_copy, packet_id: None, logged: false }, outcome);
+        self.end(now, Ending { session: no, message, source, packet_id: None, logged: false }, outcome);
     }
 }
 

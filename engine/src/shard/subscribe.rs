@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use protocol::{
     AckProperties, ByteString, Packet, QoS, ReasonCode, RetainHandling, SubAck, Subscribe, SubscribeFilter,
-    TopicFilter, UnsubAck, Unsubscribe,
+    TopicFilter, UnsubAck, Unsubscribe, im,
 };
 
 use super::answer::reason_string;
 use super::{Shard, Wait};
-use crate::message::{Delivery, Message, compact};
+use crate::message::{Delivery, Message, Origin, compact, user_property};
 use crate::principal::lower;
 use crate::record::Entry;
-use crate::reserved::{FilterClass, classify_filter};
+use crate::reserved::{FilterClass, classify_filter, classify_shared_filter};
 use crate::retained::Allowance;
 use crate::route::{SessionKey, Subscriber};
 use crate::session::Subscription;
@@ -33,7 +33,7 @@ impl Shard {
             found: self.config.retained_per_subscribe_max,
         };
         for filter in &subscribe.filters {
-            match self.subscribe_one(now, key, filter, subscribe.subscription_identifier, &mut allowance) {
+            match self.subscribe_one(now, key, filter, &subscribe, &mut allowance) {
                 Ok((reason, found)) => {
                     reasons.push(reason);
                     retained.extend(found);
@@ -60,16 +60,17 @@ impl Shard {
         now: Now,
         key: SessionKey,
         asked: &SubscribeFilter,
-        identifier: Option<u32>,
+        packet: &Subscribe,
         allowance: &mut Allowance,
     ) -> Result<(ReasonCode, Vec<Delivery>), (ReasonCode, String)> {
         let filter = TopicFilter::parse(compact(&asked.filter))
             .map_err(|e| (ReasonCode::TopicFilterInvalid, e.to_string()))?;
-        if filter.share.is_some() {
-            let what = "shared subscriptions are not served".to_owned();
-            return Err((ReasonCode::SharedSubscriptionsNotSupported, what));
-        }
-        let class = classify_filter(&filter.filter);
+        let identifier = packet.subscription_identifier;
+        let replays = user_property(&packet.user_properties, im::IM_FROM_SEQ).is_some();
+        let class = match filter.share {
+            Some(_) => classify_shared_filter(&filter.filter, replays),
+            None => classify_filter(&filter.filter),
+        };
         if let FilterClass::Refused(reason, what) = class {
             return Err((reason, what.to_owned()));
         }
@@ -98,7 +99,9 @@ impl Shard {
             return Err((ReasonCode::QuotaExceeded, "the broker's store is full".to_owned()));
         }
         let options = asked.options;
+        // Section 3.8.4: a shared subscription brings no retained messages.
         let send_retained = class == FilterClass::Ordinary
+            && filter.share.is_none()
             && match options.retain_handling {
                 // [MQTT-3.3.1-9]
                 RetainHandling::Send => true,
@@ -121,11 +124,12 @@ impl Shard {
             .filter(|m| !(options.no_local && m.client == *client_id))
             .map(|m| retained_delivery(m, options.qos, identifier))
             .collect();
+        self.open_group(&filter);
         if durable {
             let filter = filter.full.clone();
             self.write(&Entry::Subscribed { session: no, filter, options, identifier });
         }
-        self.add_subscription(key, &filter.full, Subscription { options, identifier });
+        self.add_subscription(key, &filter, Subscription { options, identifier });
         let granted = match options.qos {
             QoS::AtMostOnce => ReasonCode::Success,
             QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
@@ -143,22 +147,24 @@ impl Shard {
         Some(found)
     }
 
-    /// [MQTT-3.8.4-3] a subscription with the same filter replaces the one before.
+    /// [MQTT-3.8.4-3] a subscription with the same filter replaces the one before. A shared filter's group
+    /// must be there.
     pub(super) fn add_subscription(
         &mut self,
         key: SessionKey,
-        filter: &ByteString,
+        filter: &TopicFilter,
         subscription: Subscription,
     ) {
         let Subscription { options, identifier } = subscription;
         let session = &mut self.sessions[key];
-        session.subscribe(filter.clone(), subscription);
-        match classify_filter(filter) {
+        session.subscribe(filter.full.clone(), subscription);
+        let subscriber = Subscriber { session: key, options, identifier: identifier.unwrap_or(0) };
+        if let Some(group) = self.groups.named(&filter.full) {
+            return self.join_group(group, &filter.filter, subscriber);
+        }
+        match classify_filter(&filter.full) {
             FilterClass::Receipts => self.receipts.hear(&session.user.clone(), key, options.qos),
-            FilterClass::Ordinary => {
-                let identifier = identifier.unwrap_or(0);
-                self.routes.insert(filter, Subscriber { session: key, options, identifier });
-            }
+            FilterClass::Ordinary => self.routes.insert(&filter.full, subscriber),
             FilterClass::Errors | FilterClass::Refused(..) => {}
         }
     }
@@ -198,7 +204,11 @@ impl Shard {
         }
         match classify_filter(filter) {
             FilterClass::Receipts => self.receipts.unhear(&session.user.clone(), key),
-            FilterClass::Ordinary => self.routes.remove(filter, key),
+            FilterClass::Ordinary => {
+                self.routes.remove(filter, key);
+                self.leave_group(filter, key);
+                self.pass_on_later(filter, key);
+            }
             FilterClass::Errors | FilterClass::Refused(..) => {}
         }
         true
@@ -209,5 +219,5 @@ fn retained_delivery(message: Arc<Message>, qos: QoS, identifier: Option<u32>) -
     let qos = qos.min(message.qos);
     // [MQTT-3.3.1-8] (3.1.1) sent because of a new subscription: RETAIN is 1.
     let subscription_identifiers = identifier.into_iter().collect();
-    Delivery { message, qos, retain: true, is_copy: true, subscription_identifiers }
+    Delivery { message, qos, retain: true, origin: Origin::Retained, subscription_identifiers }
 }

@@ -77,7 +77,6 @@ fn each_filter_gets_its_own_answer() {
     for (filter, reason) in [
         ("a/#", ReasonCode::GrantedQoS1),
         ("a/#/b", ReasonCode::TopicFilterInvalid),
-        ("$share/g/a", ReasonCode::SharedSubscriptionsNotSupported),
         ("$im/receipts", ReasonCode::GrantedQoS1),
         ("$im/errors", ReasonCode::GrantedQoS1),
         ("$im/#", ReasonCode::TopicFilterInvalid),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Shard;
-use crate::memory::{CONNECTION_BYTES, entry_bytes};
+use crate::memory::{CONNECTION_BYTES, GROUP_BYTES, entry_bytes};
 use crate::message::Message;
 
 /// What lives is what is counted, each body once.
@@ -21,6 +21,15 @@ pub(super) fn check(shard: &Shard) {
         assert_eq!(s.share_bytes(), s.recount_without_entries() + entries);
         sum += s.share_bytes();
     }
+    for remains in shard.remains.values() {
+        remains.iter().for_each(|(_, d)| see(&d.message));
+        let entries: usize = remains.iter().map(|(_, d)| entry_bytes(d)).sum();
+        assert_eq!(remains.held_bytes(), entries + remains.client_id.len() + remains.user.len());
+        sum += remains.held_bytes();
+    }
+    let groups: usize = shard.groups.iter().map(|g| GROUP_BYTES + g.share.full.len()).sum();
+    assert_eq!(shard.groups.held_bytes(), groups);
+    sum += groups;
     shard.retained.iter().chain(shard.informed.iter()).for_each(&mut see);
     sum += bodies.values().sum::<usize>();
     for c in shard.conns.values() {
