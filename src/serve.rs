@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use broker::{Broker, Config, Recovered, RunningBroker};
+use broker::{Broker, Config, Listening, Recovered, RunningBroker};
 
 use crate::{config_command::Settings, signals::Signals, terminal::start_log};
 
@@ -91,7 +91,12 @@ fn announce(broker: &RunningBroker, data_dir: &str) -> io::Result<()> {
         "postrider: store {data_dir}: {sessions} sessions, {messages} queued and {retained} retained messages \
          from {log_bytes} bytes in {took_ms} ms"
     )?;
-    writeln!(out, "postrider: mqtt listening on {}", broker.mqtt_addr())?;
+    for Listening { name, transport, address } in broker.listeners() {
+        match name.as_str() {
+            "mqtt" => writeln!(out, "postrider: mqtt listening on {address}")?,
+            name => writeln!(out, "postrider: listener {name} ({transport}) listening on {address}")?,
+        }
+    }
     match broker.http_addr() {
         Some(addr) => writeln!(out, "postrider: http listening on {addr}")?,
         None => writeln!(out, "postrider: http is off")?,

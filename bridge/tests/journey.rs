@@ -38,7 +38,7 @@ fn start_broker(dir: &Path) -> RunningBroker {
 }
 
 fn config(dir: &Path, broker: &RunningBroker) -> Config {
-    let mut config = Config::new(broker.mqtt_addr().to_string(), "bridge", dir.join("bridge"));
+    let mut config = Config::new(broker.mqtt_addr().unwrap().to_string(), "bridge", dir.join("bridge"));
     let end = START.destination(90.0, 500.0);
     config.vehicles = vec![VehicleRule {
         devices: DevicePattern::Exactly(TRUCK.into()),
@@ -67,7 +67,8 @@ struct Person {
 
 impl Person {
     async fn join(broker: &RunningBroker) -> Person {
-        let (client, events) = Client::spawn(Options::new(broker.mqtt_addr().to_string(), "alice")).unwrap();
+        let (client, events) =
+            Client::spawn(Options::new(broker.mqtt_addr().unwrap().to_string(), "alice")).unwrap();
         client.subscribe(&[("im/dispatch", QoS::AtLeastOnce)]).await.unwrap();
         Person { client, events }
     }
@@ -124,7 +125,7 @@ struct Truck {
 
 impl Truck {
     async fn start(broker: &RunningBroker, dir: &Path, refuses: Option<&'static str>) -> Truck {
-        let options = Options::new(broker.mqtt_addr().to_string(), TRUCK);
+        let options = Options::new(broker.mqtt_addr().unwrap().to_string(), TRUCK);
         let (client, mut events) = Client::spawn(options).unwrap();
         let journal = CommandJournal::open(&dir.join("truck")).unwrap();
         let mut runner = CommandRunner::new(client.clone(), TRUCK, journal, Lock { refuses });

@@ -56,7 +56,7 @@ pub(crate) fn bind_optional(config: &Config) -> Result<Option<Bound>, BindError>
     if !config.http.enabled {
         return Ok(None);
     }
-    match bind(&config.http.listen, "--http") {
+    match bind(&config.http.listen, "--http HOST:PORT") {
         Ok(bound) => Ok(Some(bound)),
         Err(error @ BindError::InUse { .. }) if config.http_is_optional => {
             tracing::warn!(%error, "going on without http");

@@ -10,7 +10,9 @@ mod files;
 mod http;
 #[allow(dead_code, unused_imports, reason = "the runtime asks it from the next change on")]
 mod limits;
+mod listener;
 mod metrics;
+mod peer;
 mod reload;
 mod runtime;
 mod start;
@@ -18,5 +20,6 @@ mod start;
 pub use bind::BindError;
 pub use config::Config;
 pub use files::raise_file_limit;
+pub use listener::{BoundAddress, Listening};
 pub use runtime::Recovered;
 pub use start::{Broker, FatalError, RunningBroker, StartError};

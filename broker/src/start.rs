@@ -7,8 +7,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     Config, Recovered,
-    bind::{BindError, bind},
+    bind::BindError,
     http::{self, HttpServer},
+    listener::{self, Listening, Opened},
     reload::{Reloader, Watch},
     runtime::{self, Inbox, Parts, Store, StoreError},
 };
@@ -23,7 +24,7 @@ pub struct Broker;
 /// A broker that runs. Dropping it ends the broker too, without waiting for the end.
 #[derive(Debug)]
 pub struct RunningBroker {
-    mqtt_addr: SocketAddr,
+    listeners: Vec<Listening>,
     recovered: Recovered,
     inbox: Arc<Inbox>,
     ended: Option<oneshot::Receiver<Result<(), FatalError>>>,
@@ -74,8 +75,8 @@ impl Broker {
     /// # Errors
     /// An address or the store cannot be used.
     pub fn start(config: Config) -> Result<RunningBroker, StartError> {
-        let mqtt = bind(&config.mqtt.listen, "--listen")?;
-        let mqtt_addr = mqtt.local_addr()?;
+        let opened = listener::open_all(&config)?;
+        let listeners = opened.iter().map(Opened::listening).collect();
         let http = http::bind_optional(&config)?;
         let store = Store::open(&config).map_err(|error| StartError::Store {
             dir: config.store.data_dir.clone(),
@@ -90,7 +91,8 @@ impl Broker {
 
         let executor =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
-        let parts = Parts { config, store, listener: mqtt.listen()?, inbox: Arc::clone(&inbox), snapshots };
+        let sockets = opened.into_iter().map(Opened::listen).collect::<Result<_, _>>()?;
+        let parts = Parts { config, store, sockets, inbox: Arc::clone(&inbox), snapshots };
         let (tell_end, ended) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("shard-0".to_owned())
@@ -101,14 +103,19 @@ impl Broker {
             .map_err(StartError::Thread)?;
         let reloader = Reloader::start(watches).map_err(StartError::Thread)?;
         let (ended, thread) = (Some(ended), Some(thread));
-        Ok(RunningBroker { mqtt_addr, recovered, inbox, ended, thread, http, reloader })
+        Ok(RunningBroker { listeners, recovered, inbox, ended, thread, http, reloader })
     }
 }
 
 impl RunningBroker {
-    /// Returns where MQTT is served.
-    pub fn mqtt_addr(&self) -> SocketAddr {
-        self.mqtt_addr
+    /// Returns where MQTT over plain TCP is served as `[mqtt]` says, if it is.
+    pub fn mqtt_addr(&self) -> Option<SocketAddr> {
+        self.listeners.iter().find(|listening| listening.name == "mqtt")?.address.ip()
+    }
+
+    /// Returns where MQTT is served, over everything; the one of `[mqtt]` comes first.
+    pub fn listeners(&self) -> &[Listening] {
+        &self.listeners
     }
 
     /// Returns where HTTP is served, if it is.
@@ -202,6 +209,9 @@ mod tests {
         assert!(error.starts_with("the store failed, so the broker stopped: "), "{error}");
         assert!(error.ends_with("start it again: it says what it finds on disk"), "{error}");
         assert!(error.contains("no such disk"), "{error}");
-        assert!(std::net::TcpStream::connect(broker.mqtt_addr()).is_err(), "clients are still let in");
+        assert!(
+            std::net::TcpStream::connect(broker.mqtt_addr().unwrap()).is_err(),
+            "clients are still let in"
+        );
     }
 }

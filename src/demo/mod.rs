@@ -53,7 +53,7 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let dir =
         tempfile::Builder::new().prefix("postrider-demo-").tempdir().context("cannot make a directory")?;
     let broker = start_broker(dir.path())?;
-    let address = broker.mqtt_addr().to_string();
+    let address = mqtt_addr(&broker)?.to_string();
 
     let options = FleetOptions {
         devices: TRUCKS,
@@ -156,8 +156,13 @@ fn bridge_config(address: &str, dir: &std::path::Path, plan: &[PlannedTruck]) ->
     config
 }
 
-fn introduce(broker: &RunningBroker, plan: &[PlannedTruck], speedup: f64) -> std::io::Result<()> {
-    let port = broker.mqtt_addr().port();
+fn mqtt_addr(broker: &RunningBroker) -> anyhow::Result<std::net::SocketAddr> {
+    broker.mqtt_addr().context("the broker does not listen for MQTT")
+}
+
+fn introduce(broker: &RunningBroker, plan: &[PlannedTruck], speedup: f64) -> anyhow::Result<()> {
+    let address = mqtt_addr(broker)?;
+    let port = address.port();
     say(&format!(
         "postrider demo: a broker, a bridge and {} trucks on real roads of Helsinki, {speedup} times as fast",
         plan.len()
@@ -171,7 +176,7 @@ fn introduce(broker: &RunningBroker, plan: &[PlannedTruck], speedup: f64) -> std
         let detour = if truck.detour.is_some() { ", and will leave it on the way" } else { "" };
         say(&format!("  {} drives {}, {km:.1} km{detour}", truck.id, truck.route.name))?;
     }
-    say(&format!("\nmqtt: listening on {}", broker.mqtt_addr()))?;
+    say(&format!("\nmqtt: listening on {address}"))?;
     if let Some(http) = broker.http_addr() {
         say(&format!("http: listening on {http} (/healthz, /readyz, /metrics)"))?;
     }
@@ -181,5 +186,6 @@ fn introduce(broker: &RunningBroker, plan: &[PlannedTruck], speedup: f64) -> std
     say(&format!(
         "  postrider sub -p {port} -t 'im/dispatch' -v                # the same, with our own client"
     ))?;
-    say(&format!("  postrider pub -p {port} -i you -q 1 -t im/dispatch -m '/unlock truck-3'\n"))
+    say(&format!("  postrider pub -p {port} -i you -q 1 -t im/dispatch -m '/unlock truck-3'\n"))?;
+    Ok(())
 }

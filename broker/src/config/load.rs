@@ -14,8 +14,10 @@ use serde::Deserialize;
 use toml::{Table, Value, de::DeTable};
 
 use super::{
-    CONVERSATION_KEYS, CONVERSATIONS_RULES_MAX, Config, ConfigError, ConversationRule, KEYS, Key, Problem,
-    SECTIONS, error::nearest,
+    CONVERSATION_KEYS, CONVERSATIONS_RULES_MAX, Config, ConfigError, ConversationRule, KEYS, Key,
+    ListenAddress, Problem, SECTIONS,
+    error::nearest,
+    listener::{self, LISTENER_KEYS, LISTENERS_MAX},
 };
 
 /// What the names of all environment variables of the configuration start with.
@@ -27,8 +29,43 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// A text is at most this long: the longest that a packet of MQTT carries is not much more.
 const TEXT_BYTES_MAX: usize = 32_768;
 
-/// The key of the rules, the only one without a section.
-const CONVERSATION: &str = "conversation";
+/// A list of tables; its key stands in no section.
+struct List {
+    name: &'static str,
+    /// What its entries are, and one of them in a line.
+    of: &'static str,
+    example: &'static str,
+    /// Several of them as an environment variable has them.
+    env_example: &'static str,
+    entries_max: usize,
+    /// Says what is wrong with an entry.
+    check: fn(&Table) -> Result<(), String>,
+}
+
+const LISTS: [List; 2] = [
+    List {
+        name: "listener",
+        of: "listeners",
+        example: "name = \"tls\"",
+        env_example: "[{name = \"local\", transport = \"unix\", listen = \"./mqtt.sock\"}]",
+        entries_max: LISTENERS_MAX,
+        check: check_listener,
+    },
+    List {
+        name: "conversation",
+        of: "rules",
+        example: "filter = \"im/#\"",
+        env_example: "[{filter = \"im/#\"}, {filter = \"dev/+/cmd\"}]",
+        entries_max: CONVERSATIONS_RULES_MAX,
+        check: check_conversation,
+    },
+];
+
+impl List {
+    fn named(name: &str) -> Option<&'static Self> {
+        LISTS.iter().find(|list| list.name == name)
+    }
+}
 
 /// Where settings come from, lowest priority first; defaults lie below all.
 #[derive(Clone, Debug, Default)]
@@ -87,7 +124,7 @@ impl fmt::Display for Origin {
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
-    /// Origins of the values that are not defaults, by `section.key` (or `conversation`).
+    /// Origins of the values that are not defaults, by `section.key` (or `listener`, `conversation`).
     pub origins: BTreeMap<String, Origin>,
 }
 
@@ -183,11 +220,13 @@ impl Merge {
                     );
                     self.problem(at(key_span), what);
                 }
-                (false, value) if name == CONVERSATION => self.set_conversations(value, at(key_span)),
-                (false, value) => {
-                    let what = unknown_top_level(name, value.is_table());
-                    self.problem(at(key_span), what);
-                }
+                (false, value) => match List::named(name) {
+                    Some(list) => self.set_list(list, value, at(key_span)),
+                    None => {
+                        let what = unknown_top_level(name, value.is_table());
+                        self.problem(at(key_span), what);
+                    }
+                },
             }
         }
     }
@@ -196,14 +235,13 @@ impl Merge {
     /// platforms make names like `POSTRIDER_PORT` for a service called postrider.
     fn env(&mut self, name: &str, text: &str) {
         let origin = Origin::Env(name.to_owned());
-        if name == format!("{ENV_PREFIX}{}", CONVERSATION.to_uppercase()) {
+        let is_list = |list: &&List| name == format!("{ENV_PREFIX}{}", list.name.to_uppercase());
+        if let Some(list) = LISTS.iter().find(is_list) {
             return match toml::from_str::<Table>(&format!("value = {text}")) {
-                Ok(table) => self.set_conversations(&table["value"], origin),
+                Ok(table) => self.set_list(list, &table["value"], origin),
                 Err(_) => self.problem(
                     origin,
-                    format!(
-                        "{text:?} is not a TOML array of tables such as [{{filter = \"im/#\"}}, {{filter = \"dev/+/cmd\"}}]"
-                    ),
+                    format!("{text:?} is not a TOML array of tables such as {}", list.env_example),
                 ),
             };
         }
@@ -225,6 +263,9 @@ impl Merge {
         let value = match &self.defaults[key.section][key.name] {
             Value::Integer(_) => text.trim().parse().ok().map(Value::Integer),
             Value::Boolean(_) => text.trim().parse().ok().map(Value::Boolean),
+            Value::Array(_) => toml::from_str::<Table>(&format!("value = {text}"))
+                .ok()
+                .and_then(|mut table| table.remove("value")),
             _ => None,
         };
         let value = value.unwrap_or_else(|| Value::String(text.to_owned()));
@@ -252,6 +293,8 @@ impl Merge {
                 "a whole number"
             } else if default.is_bool() {
                 "true or false"
+            } else if default.is_array() {
+                "a list of texts"
             } else {
                 "a text in quotes"
             };
@@ -281,27 +324,25 @@ impl Merge {
             .map_err(|error| format!("{path} = {value}: {}", error.message()))
     }
 
-    fn set_conversations(&mut self, value: &Value, origin: Origin) {
-        let before = self.problems.len();
-        let rules = value.as_array().filter(|rules| rules.iter().all(Value::is_table));
-        let Some(rules) = rules else {
+    fn set_list(&mut self, list: &List, value: &Value, origin: Origin) {
+        let (name, before) = (list.name, self.problems.len());
+        let Some(entries) = value.as_array().filter(|entries| entries.iter().all(Value::is_table)) else {
             let what =
-                "`conversation` is a list of rules: write [[conversation]] with filter = \"im/#\" below it";
-            return self.problem(origin, what.to_owned());
+                format!("`{name}` is a list of {}: write [[{name}]] with {} below it", list.of, list.example);
+            return self.problem(origin, what);
         };
-        if rules.len() > CONVERSATIONS_RULES_MAX {
-            let what =
-                format!("{} [[conversation]] rules, allowed are {CONVERSATIONS_RULES_MAX}", rules.len());
+        if entries.len() > list.entries_max {
+            let what = format!("{} [[{name}]] {}, allowed are {}", entries.len(), list.of, list.entries_max);
             self.problem(origin.clone(), what);
         }
-        for (i, rule) in rules.iter().enumerate() {
-            if let Err(what) = check_conversation(rule.as_table().expect("checked above")) {
-                self.problem(origin.clone(), format!("[[conversation]] number {}: {what}", i + 1));
+        for (i, entry) in entries.iter().enumerate() {
+            if let Err(what) = (list.check)(entry.as_table().expect("checked above")) {
+                self.problem(origin.clone(), format!("[[{name}]] number {}: {what}", i + 1));
             }
         }
         if self.problems.len() == before {
-            self.merged.insert(CONVERSATION.to_owned(), value.clone());
-            self.origins.insert(CONVERSATION.to_owned(), origin);
+            self.merged.insert(name.to_owned(), value.clone());
+            self.origins.insert(name.to_owned(), origin);
         }
     }
 
@@ -321,6 +362,32 @@ impl Merge {
         }
     }
 
+    /// Checks that there is a way in, that each has its own address, and that names are used once.
+    fn check_addresses(&mut self, config: &Config) {
+        let origin = |merge: &Self, keys: &[&str]| {
+            keys.iter().find_map(|key| merge.origins.get(*key).cloned()).unwrap_or(Origin::Default)
+        };
+        let addresses = addresses(config);
+        for (i, (key, setting, address)) in addresses.iter().enumerate() {
+            if let Some((first_key, first_setting, _)) =
+                addresses[..i].iter().find(|other| other.2 == *address)
+            {
+                let what = format!("{first_key} and {key} are both {address}");
+                self.problem(origin(self, &[first_setting, setting]), what);
+            }
+        }
+        for (i, listener) in config.listener.iter().enumerate() {
+            if config.listener[..i].iter().any(|other| other.name == listener.name) {
+                let what = format!("two [[listener]] are named {:?}", listener.name);
+                self.problem(origin(self, &["listener"]), what);
+            }
+        }
+        if !config.mqtt.enabled && config.listener.is_empty() {
+            let what = "mqtt.enabled = false and no [[listener]]: no client could connect";
+            self.problem(origin(self, &["mqtt.enabled"]), what.to_owned());
+        }
+    }
+
     /// Checks what no setting says alone.
     fn check_together(&mut self, config: &Config) {
         let mqtt = &config.mqtt;
@@ -334,12 +401,7 @@ impl Merge {
                 ("queue.bytes_max", config.queue.bytes_max),
             ),
         ];
-        if config.http.enabled && config.http.listen == mqtt.listen && mqtt.listen.port() != 0 {
-            let keys = ["mqtt.listen", "http.listen"];
-            let origin = keys.into_iter().find_map(|key| self.origins.get(key).cloned());
-            let what = format!("mqtt.listen and http.listen are both {}", mqtt.listen);
-            self.problem(origin.unwrap_or(Origin::Default), what);
-        }
+        self.check_addresses(config);
         for ((small_key, small), (large_key, large)) in pairs {
             if small > large {
                 let origin =
@@ -351,6 +413,24 @@ impl Merge {
     }
 }
 
+/// Where a configuration listens, by the key that says it.
+fn addresses(config: &Config) -> Vec<(String, &'static str, String)> {
+    let mut all = Vec::new();
+    if config.mqtt.enabled && config.mqtt.listen.port() != 0 {
+        all.push(("mqtt.listen".to_owned(), "mqtt.listen", config.mqtt.listen.to_string()));
+    }
+    if config.http.enabled && config.http.listen.port() != 0 {
+        all.push(("http.listen".to_owned(), "http.listen", config.http.listen.to_string()));
+    }
+    for listener in &config.listener {
+        if !matches!(&listener.listen, ListenAddress::Ip(address) if address.port() == 0) {
+            let key = format!("`listen` of [[listener]] {:?}", listener.name);
+            all.push((key, "listener", listener.listen.to_string()));
+        }
+    }
+    all
+}
+
 fn read(path: &Path) -> Result<String, String> {
     let bytes = std::fs::metadata(path).map_err(|e| format!("cannot read it: {e}"))?.len();
     if bytes > FILE_BYTES_MAX {
@@ -359,13 +439,22 @@ fn read(path: &Path) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(|e| format!("cannot read it: {e}"))
 }
 
-fn check_conversation(rule: &Table) -> Result<(), String> {
-    let known = || CONVERSATION_KEYS.iter().map(|(name, _)| *name);
-    for name in rule.keys() {
-        if !known().any(|known| known == name) {
-            return Err(format!("unknown key `{name}`{}", suggestion(name, known(), |n| format!("`{n}`"))));
+fn check_listener(entry: &Table) -> Result<(), String> {
+    check_keys(entry, LISTENER_KEYS.iter().map(|key| key.name))?;
+    listener::check(entry).map(drop)
+}
+
+fn check_keys<'a>(entry: &Table, known: impl Iterator<Item = &'a str> + Clone) -> Result<(), String> {
+    for name in entry.keys() {
+        if !known.clone().any(|known| known == name) {
+            return Err(format!("unknown key `{name}`{}", suggestion(name, known, |n| format!("`{n}`"))));
         }
     }
+    Ok(())
+}
+
+fn check_conversation(rule: &Table) -> Result<(), String> {
+    check_keys(rule, CONVERSATION_KEYS.iter().map(|(name, _)| *name))?;
     let Some(filter) = rule.get("filter") else {
         return Err("`filter` is missing, for instance filter = \"im/#\"".to_owned());
     };
@@ -386,7 +475,7 @@ fn unknown_key(section: &str, name: &str) -> String {
 }
 
 fn unknown_top_level(name: &str, is_table: bool) -> String {
-    let sections = SECTIONS.iter().map(|(section, _)| *section).chain([CONVERSATION]);
+    let sections = SECTIONS.iter().map(|(section, _)| *section).chain(LISTS.iter().map(|list| list.name));
     if is_table {
         return format!("unknown section [{name}]{}", suggestion(name, sections, |n| format!("[{n}]")));
     }

@@ -10,6 +10,7 @@
 
 mod address;
 mod error;
+mod listener;
 mod load;
 mod render;
 #[cfg(test)]
@@ -20,8 +21,11 @@ use std::path::PathBuf;
 use protocol::TopicFilter;
 use serde::{Deserialize, Serialize};
 
-pub use address::HostPort;
+pub use address::{AddressError, HostPort};
 pub use error::{ConfigError, Problem};
+pub use listener::{
+    ClientCertificateMode, FileMode, Identity, ListenAddress, ListenerConfig, TlsVersion, Transport,
+};
 pub use load::{Loaded, Origin, Sources};
 pub use render::reference;
 
@@ -79,6 +83,8 @@ macro_rules! sections {
         #[serde(deny_unknown_fields, default)]
         pub struct Config {
             $( $(#[doc = $section_doc])+ pub $section: $ty, )+
+            /// Ways in beside the one of `[mqtt]`.
+            pub listener: Vec<ListenerConfig>,
             /// Which topics are conversations.
             pub conversation: Vec<ConversationRule>,
             /// Whether the HTTP address is a default that may be given up when it is taken.
@@ -90,6 +96,7 @@ macro_rules! sections {
             fn default() -> Self {
                 Self {
                     $( $section: $ty::default(), )+
+                    listener: Vec::new(),
                     conversation: default_conversations(),
                     http_is_optional: true,
                 }
@@ -99,7 +106,7 @@ macro_rules! sections {
         /// The sections in the order they are documented, with their documentation.
         pub(crate) const SECTIONS: &[(&str, &[&str])] = &[ $( (stringify!($section), &[$($section_doc),+]), )+ ];
 
-        /// Every setting outside `[[conversation]]`.
+        /// Every setting outside `[[listener]]` and `[[conversation]]`.
         pub const KEYS: &[Key] = &[ $( $( Key {
             section: stringify!($section),
             name: stringify!($key),
@@ -112,12 +119,20 @@ macro_rules! sections {
 }
 
 sections! {
-    /// MQTT over TCP.
+    /// MQTT over TCP. More ways in (TLS, WebSocket, Unix sockets) are said by [[listener]]; all but
+    /// the first two of these settings are for all of them.
     mqtt: Mqtt {
+        /// Whether to listen on `listen` at all; false for a broker that is reached by [[listener]] only.
+        enabled: bool = true;
         /// Address and port to listen on; port 0 takes a free one.
         listen: HostPort = HostPort::new("127.0.0.1", 1883);
         /// Open connections; one more is answered with "server busy".
         connections_max: u32 = 100_000, 1..=16_000_000;
+        /// Time a new connection has for its PROXY header, TLS and WebSocket handshakes together.
+        handshake_timeout_s: u32 = 10, 1..=600;
+        /// Such handshakes at a time, over all listeners; one more ends the one that takes longest. Each
+        /// may take up to about 80 KB.
+        handshakes_max: u32 = 1_000, 1..=1_000_000;
         /// Time a new connection has for its CONNECT.
         connect_timeout_s: u32 = 10, 1..=600;
         /// Time a closing connection has to take what was sent to it.
@@ -153,13 +168,17 @@ sections! {
         /// Unsent bytes of one connection at which it is closed.
         unsent_bytes_max: u64 = 1_073_741_824, 65_536..=68_719_476_736;
     }
-    /// HTTP: /healthz, /readyz and /metrics.
+    /// HTTP: /healthz, /readyz, /metrics, and MQTT over WebSocket at /mqtt.
     http: Http {
         /// Whether to serve HTTP at all.
         enabled: bool = true;
         /// Address and port to listen on. Left at its default it is given up, with a warning, when
         /// something else uses it.
         listen: HostPort = HostPort::new("127.0.0.1", 8080);
+        /// Whether to serve MQTT over WebSocket at /mqtt.
+        mqtt: bool = true;
+        /// Web pages that may connect to /mqtt; as `origins` of [[listener]].
+        origins: Vec<String> = Vec::new();
     }
     /// What is kept on disk.
     store: Store {
@@ -362,6 +381,12 @@ pub enum Receipts {
     /// All states.
     All,
 }
+
+/// Documentation of `[[listener]]`.
+pub(crate) const LISTENER_DOC: &[&str] = &[
+    " More ways in; there is none by default. Entries in a file or in POSTRIDER_LISTENER replace each other.",
+    " The names of files are relative to the directory that the broker is started in.",
+];
 
 /// Documentation of `[[conversation]]` and its keys.
 pub(crate) const CONVERSATION_DOC: &[&str] = &[

@@ -5,7 +5,8 @@ use std::fmt::Write;
 use toml::{Table, Value};
 
 use super::{
-    CONVERSATION_DOC, CONVERSATION_KEYS, Config, ConversationRule, KEYS, Loaded, SECTIONS, load::Origin,
+    CONVERSATION_DOC, CONVERSATION_KEYS, Config, ConversationRule, KEYS, LISTENER_DOC, ListenerConfig,
+    Loaded, SECTIONS, listener::LISTENER_KEYS, load::Origin,
 };
 
 const HEAD: &str = "\
@@ -33,6 +34,20 @@ pub fn reference() -> String {
             .expect("writing to a String");
             setting(&mut out, key.name, &table[*section][key.name], None);
         }
+    }
+    out.push('\n');
+    comment(&mut out, LISTENER_DOC);
+    out.push_str("#[[listener]]\n");
+    for key in LISTENER_KEYS {
+        comment(&mut out, key.doc);
+        let of: Vec<_> = key.of.iter().map(|transport| format!("{:?}", transport.to_string())).collect();
+        let range = key.range.map(|(min, max)| format!("{min} to {max}"));
+        let of = (!of.is_empty()).then(|| format!("transport {}", of.join(", ")));
+        let notes: Vec<_> = [range, of].into_iter().flatten().collect();
+        if !notes.is_empty() {
+            writeln!(out, "# {}", notes.join("; ")).expect("writing to a String");
+        }
+        writeln!(out, "#{} = {}", key.name, key.example).expect("writing to a String");
     }
     out.push('\n');
     comment(&mut out, CONVERSATION_DOC);
@@ -64,13 +79,21 @@ impl Loaded {
             // A list without rules has no [[conversation]] line; the key must stand before any section.
             out.insert_str(0, "conversation = []\n\n");
         }
+        for (i, config) in self.config.listener.iter().enumerate() {
+            self.entry_head(&mut out, "listener", i);
+            listener(&mut out, config);
+        }
         for (i, rule) in self.config.conversation.iter().enumerate() {
-            let origin = self.origins.get("conversation").filter(|_| i == 0);
-            let origin = origin.map_or(String::new(), |origin| format!(" # {origin}"));
-            writeln!(out, "\n[[conversation]]{origin}").expect("writing to a String");
+            self.entry_head(&mut out, "conversation", i);
             conversation(&mut out, rule);
         }
         out
+    }
+
+    fn entry_head(&self, out: &mut String, list: &str, i: usize) {
+        let origin = self.origins.get(list).filter(|_| i == 0);
+        let origin = origin.map_or(String::new(), |origin| format!(" # {origin}"));
+        writeln!(out, "\n[[{list}]]{origin}").expect("writing to a String");
     }
 }
 
@@ -93,6 +116,20 @@ fn conversation(out: &mut String, rule: &ConversationRule) {
     for (name, _) in CONVERSATION_KEYS {
         if let Some(value) = table.get(*name) {
             setting(out, name, value, None);
+        }
+    }
+}
+
+/// Writes what an entry says; what it does not say is left out, as settings of other transports must be.
+fn listener(out: &mut String, config: &ListenerConfig) {
+    let table = Table::try_from(config).expect("every listener is TOML");
+    let defaults = Table::try_from(ListenerConfig::default()).expect("the defaults are TOML");
+    for key in LISTENER_KEYS {
+        let is_required = matches!(key.name, "name" | "transport" | "listen");
+        if let Some(value) = table.get(key.name)
+            && (is_required || defaults.get(key.name) != Some(value))
+        {
+            setting(out, key.name, value, None);
         }
     }
 }

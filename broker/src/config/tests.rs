@@ -255,3 +255,145 @@ fn variables_of_others_are_left_alone() {
     let loaded = load_env(&[("POSTRIDER_PORT", "tcp://10.0.0.1:1883"), ("HOME", "/root")]).unwrap();
     assert_eq!(loaded.config, Config::default());
 }
+
+#[test]
+fn listeners_are_read_whole() {
+    let text = r#"
+[[listener]]
+name = "devices"
+transport = "tls"
+listen = "0.0.0.0:8883"
+certificate = "server.crt"
+key = "server.key"
+client_ca = "ca.crt"
+client_certificate = "required"
+client_crl = ["a.crl"]
+identity = "san"
+tls_min = "1.3"
+[[listener]]
+name = "web"
+transport = "ws"
+listen = "127.0.0.1:9001"
+path = "/"
+origins = ["https://example.com"]
+[[listener]]
+name = "local"
+transport = "unix"
+listen = "./mqtt.sock"
+mode = "0600"
+[[listener]]
+name = "balanced"
+listen = "127.0.0.1:1884"
+proxy_protocol = true
+"#;
+    let loaded = load_file(text).unwrap();
+    let [devices, web, local, balanced] = &loaded.config.listener[..] else { panic!("{:?}", loaded.config) };
+    assert_eq!((devices.transport, devices.tls_min), (Transport::Tls, TlsVersion::V13));
+    assert_eq!(devices.client_certificate, ClientCertificateMode::Required);
+    assert_eq!(devices.identity, Identity::San);
+    assert_eq!((web.transport, web.path.as_str()), (Transport::Ws, "/"));
+    assert_eq!(local.listen, ListenAddress::Unix("./mqtt.sock".into()));
+    assert_eq!(local.mode, FileMode(0o600));
+    assert!(balanced.proxy_protocol && balanced.transport == Transport::Tcp);
+    let printed = loaded.to_toml();
+    assert_eq!(load_file(&printed).unwrap().config.listener, loaded.config.listener, "{printed}");
+}
+
+#[test]
+fn the_example_of_a_listener_in_the_reference_names_every_key_with_a_value_it_takes() {
+    let reference = reference();
+    for key in listener::LISTENER_KEYS {
+        assert!(reference.contains(&format!("\n#{} = {}\n", key.name, key.example)), "{}", key.name);
+        let transport = key.of.first().copied().unwrap_or(Transport::Tls);
+        let listen = if transport == Transport::Unix { "./a/b" } else { "127.0.0.1:0" };
+        let mut lines = vec![format!("{} = {}", key.name, key.example)];
+        for (name, value) in [
+            ("name", "x"),
+            ("transport", &transport.to_string()),
+            ("listen", listen),
+            ("certificate", "a"),
+            ("key", "a"),
+            ("client_ca", "a"),
+            ("client_certificate", "required"),
+        ] {
+            let is_tls_only = matches!(name, "certificate" | "key" | "client_ca" | "client_certificate");
+            if name != key.name && (transport.is_tls() || !is_tls_only) {
+                lines.push(format!("{name} = {value:?}"));
+            }
+        }
+        if key.name == "proxy_identity" {
+            lines.push("proxy_protocol = true".to_owned());
+        }
+        load_file(&format!("[[listener]]\n{}\n", lines.join("\n"))).unwrap();
+    }
+}
+
+#[test]
+fn a_wrong_listener_is_told_with_what_to_do() {
+    for (entry, expected) in [
+        ("listen = \"127.0.0.1:1\"", "`name` is missing, for instance name = \"tls\""),
+        ("name = \"a\"", "`listen` is missing, for instance listen = \"0.0.0.0:8883\""),
+        ("name = \"a b\"\nlisten = \"127.0.0.1:1\"", "name = \"a b\" is no name, "),
+        (
+            "name = \"mqtt\"\nlisten = \"127.0.0.1:1\"",
+            "name = \"mqtt\" is the name of the listener of [mqtt]",
+        ),
+        (
+            "name = \"a\"\nlisten = \"127.0.0.1:1\"\ntransport = \"quic\"",
+            "unknown variant `quic`, expected one of",
+        ),
+        (
+            "name = \"a\"\nlisten = \"127.0.0.1:1\"\ntransport = \"unix\"",
+            "listen = \"127.0.0.1:1\" is no path",
+        ),
+        ("name = \"a\"\nlisten = \"/a\"", "listen = \"/a\" is a path, transport \"tcp\" needs HOST:PORT"),
+        (
+            "name = \"a\"\nlisten = \"127.0.0.1:1\"\ntransport = \"tls\"",
+            "`certificate` is missing, transport \"tls\"",
+        ),
+        (
+            "name = \"a\"\nlisten = \"127.0.0.1:1\"\ncertificate = \"a\"",
+            "`certificate` is a setting of transport \"tls\", \"wss\" only, and transport = \"tcp\"",
+        ),
+        (
+            "name = \"a\"\nlisten = \"127.0.0.1:1\"\ntransport = \"tls\"\ncertificate = \"a\"\nkey = \"a\"\nclient_ca = \"a\"",
+            "`client_certificate` and `client_ca` belong together",
+        ),
+        (
+            "name = \"a\"\nlisten = \"/a\"\ntransport = \"unix\"\nmode = \"rw\"",
+            "\"rw\" is no file mode, expected octal permissions",
+        ),
+        ("name = \"a\"\nlisten = \"127.0.0.1:1\"\nproxy_identity = true", "`proxy_identity` says nothing"),
+        ("name = \"a\"\nlisen = \"127.0.0.1:1\"", "unknown key `lisen`, did you mean `listen`?"),
+    ] {
+        let message = file_error(&format!("[[listener]]\n{entry}\n"));
+        assert!(message.starts_with(&format!(":1: [[listener]] number 1: {expected}")), "{entry}\n{message}");
+    }
+    for (text, expected) in [
+        ("[listener]\nname = \"a\"", ":1: `listener` is a list of listeners: write [[listener]] with "),
+        (
+            "[[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:0\"\n[[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:0\"",
+            ":1: two [[listener]] are named \"a\"",
+        ),
+        (
+            "[[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:1883\"",
+            ":1: mqtt.listen and `listen` of [[listener]] \"a\" are both 127.0.0.1:1883",
+        ),
+        ("[mqtt]\nenabled = false", ":2: mqtt.enabled = false and no [[listener]]: no client could connect"),
+        ("[http]\norigins = \"a\"", ":2: http.origins = \"a\" is not a list of texts"),
+    ] {
+        let message = file_error(text);
+        assert!(message.starts_with(expected), "{text}\n{message}");
+    }
+}
+
+#[test]
+fn lists_can_be_environment_variables() {
+    let loaded = load_env(&[
+        ("POSTRIDER_LISTENER", "[{name = \"local\", transport = \"unix\", listen = \"./mqtt.sock\"}]"),
+        ("POSTRIDER_HTTP__ORIGINS", "[\"https://example.com\"]"),
+    ])
+    .unwrap();
+    assert_eq!(loaded.config.listener[0].transport, Transport::Unix);
+    assert_eq!(loaded.config.http.origins, ["https://example.com"]);
+}

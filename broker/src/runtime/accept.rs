@@ -1,14 +1,18 @@
 //! Takes new connections in.
 
-use std::{net::SocketAddr, rc::Rc, time::Duration};
+use std::{io, rc::Rc, sync::Arc, time::Duration};
 
 use engine::ConnId;
 use tokio::{
-    net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
+    net::{TcpListener, TcpStream, UnixListener},
     time::Instant,
 };
 
-use super::{Core, SLOT_BITS, Shared, connection::Connection, input};
+use super::{Core, SLOT_BITS, Shared, connection::Connection, input, transport::Transport};
+use crate::{
+    listener::{Listener, Socket, SocketFile, SocketKind, unix_peer},
+    peer::{Peer, PeerAddr},
+};
 
 /// Connections above the limit that are let in to be told "server busy".
 const REFUSALS_MAX: usize = 1024;
@@ -19,26 +23,73 @@ const BACKOFF: Duration = Duration::from_millis(100);
 /// A failure that goes on is told this often.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// Accepts until it is aborted.
-pub(super) async fn accept(shared: Rc<Shared>, listener: TcpListener) {
+/// A listener's socket, known to this thread's executor.
+enum Listen {
+    Tcp(TcpListener),
+    Unix(UnixListener, #[allow(dead_code, reason = "its end removes the file")] SocketFile),
+}
+
+/// Returns the task that accepts until it is aborted.
+pub(super) fn accept(shared: Rc<Shared>, socket: Socket) -> io::Result<impl Future<Output = ()>> {
+    let Socket { listener, kind } = socket;
+    let listen = match kind {
+        SocketKind::Tcp(socket) => Listen::Tcp(TcpListener::from_std(socket)?),
+        SocketKind::Unix(socket, file) => Listen::Unix(UnixListener::from_std(socket)?, file),
+    };
+    Ok(accept_all(shared, listener, listen))
+}
+
+async fn accept_all(shared: Rc<Shared>, listener: Arc<Listener>, listen: Listen) {
     let mut told: Option<Instant> = None;
     loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                if let Some((id, read)) = shared.with(|core| core.admit(stream, peer)) {
-                    tokio::task::spawn_local(input::connection(Rc::clone(&shared), id, read));
-                }
+        match accept_one(&listen).await {
+            Ok((transport, address)) => {
+                let peer = Peer { address, listener: Arc::clone(&listener), certificate: None };
+                take(&shared, transport, peer);
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 // Out of file descriptors or memory: trying at once would only burn the processor.
                 if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
-                    tracing::error!(%error, "cannot accept connections, trying again until it works");
+                    let listener = &listener.name;
+                    tracing::error!(%error, listener, "cannot accept connections, trying again until it works");
                     told = Some(Instant::now());
                 }
                 tokio::time::sleep(BACKOFF).await;
             }
         }
+    }
+}
+
+async fn accept_one(listen: &Listen) -> io::Result<(Transport, PeerAddr)> {
+    match listen {
+        Listen::Tcp(socket) => {
+            let (stream, address) = socket.accept().await?;
+            set_options(&stream)?;
+            Ok((Transport::Tcp(stream), PeerAddr::Ip(address)))
+        }
+        Listen::Unix(socket, _file) => {
+            let (stream, _unnamed) = socket.accept().await?;
+            let address = unix_peer(&stream);
+            Ok((Transport::Unix(stream), address))
+        }
+    }
+}
+
+/// One write a turn is all there is to send: waiting for more would only delay it.
+/// A client without Keep Alive whose machine is gone is found out by the system's probes.
+fn set_options(stream: &TcpStream) -> io::Result<()> {
+    stream
+        .set_nodelay(true)
+        .and_then(|()| socket2::SockRef::from(stream).set_keepalive(true))
+        // Only a connection that is gone refuses these.
+        .map_err(|_| io::ErrorKind::ConnectionAborted.into())
+}
+
+/// Makes a connection of what is ready to speak MQTT.
+fn take(shared: &Rc<Shared>, transport: Transport, peer: Peer) {
+    if let Some(id) = shared.with(|core| core.admit(transport, peer)) {
+        tokio::task::spawn_local(input::connection(Rc::clone(shared), id));
     }
 }
 
@@ -49,27 +100,19 @@ fn is_of_one_connection(error: &std::io::Error) -> bool {
 }
 
 impl Core {
-    fn admit(&mut self, stream: TcpStream, peer: SocketAddr) -> Option<(ConnId, OwnedReadHalf)> {
+    fn admit(&mut self, transport: Transport, peer: Peer) -> Option<ConnId> {
         self.counts.accepted += 1;
         if self.connections.len() >= self.limits.connections_max + REFUSALS_MAX {
             self.counts.refused += 1;
             return None;
         }
-        // One write a turn is all there is to send: waiting for more would only delay it.
-        // A client without Keep Alive whose machine is gone is found out by the system's probes.
-        let set = stream.set_nodelay(true).and_then(|()| socket2::SockRef::from(&stream).set_keepalive(true));
-        if let Err(error) = set {
-            tracing::debug!(%peer, %error, "connection was gone at once");
-            return None;
-        }
-        let (read, write) = stream.into_split();
         let entry = self.connections.vacant_entry();
         self.next_serial += 1;
         let id = ConnId(self.next_serial << SLOT_BITS | entry.key() as u64);
-        entry.insert(Connection::new(id, peer, write, self.limits.packet_bytes_max));
+        entry.insert(Connection::new(id, Arc::new(peer), transport, self.limits.packet_bytes_max));
         let deadline_ms = self.clock.now().monotonic_ms + self.limits.connect_timeout_ms;
         self.connect_deadlines.push_back((deadline_ms, id));
         self.turn.raise();
-        Some((id, read))
+        Some(id)
     }
 }

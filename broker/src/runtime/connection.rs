@@ -9,12 +9,14 @@
 //! its way to the client. Invariants: `out` is empty in `Lingering`; the engine knows the connection only
 //! in `Open`; a connection that is not reading or writing holds no buffer.
 
-use std::{net::SocketAddr, task::Waker};
+use std::{sync::Arc, task::Waker};
 
 use bytes::BytesMut;
 use engine::ConnId;
 use protocol::{Decoder, ProtocolVersion, Role};
-use tokio::net::tcp::OwnedWriteHalf;
+
+use super::transport::Transport;
+use crate::peer::Peer;
 
 /// Bytes thrown away of one connection after its end; more, and it is reset.
 pub(super) const LINGER_BYTES_MAX: usize = 1024 * 1024;
@@ -42,9 +44,9 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) id: ConnId,
-    pub(super) peer: SocketAddr,
+    pub(super) peer: Arc<Peer>,
     pub(super) phase: Phase,
-    pub(super) write: OwnedWriteHalf,
+    pub(super) transport: Transport,
     pub(super) decoder: Decoder,
     /// The version that CONNECT names, known even if the rest of it is wrong.
     pub(super) version_seen: Option<ProtocolVersion>,
@@ -65,12 +67,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(id: ConnId, peer: SocketAddr, write: OwnedWriteHalf, packet_bytes_max: u32) -> Self {
+    pub(super) fn new(id: ConnId, peer: Arc<Peer>, transport: Transport, packet_bytes_max: u32) -> Self {
         Self {
             id,
             peer,
             phase: Phase::New,
-            write,
+            transport,
             decoder: Decoder::new(Role::Broker, None, packet_bytes_max),
             version_seen: None,
             cut: BytesMut::new(),

@@ -1,7 +1,6 @@
 //! From the socket into the engine: reading, cutting packets, and what happens before a CONNECT is there.
 
 use std::{
-    pin::Pin,
     rc::Rc,
     task::{Context, Poll},
 };
@@ -9,10 +8,6 @@ use std::{
 use bytes::BytesMut;
 use engine::{ConnId, Input, Now};
 use protocol::{ConnAck, ConnAckProperties, DecodeError, Packet, ProtocolVersion, ReasonCode};
-use tokio::{
-    io::{AsyncRead, ReadBuf},
-    net::tcp::OwnedReadHalf,
-};
 
 use super::{
     Core, SCRATCH_BYTES, Shared,
@@ -20,12 +15,12 @@ use super::{
 };
 
 /// The task of one connection.
-pub(super) async fn connection(shared: Rc<Shared>, id: ConnId, mut read: OwnedReadHalf) {
-    std::future::poll_fn(|cx| shared.with(|core| core.poll_connection(cx, id, &mut read))).await;
+pub(super) async fn connection(shared: Rc<Shared>, id: ConnId) {
+    std::future::poll_fn(|cx| shared.with(|core| core.poll_connection(cx, id))).await;
 }
 
 impl Core {
-    fn poll_connection(&mut self, cx: &mut Context<'_>, id: ConnId, read: &mut OwnedReadHalf) -> Poll<()> {
+    fn poll_connection(&mut self, cx: &mut Context<'_>, id: ConnId) -> Poll<()> {
         let Some(connection) = self.connection(id) else { return Poll::Ready(()) };
         if connection.waker.is_none() {
             connection.waker = Some(cx.waker().clone());
@@ -35,7 +30,9 @@ impl Core {
         }
         loop {
             let paused = self.reading_paused;
-            let Some(connection) = self.connection(id) else { return Poll::Ready(()) };
+            let Some(connection) = self.connections.get_mut(super::slot(id)).filter(|c| c.id == id) else {
+                return Poll::Ready(());
+            };
             match connection.phase {
                 Phase::Closing { .. } => return Poll::Pending,
                 Phase::New | Phase::Open if paused => {
@@ -46,10 +43,9 @@ impl Core {
                 }
                 Phase::New | Phase::Open | Phase::Lingering { .. } => {}
             }
-            let mut buf = ReadBuf::new(&mut self.scratch);
-            let bytes = match Pin::new(&mut *read).poll_read(cx, &mut buf) {
+            let bytes = match connection.transport.poll_read(cx, &mut self.scratch) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(())) => buf.filled().len(),
+                Poll::Ready(Ok(bytes)) => bytes,
                 Poll::Ready(Err(_)) => 0,
             };
             if bytes == 0 {
@@ -194,9 +190,7 @@ impl Core {
     /// Closes our half when all was sent; the client's end, or a deadline, ends the connection.
     pub(super) fn finish_close(&mut self, id: ConnId, linger: bool) {
         let Some(connection) = self.connection(id) else { return };
-        let half_closed = linger
-            && socket2::SockRef::from(connection.write.as_ref()).shutdown(std::net::Shutdown::Write).is_ok();
-        if half_closed {
+        if linger && connection.transport.shutdown().is_ok() {
             connection.phase = Phase::Lingering { bytes_left: LINGER_BYTES_MAX };
             connection.wake();
         } else {

@@ -21,6 +21,7 @@ mod input;
 mod log;
 mod output;
 mod sys;
+mod transport;
 mod turn;
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc, task::Waker};
@@ -30,7 +31,6 @@ use engine::{ConnId, Input, Now};
 use slab::Slab;
 use storage::Committer;
 use tokio::{
-    net::TcpListener,
     sync::{mpsc, oneshot},
     task::LocalSet,
 };
@@ -39,7 +39,7 @@ pub(crate) use self::inbox::Inbox;
 pub use self::log::Recovered;
 pub(crate) use self::log::{Store, StoreError};
 use self::{clock::Clock, connection::Connection};
-use crate::{Config, FatalError};
+use crate::{Config, FatalError, listener::Socket};
 
 /// Bytes read from a socket at once.
 const SCRATCH_BYTES: usize = 64 * 1024;
@@ -79,7 +79,7 @@ pub(crate) type SnapshotRequest = oneshot::Sender<Snapshot>;
 pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) store: Store,
-    pub(crate) listener: std::net::TcpListener,
+    pub(crate) sockets: Vec<Socket>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) snapshots: mpsc::Receiver<SnapshotRequest>,
 }
@@ -269,16 +269,19 @@ fn slot(id: ConnId) -> usize {
 
 /// Runs the shard until it is stopped or fails.
 pub(crate) fn run(runtime: &tokio::runtime::Runtime, parts: Parts) -> Result<(), FatalError> {
-    let Parts { config, store, listener, inbox, snapshots } = parts;
+    let Parts { config, store, sockets, inbox, snapshots } = parts;
     let core = Core::new(&config, store, &inbox);
     let shared = Rc::new(Shared { core: RefCell::new(core), inbox });
     let tasks = LocalSet::new();
     let ended = tasks.block_on(runtime, async {
-        let listener = TcpListener::from_std(listener).map_err(FatalError::Socket)?;
         tokio::task::spawn_local(turn::turns(Rc::clone(&shared)));
         tokio::task::spawn_local(turn::timer(Rc::clone(&shared)));
-        let accepting = tokio::task::spawn_local(accept::accept(Rc::clone(&shared), listener));
-        let control = turn::control(Rc::clone(&shared), snapshots, accepting.abort_handle());
+        let mut accepting = Vec::with_capacity(sockets.len());
+        for socket in sockets {
+            let accept = accept::accept(Rc::clone(&shared), socket).map_err(FatalError::Socket)?;
+            accepting.push(tokio::task::spawn_local(accept).abort_handle());
+        }
+        let control = turn::control(Rc::clone(&shared), snapshots, accepting);
         tokio::task::spawn_local(control).await.unwrap_or(Err(FatalError::Panicked))
     });
     drop(tasks);

@@ -2,14 +2,12 @@
 
 use std::{
     io,
-    pin::Pin,
     task::{Context, Poll},
 };
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use engine::{CloseReason, ConnId, Input, Now, Output, Ticket};
 use protocol::Packet;
-use tokio::io::AsyncWrite;
 
 use super::{Core, connection::Phase};
 
@@ -76,13 +74,8 @@ impl Core {
         let Some(connection) = self.connections.get_mut(super::slot(id)).filter(|c| c.id == id) else {
             return Ok(());
         };
-        let written = match connection.write.try_write(&connection.out) {
-            Ok(written) => written,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(error),
-        };
+        let written = connection.transport.try_send(&mut connection.out)?;
         self.counts.bytes_out += written as u64;
-        connection.out.advance(written);
         connection.is_blocked = !connection.out.is_empty();
         Ok(())
     }
@@ -125,13 +118,13 @@ impl Core {
                 connection.is_blocked = false;
                 break;
             }
-            match Pin::new(&mut connection.write).poll_write(cx, &connection.out) {
+            let written = match connection.transport.poll_writable(cx) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(0) | Err(_)) => return self.lose(now, id),
-                Poll::Ready(Ok(written)) => {
-                    connection.out.advance(written);
-                    self.counts.bytes_out += written as u64;
-                }
+                Poll::Ready(ready) => ready.and_then(|()| connection.transport.try_send(&mut connection.out)),
+            };
+            match written {
+                Ok(written) => self.counts.bytes_out += written as u64,
+                Err(_) => return self.lose(now, id),
             }
         }
         self.after_write(now, id);

@@ -65,7 +65,7 @@ pub(super) async fn timer(shared: Rc<Shared>) {
 pub(super) async fn control(
     shared: Rc<Shared>,
     mut snapshots: mpsc::Receiver<SnapshotRequest>,
-    accepting: AbortHandle,
+    accepting: Vec<AbortHandle>,
 ) -> Result<(), FatalError> {
     shared.with(Core::begin);
     loop {
@@ -82,7 +82,7 @@ pub(super) async fn control(
         }
         shared.with(Core::take_inbox);
         if shared.inbox.is_stopping() {
-            accepting.abort();
+            accepting.iter().for_each(AbortHandle::abort);
             if shared.with(Core::poll_stop) {
                 return Ok(());
             }

@@ -55,7 +55,7 @@ impl TestBroker {
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
-        self.running.mqtt_addr()
+        self.running.mqtt_addr().unwrap()
     }
 
     pub(crate) fn dir(&self) -> &Path {
