@@ -21,6 +21,8 @@ pub(super) struct Made {
     pub(super) seq: Option<u64>,
     /// Filters that had their SUBACK when it was made, per subscriber.
     pub(super) owed_to: Vec<usize>,
+    /// Whether the shared group had a member then.
+    pub(super) owed_to_group: bool,
 }
 
 /// One message as a subscriber took it.
@@ -47,6 +49,10 @@ pub(super) struct Client {
     pub(super) connected: bool,
     /// CONNACK came once with success: the session must be there from then on.
     established: bool,
+    /// Its next connection ends the session and begins another.
+    begins_anew: bool,
+    /// Sessions that it ended.
+    pub(super) ended: u64,
     pub(super) made: BTreeMap<Number, Made>,
     unsent: VecDeque<Number>,
     outgoing: BTreeMap<u16, (u64, Outgoing)>,
@@ -61,6 +67,9 @@ pub(super) struct Client {
 
 const WINDOW: usize = 6;
 
+/// Messages at QoS 1 and 2 that it takes at once.
+pub(super) const WINDOW_IN: u64 = 4;
+
 impl Client {
     pub(super) fn new(id: String, filters: Vec<(&'static str, QoS)>) -> Self {
         Self {
@@ -69,6 +78,8 @@ impl Client {
             filters,
             connected: false,
             established: false,
+            begins_anew: false,
+            ended: 0,
             made: BTreeMap::new(),
             unsent: VecDeque::new(),
             outgoing: BTreeMap::new(),
@@ -80,17 +91,24 @@ impl Client {
         }
     }
 
+    /// Forgets its session; the broker hears of it with the next CONNECT.
+    pub(super) fn begin_anew(&mut self) {
+        (self.begins_anew, self.established, self.subscribed) = (true, false, false);
+        self.incoming.clear();
+        self.ended += 1;
+    }
+
     pub(super) fn connect(&mut self) -> Box<Connect> {
         self.connected = false;
         self.answers.clear();
         let properties = ConnectProperties {
             session_expiry_interval_s: Some(u32::MAX),
-            receive_maximum: std::num::NonZeroU16::new(4),
+            receive_maximum: std::num::NonZeroU16::new(WINDOW_IN as u16),
             ..ConnectProperties::default()
         };
         Box::new(Connect {
             version: ProtocolVersion::V5,
-            clean_start: false,
+            clean_start: self.begins_anew,
             keep_alive_s: 0,
             client_id: ByteString::from(self.id.as_str()),
             will: None,
@@ -178,6 +196,10 @@ impl Client {
         if self.established && !session_present {
             return Err(format!("{}: the session that CONNACK vouched for is gone", self.id));
         }
+        if self.begins_anew && session_present {
+            return Err(format!("{}: a session came back that was ended", self.id));
+        }
+        self.begins_anew = false;
         self.connected = true;
         if !session_present {
             // Nothing was promised yet: all in flight goes out as new.

@@ -36,6 +36,7 @@ fn nothing_acknowledged_is_lost_whenever_the_node_dies() {
     // The run must have met what it is about.
     assert!(total.crashes > seeds() && total.checkpoints > seeds(), "{total:?}");
     assert!(total.acknowledged > 50 * seeds() && total.receipts > seeds(), "{total:?}");
+    assert!(total.shared > 50 * seeds() && total.ended > 2 * seeds(), "{total:?}");
     println!("{total:?}");
 }
 

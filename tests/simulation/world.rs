@@ -9,7 +9,7 @@ use storage::sim::SimDisk;
 use storage::{Log, LogConfig};
 
 use super::checks;
-use super::client::{Client, Made};
+use super::client::{Client, Made, WINDOW_IN};
 
 /// What kind of run.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +35,9 @@ pub(super) struct Counts {
     pub(super) connections: u64,
     pub(super) acknowledged: u64,
     pub(super) receipts: u64,
+    /// Messages that came to the shared group, and sessions of it that ended.
+    pub(super) shared: u64,
+    pub(super) ended: u64,
 }
 
 impl Counts {
@@ -44,6 +47,8 @@ impl Counts {
         self.connections += other.connections;
         self.acknowledged += other.acknowledged;
         self.receipts += other.receipts;
+        self.shared += other.shared;
+        self.ended += other.ended;
     }
 }
 
@@ -84,6 +89,9 @@ fn clients() -> Vec<Client> {
         Client::new("s0".into(), vec![("t/#", QoS::ExactlyOnce), ("im/room", QoS::ExactlyOnce)]),
         Client::new("s1".into(), vec![("+/+", QoS::AtLeastOnce), ("t/a", QoS::ExactlyOnce)]),
         Client::new("s2".into(), vec![("dev/+/cmd", QoS::ExactlyOnce), ("im/#", QoS::ExactlyOnce)]),
+        Client::new("w0".into(), vec![(checks::GROUP, QoS::AtLeastOnce)]),
+        Client::new("w1".into(), vec![(checks::GROUP, QoS::ExactlyOnce)]),
+        Client::new("w2".into(), vec![(checks::GROUP, QoS::ExactlyOnce)]),
     ]
 }
 
@@ -134,6 +142,8 @@ impl World {
         checks::order_holds(&self.clients)?;
         checks::seqs_have_no_gaps(&self.clients)?;
         self.counts.receipts = checks::receipts_are_complete(&self.clients)?;
+        self.counts.shared = checks::the_group_gets_everything(&self.clients, WINDOW_IN)?;
+        self.counts.ended = self.clients.iter().map(|c| c.ended).sum();
         Ok(self.counts)
     }
 
@@ -146,7 +156,8 @@ impl World {
             120..220 => self.make(),
             220..260 => self.pass_time()?,
             260..320 => self.connect_one()?,
-            320..520 => self.client_speaks()?,
+            320..324 => self.end_a_session()?,
+            324..520 => self.client_speaks()?,
             _ => self.carry()?,
         }
         Ok(())
@@ -165,7 +176,8 @@ impl World {
         let lowest = u8::from(!topic.starts_with("t/"));
         let qos = QoS::from_u8(self.rng.u8(lowest..3)).expect("0, 1 or 2");
         let owed_to = if qos == QoS::AtMostOnce { Vec::new() } else { checks::owed_to(&self.clients, topic) };
-        let made = Made { topic, qos, acknowledged: false, seq: None, owed_to };
+        let owed_to_group = qos > QoS::AtMostOnce && checks::is_owed_to_group(&self.clients);
+        let made = Made { topic, qos, acknowledged: false, seq: None, owed_to, owed_to_group };
         self.clients[publisher].make(self.next_number, made);
         self.next_number += 1;
     }
@@ -175,6 +187,13 @@ impl World {
         if self.links.values().any(|l| l.client == client && !l.closed) && self.rng.u8(..) > 20 {
             return Ok(());
         }
+        self.connect(client)
+    }
+
+    /// A member of the group comes with Clean Start: what it has not acknowledged is for the others.
+    fn end_a_session(&mut self) -> Result<(), String> {
+        let client = self.rng.usize(self.clients.len() - 2..self.clients.len());
+        self.clients[client].begin_anew();
         self.connect(client)
     }
 
@@ -355,6 +374,9 @@ impl World {
                 self.connect(client)?;
             }
             self.commit()?;
+            if self.shard.next_deadline_ms().is_some_and(|due| due <= self.now.monotonic_ms) {
+                self.handle(Input::Timer)?;
+            }
             let conns: Vec<_> = self.links.keys().copied().collect();
             for conn in conns {
                 if let Some(link) = self.links.get_mut(&conn)
