@@ -16,6 +16,7 @@ mod receipts;
 mod reserved_topics;
 mod retained;
 mod session;
+mod shared_subscriptions;
 mod spec_tables;
 mod subscribe;
 mod subscription_options;
