@@ -3,6 +3,7 @@
 
 mod memory;
 mod rights;
+mod share;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU16;
@@ -14,7 +15,7 @@ use protocol::*;
 
 use super::Shard;
 use crate::message::Origin;
-use crate::record::{Entry, Source, read_record};
+use crate::record::{Entry, read_record};
 use crate::{Acl, Config, ConnId, Input, Now, OnFull, Output, Principal, Ticket};
 
 const CLIENTS: [&str; 4] = ["a", "b", "c", "d"];
@@ -450,7 +451,7 @@ impl World {
         replayed.groups.begin_at(self.shard.groups.next_no());
         replayed.groups.sweep_now();
         let (live, from_log) = (self.shard.checkpoint(), replayed.checkpoint());
-        assert_eq!(named(&live), named(&from_log), "live and replayed state differ");
+        assert_eq!(share::named(&live), share::named(&from_log), "live and replayed state differ");
         let again = Shard::replay(config(self.bounds), 4, self.now, live.iter().cloned()).unwrap();
         assert_eq!(again.checkpoint(), live, "a checkpoint rebuilds another state");
         self.check_sessions();
@@ -487,6 +488,7 @@ impl World {
 
     fn check_sessions(&self) {
         memory::check(&self.shard);
+        share::check(&self.shard);
         let config = config(self.bounds);
         assert!(self.shard.sessions.len() <= config.sessions_max);
         assert_eq!(self.shard.by_client.len(), self.shard.sessions.len());
@@ -520,26 +522,6 @@ impl World {
 
 fn entries(records: &[Bytes]) -> Vec<Entry> {
     records.iter().flat_map(|r| read_record(r).unwrap()).collect()
-}
-
-/// The entries without the names of groups that no other entry needs: the log names the groups of sessions
-/// that it does not know too.
-fn named(records: &[Bytes]) -> Vec<Entry> {
-    let mut entries = entries(records);
-    let mut needed = BTreeSet::new();
-    let mut names = BTreeSet::new();
-    for entry in &entries {
-        match entry {
-            Entry::Subscribed { filter, .. } => drop(names.insert(filter.clone())),
-            Entry::Queued { source: Source::Group(group), .. } => drop(needed.insert(*group)),
-            _ => {}
-        }
-    }
-    entries.retain(|entry| match entry {
-        Entry::Group { group, filter } => needed.contains(group) || names.contains(filter),
-        _ => true,
-    });
-    entries
 }
 
 proptest! {
