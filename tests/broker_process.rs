@@ -78,6 +78,7 @@ impl Lines {
 pub(crate) struct Broker {
     child: Child,
     address: SocketAddr,
+    http: Option<SocketAddr>,
     dir: TempDir,
     store: PathBuf,
     build: Build,
@@ -109,13 +110,18 @@ impl Broker {
 
     fn start_at(build: Build, config: Option<&str>, dir: TempDir, store: PathBuf) -> Self {
         let config = config.map(str::to_owned);
-        let (child, address) = spawn(build, dir.path(), &store, config.as_deref(), "127.0.0.1:0");
-        Self { child, address, dir, store, build, config }
+        let (child, address, http) = spawn(build, dir.path(), &store, config.as_deref(), "127.0.0.1:0");
+        Self { child, address, http, dir, store, build, config }
     }
 
     /// Where MQTT is served.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where HTTP is served.
+    pub(crate) fn http(&self) -> SocketAddr {
+        self.http.expect("the postrider binary serves HTTP")
     }
 
     /// The store's directory.
@@ -168,7 +174,7 @@ impl Broker {
     }
 
     fn restart_on(&mut self, listen: &str) {
-        (self.child, self.address) =
+        (self.child, self.address, self.http) =
             spawn(self.build, self.dir.path(), &self.store, self.config.as_deref(), listen);
     }
 
@@ -209,7 +215,13 @@ pub(crate) fn wait_for_exit(child: &mut Child) -> ExitStatus {
     }
 }
 
-fn spawn(build: Build, dir: &Path, store: &Path, config: Option<&str>, listen: &str) -> (Child, SocketAddr) {
+fn spawn(
+    build: Build,
+    dir: &Path,
+    store: &Path,
+    config: Option<&str>,
+    listen: &str,
+) -> (Child, SocketAddr, Option<SocketAddr>) {
     if std::env::var("SYSTEM_TEST_PEER").as_deref() == Ok("mosquitto") {
         return spawn_mosquitto(dir);
     }
@@ -235,10 +247,14 @@ fn spawn(build: Build, dir: &Path, store: &Path, config: Option<&str>, listen: &
         let log = fs::read_to_string(dir.join("stderr")).unwrap_or_default();
         panic!("the broker did not say that it listens; stderr:\n{log}");
     };
-    (child, address.trim().parse().expect("an address after `listening on`"))
+    let parse = |text: &str| text.trim().parse().expect("an address after `listening on`");
+    // "listening on ADDRESS" or "is off".
+    let http = lines.wait_for("postrider: http ");
+    let http = http.as_deref().and_then(|http| http.strip_prefix("listening on ")).map(parse);
+    (child, parse(&address), http)
 }
 
-fn spawn_mosquitto(dir: &Path) -> (Child, SocketAddr) {
+fn spawn_mosquitto(dir: &Path) -> (Child, SocketAddr, Option<SocketAddr>) {
     let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = free.local_addr().expect("a bound socket has an address");
     drop(free);
@@ -259,5 +275,5 @@ fn spawn_mosquitto(dir: &Path) -> (Child, SocketAddr) {
         assert!(Instant::now() < deadline, "mosquitto does not listen on {address}");
         thread::sleep(Duration::from_millis(5));
     }
-    (child, address)
+    (child, address, None)
 }

@@ -1,7 +1,10 @@
 //! HTTP on a thread of its own, so that no scrape waits for the shard or makes it wait.
 //!
 //! `/healthz` says that the process lives, `/readyz` that the shard answers and takes messages,
-//! `/metrics` its numbers.
+//! `/metrics` its numbers, `/api/v1/bans` who is kept out.
+
+mod bans;
+mod problem;
 
 use std::{
     io,
@@ -17,8 +20,9 @@ use axum::{
     Router,
     extract::State,
     http::{StatusCode, header::CONTENT_TYPE},
+    middleware,
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{delete, get},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -31,7 +35,7 @@ use crate::{
     Config, StartError,
     bind::{BindError, Bound, bind},
     metrics,
-    runtime::{Snapshot, SnapshotRequest},
+    runtime::{Ask, Snapshot},
 };
 
 /// Open HTTP connections; one more waits until another ends.
@@ -68,7 +72,7 @@ pub(crate) fn bind_optional(config: &Config) -> Result<Option<Bound>, BindError>
 
 impl HttpServer {
     /// Serves on `bound`, asking the shard through `ask`.
-    pub(crate) fn start(bound: Bound, ask: mpsc::Sender<SnapshotRequest>) -> Result<Self, StartError> {
+    pub(crate) fn start(bound: Bound, ask: mpsc::Sender<Ask>) -> Result<Self, StartError> {
         let addr = bound.local_addr()?;
         let listener = bound.listen()?;
         let executor =
@@ -93,22 +97,23 @@ impl HttpServer {
     }
 }
 
-async fn serve(
-    listener: std::net::TcpListener,
-    ask: mpsc::Sender<SnapshotRequest>,
-    stopped: oneshot::Receiver<()>,
-) {
+async fn serve(listener: std::net::TcpListener, ask: mpsc::Sender<Ask>, stopped: oneshot::Receiver<()>) {
     let listener = match TcpListener::from_std(listener) {
         Ok(inner) => Limited { inner, permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)) },
         Err(error) => return tracing::error!(%error, "http cannot be served"),
     };
+    let bans = Router::new()
+        .route("/", get(bans::list))
+        .route("/{kind}/{key}", delete(bans::lift))
+        .layer(middleware::from_fn(bans::only_here));
     let app = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
+        .nest("/api/v1/bans", bans)
         .with_state(ask);
     tokio::select! {
-        result = axum::serve(listener, app).into_future() => {
+        result = axum::serve(listener, app.into_make_service_with_connect_info::<bans::HttpPeer>()).into_future() => {
             if let Err(error) = result {
                 tracing::error!(%error, "http ended");
             }
@@ -117,17 +122,22 @@ async fn serve(
     }
 }
 
-async fn snapshot(ask: &mpsc::Sender<SnapshotRequest>) -> Result<Snapshot, &'static str> {
-    let (request, answer) = oneshot::channel();
-    ask.try_send(request).map_err(|_| "the broker does not answer: too many requests wait, or it ended\n")?;
+async fn snapshot(to: &mpsc::Sender<Ask>) -> Result<Snapshot, &'static str> {
+    let (answer, snapshot) = oneshot::channel();
+    ask(to, Ask::Snapshot(answer), snapshot).await
+}
+
+/// Asks the shard and waits for the answer, not for ever.
+async fn ask<T>(to: &mpsc::Sender<Ask>, ask: Ask, answer: oneshot::Receiver<T>) -> Result<T, &'static str> {
+    to.try_send(ask).map_err(|_| "the broker does not answer: too many requests wait, or it ended\n")?;
     match tokio::time::timeout(ANSWER_MAX, answer).await {
-        Ok(Ok(snapshot)) => Ok(snapshot),
+        Ok(Ok(answer)) => Ok(answer),
         Ok(Err(_)) => Err("the broker ended\n"),
         Err(_) => Err("the broker does not answer in time\n"),
     }
 }
 
-async fn readyz(State(ask): State<mpsc::Sender<SnapshotRequest>>) -> Response {
+async fn readyz(State(ask): State<mpsc::Sender<Ask>>) -> Response {
     let what = match snapshot(&ask).await {
         Ok(snapshot) if snapshot.stopping => "shutting down\n",
         Ok(snapshot) if snapshot.store_full => "the store is full\n",
@@ -137,7 +147,7 @@ async fn readyz(State(ask): State<mpsc::Sender<SnapshotRequest>>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, what).into_response()
 }
 
-async fn metrics_text(State(ask): State<mpsc::Sender<SnapshotRequest>>) -> Response {
+async fn metrics_text(State(ask): State<mpsc::Sender<Ask>>) -> Response {
     match snapshot(&ask).await {
         Ok(snapshot) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render(&snapshot)).into_response(),
         Err(what) => (StatusCode::SERVICE_UNAVAILABLE, what).into_response(),

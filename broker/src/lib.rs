@@ -8,7 +8,6 @@ mod bind;
 pub mod config;
 mod files;
 mod http;
-#[allow(dead_code, unused_imports, reason = "the runtime asks it from the next change on")]
 mod limits;
 mod listener;
 mod metrics;

@@ -67,7 +67,7 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
         (Gauge, "uptime_seconds", "Seconds since the start.", snapshot.uptime_ms / 1000),
     ];
     let mut out = String::with_capacity(4096);
-    for (kind, name, help, value) in metrics {
+    for (kind, name, help, value) in metrics.into_iter().chain(limits(snapshot)) {
         let kind = match kind {
             Gauge => "gauge",
             Counter => "counter",
@@ -86,4 +86,40 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
     )
     .expect("writing to a String");
     out
+}
+
+/// What the limits did.
+fn limits(snapshot: &Snapshot) -> [(Kind, &'static str, &'static str, u64); 13] {
+    use Kind::{Counter, Gauge};
+    let counts = &snapshot.counts;
+    [
+        (Gauge, "unconnected", "Sockets that have sent no CONNECT.", snapshot.unconnected),
+        (Gauge, "bans", "Bans in force.", snapshot.bans),
+        (Gauge, "buffered_bytes", "Bytes in the buffers of all connections.", snapshot.buffered_bytes),
+        (
+            Counter,
+            "accepts_closed_total",
+            "Sockets closed unanswered by a ban or bound.",
+            counts.closed_at_accept,
+        ),
+        (Counter, "connects_refused_quota_total", "CONNECTs over a bound (0x97).", counts.refused_quota),
+        (Counter, "connects_refused_rate_total", "CONNECTs over a rate (0x9F).", counts.refused_rate),
+        (Counter, "connects_refused_banned_total", "CONNECTs of those banned (0x8A).", counts.refused_banned),
+        (Counter, "connects_delayed_total", "CONNECTs whose answer was slowed.", counts.delayed),
+        (
+            Counter,
+            "unconnected_closed_total",
+            "Connections without CONNECT closed to make room.",
+            counts.unconnected_closed,
+        ),
+        (Counter, "reading_waits_total", "Times that a connection waited for its rate.", counts.paused),
+        (Counter, "publishes_refused_rate_total", "PUBLISH packets over a rate (0x97).", counts.rate_refused),
+        (Counter, "connections_ended_rate_total", "Connections far above a rate (0x96).", counts.rate_ended),
+        (
+            Counter,
+            "connections_shed_total",
+            "Connections closed because the buffers of all were over their bound.",
+            counts.shed,
+        ),
+    ]
 }

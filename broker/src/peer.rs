@@ -45,7 +45,6 @@ pub(crate) struct ClientCertificate {
 
 impl Peer {
     /// Returns the IP address, if it has one.
-    #[allow(dead_code, reason = "limits and authentication read it")]
     pub(crate) fn ip(&self) -> Option<IpAddr> {
         match self.address {
             PeerAddr::Ip(address) => Some(address.ip().to_canonical()),

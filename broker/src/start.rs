@@ -14,8 +14,8 @@ use crate::{
     runtime::{self, Inbox, Parts, Store, StoreError},
 };
 
-/// Requests for a snapshot that may wait.
-const SNAPSHOT_REQUESTS_MAX: usize = 16;
+/// Questions to the shard that may wait.
+const ASKED_MAX: usize = 16;
 
 /// Starts brokers.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ impl Broker {
         })?;
         let recovered = store.recovered;
         let inbox = Arc::new(Inbox::default());
-        let (ask, snapshots) = mpsc::channel(SNAPSHOT_REQUESTS_MAX);
+        let (ask, asked) = mpsc::channel(ASKED_MAX);
         let http = http.map(|bound| HttpServer::start(bound, ask)).transpose()?;
         // Whoever reads a file that may change while the broker serves adds it here.
         let watches: Vec<Watch> = Vec::new();
@@ -92,7 +92,7 @@ impl Broker {
         let executor =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
         let sockets = opened.into_iter().map(Opened::listen).collect::<Result<_, _>>()?;
-        let parts = Parts { config, store, sockets, inbox: Arc::clone(&inbox), snapshots };
+        let parts = Parts { config, store, sockets, inbox: Arc::clone(&inbox), asked };
         let (tell_end, ended) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("shard-0".to_owned())

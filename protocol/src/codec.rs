@@ -149,6 +149,11 @@ impl Decoder {
         Self { role, version, packet_bytes_max, failed: None }
     }
 
+    /// Refuses packets over `packet_bytes_max` from now on.
+    pub fn limit_packets(&mut self, packet_bytes_max: u32) {
+        self.packet_bytes_max = packet_bytes_max;
+    }
+
     /// Returns the version in force: given, or learnt from CONNECT, even from one that is wrong behind its
     /// protocol level.
     pub fn version(&self) -> Option<ProtocolVersion> {

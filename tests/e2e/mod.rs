@@ -2,6 +2,7 @@
 
 mod clients;
 mod command_line;
+mod hostile;
 mod journey;
 mod kill;
 mod resuming_publisher;

@@ -8,7 +8,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::{AddressError, HostPort};
+use super::{AddressError, Bounds, HostPort, bounds::check_ranges};
 
 /// `[[listener]]` entries at most.
 pub(crate) const LISTENERS_MAX: usize = 64;
@@ -97,6 +97,8 @@ listener_keys! {
     mode: FileMode = FileMode(0o660), "\"0660\"", &[Transport::Unix];
     /// Whether clients may connect without saying who they are; left out, `auth.anonymous` decides.
     anonymous: Option<bool> = None, "false", ANY;
+    /// Bounds for those who come in by it: keys as in [[user_limit]] below.
+    limits: Bounds = Bounds::default(), "{ connections_max = 1000, messages_per_s = 100 }", ANY;
 }
 
 /// What a listener speaks below MQTT.
@@ -259,6 +261,9 @@ pub(super) fn check(table: &Table) -> Result<ListenerConfig, String> {
                 of.join(", ")
             ));
         }
+    }
+    if let Some(limits) = table.get("limits").and_then(Value::as_table) {
+        check_ranges(limits).map_err(|what| format!("limits: {what}"))?;
     }
     config.check()?;
     Ok(config)

@@ -16,6 +16,7 @@ use toml::{Table, Value, de::DeTable};
 use super::{
     CONVERSATION_KEYS, CONVERSATIONS_RULES_MAX, Config, ConfigError, ConversationRule, KEYS, Key,
     ListenAddress, Problem, SECTIONS,
+    bounds::{self, BOUND_KEYS, USER_LIMITS_MAX},
     error::nearest,
     listener::{self, LISTENER_KEYS, LISTENERS_MAX},
 };
@@ -42,7 +43,7 @@ struct List {
     check: fn(&Table) -> Result<(), String>,
 }
 
-const LISTS: [List; 2] = [
+const LISTS: [List; 3] = [
     List {
         name: "listener",
         of: "listeners",
@@ -50,6 +51,14 @@ const LISTS: [List; 2] = [
         env_example: "[{name = \"local\", transport = \"unix\", listen = \"./mqtt.sock\"}]",
         entries_max: LISTENERS_MAX,
         check: check_listener,
+    },
+    List {
+        name: "user_limit",
+        of: "bounds of users",
+        example: "user = \"ann\"",
+        env_example: "[{user = \"ann\", messages_per_s = 100}]",
+        entries_max: USER_LIMITS_MAX,
+        check: check_user_limit,
     },
     List {
         name: "conversation",
@@ -442,6 +451,12 @@ fn read(path: &Path) -> Result<String, String> {
 fn check_listener(entry: &Table) -> Result<(), String> {
     check_keys(entry, LISTENER_KEYS.iter().map(|key| key.name))?;
     listener::check(entry).map(drop)
+}
+
+fn check_user_limit(entry: &Table) -> Result<(), String> {
+    let own = ["user", "group"];
+    check_keys(entry, own.into_iter().chain(BOUND_KEYS.iter().map(|key| key.name)))?;
+    bounds::check_user_limit(entry)
 }
 
 fn check_keys<'a>(entry: &Table, known: impl Iterator<Item = &'a str> + Clone) -> Result<(), String> {

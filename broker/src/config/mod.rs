@@ -9,6 +9,7 @@
 //! doubt a value.
 
 mod address;
+mod bounds;
 mod error;
 mod listener;
 mod load;
@@ -22,6 +23,7 @@ use protocol::TopicFilter;
 use serde::{Deserialize, Serialize};
 
 pub use address::{AddressError, HostPort};
+pub use bounds::{Bounds, UserLimit};
 pub use error::{ConfigError, Problem};
 pub use listener::{
     ClientCertificateMode, FileMode, Identity, ListenAddress, ListenerConfig, TlsVersion, Transport,
@@ -85,6 +87,8 @@ macro_rules! sections {
             $( $(#[doc = $section_doc])+ pub $section: $ty, )+
             /// Ways in beside the one of `[mqtt]`.
             pub listener: Vec<ListenerConfig>,
+            /// Other bounds for some users.
+            pub user_limit: Vec<UserLimit>,
             /// Which topics are conversations.
             pub conversation: Vec<ConversationRule>,
             /// Whether the HTTP address is a default that may be given up when it is taken.
@@ -97,6 +101,7 @@ macro_rules! sections {
                 Self {
                     $( $section: $ty::default(), )+
                     listener: Vec::new(),
+                    user_limit: Vec::new(),
                     conversation: default_conversations(),
                     http_is_optional: true,
                 }

@@ -6,7 +6,10 @@ use toml::{Table, Value};
 
 use super::{
     CONVERSATION_DOC, CONVERSATION_KEYS, Config, ConversationRule, KEYS, LISTENER_DOC, ListenerConfig,
-    Loaded, SECTIONS, listener::LISTENER_KEYS, load::Origin,
+    Loaded, SECTIONS,
+    bounds::{BOUND_KEYS, USER_LIMIT_DOC},
+    listener::LISTENER_KEYS,
+    load::Origin,
 };
 
 const HEAD: &str = "\
@@ -50,6 +53,16 @@ pub fn reference() -> String {
         writeln!(out, "#{} = {}", key.name, key.example).expect("writing to a String");
     }
     out.push('\n');
+    comment(&mut out, USER_LIMIT_DOC);
+    out.push_str("#[[user_limit]]\n#user = \"ann\"\n");
+    for key in BOUND_KEYS {
+        comment(&mut out, key.doc);
+        if let Some((min, max)) = key.range {
+            writeln!(out, "# {min} to {max}").expect("writing to a String");
+        }
+        writeln!(out, "#{} = {}", key.name, key.example).expect("writing to a String");
+    }
+    out.push('\n');
     comment(&mut out, CONVERSATION_DOC);
     for (i, rule) in defaults.conversation.iter().enumerate() {
         out.push_str("[[conversation]]\n");
@@ -82,6 +95,10 @@ impl Loaded {
         for (i, config) in self.config.listener.iter().enumerate() {
             self.entry_head(&mut out, "listener", i);
             listener(&mut out, config);
+        }
+        for (i, limit) in self.config.user_limit.iter().enumerate() {
+            self.entry_head(&mut out, "user_limit", i);
+            out.push_str(&toml::to_string(limit).expect("every limit is TOML"));
         }
         for (i, rule) in self.config.conversation.iter().enumerate() {
             self.entry_head(&mut out, "conversation", i);

@@ -128,6 +128,7 @@ struct AtAddress {
 
 #[derive(Debug)]
 struct AtListener {
+    name: String,
     bounds: ListenerBounds,
     rate: Option<Rate>,
     open: u64,
@@ -159,20 +160,15 @@ pub(crate) struct Abuse {
 }
 
 impl Abuse {
-    /// Starts with clean tables. `listeners` in the order of the numbers that [`Abuse::admit`] is given.
-    pub(crate) fn new(now_ms: u64, rules: AbuseRules, listeners: Vec<ListenerBounds>) -> Self {
+    /// Starts with clean tables.
+    pub(crate) fn new(rules: AbuseRules) -> Self {
         let AbuseRules { slow_first_ms, slow_max_ms, strikes_max, tracked_max, .. } = rules;
         let rule =
             |per_minute, is_strict| Rule { per_minute, is_strict, slow_first_ms, slow_max_ms, strikes_max };
-        let at_listener = |bounds: ListenerBounds| AtListener {
-            bounds,
-            rate: Rate::new(now_ms, bounds.connects_per_s, SECOND, bounds.connects_burst),
-            open: 0,
-        };
         Self {
             bans: Bans::new(rules.ban_s * 1000, tracked_max),
             addresses: HashMap::new(),
-            listeners: listeners.into_iter().map(at_listener).collect(),
+            listeners: Vec::new(),
             users: HashMap::new(),
             unconnected: 0,
             address_connects: RateTable::new(
@@ -189,12 +185,14 @@ impl Abuse {
         }
     }
 
-    /// Takes a connection in that was just accepted, or says in words why it is closed without an answer.
+    /// Takes a connection in that was just accepted at a listener of this name, or says in words why it is closed
+    /// without an answer.
     pub(crate) fn admit(
         &mut self,
         now_ms: u64,
         address: Option<IpAddr>,
-        listener: usize,
+        listener: &str,
+        bounds: ListenerBounds,
     ) -> Result<Seat, &'static str> {
         let counted = self.counted(address);
         let address = address.filter(|_| counted == Counted::Address).map(AddressKey::of);
@@ -212,6 +210,7 @@ impl Abuse {
                 return Err("too many connections without CONNECT from its address");
             }
         }
+        let listener = self.listener(now_ms, listener, bounds);
         let at_listener = &mut self.listeners[listener];
         if is_over(at_listener.open, at_listener.bounds.connections_max, TOLD_MAX) {
             return Err("too many connections at its listener");
@@ -227,6 +226,7 @@ impl Abuse {
     }
 
     /// Says whether all from this address are kept out: asked before a handshake that costs something.
+    #[allow(dead_code, reason = "asked by listeners with a handshake")]
     pub(crate) fn is_banned(&mut self, now_ms: u64, address: IpAddr) -> bool {
         self.counted(Some(address)) == Counted::Address
             && self.bans.refuse(now_ms, &BanKey::Address(AddressKey::of(address))).is_some()
@@ -275,6 +275,7 @@ impl Abuse {
     }
 
     /// Counts a failed authentication. The answer to the next attempt waits, or there is a ban.
+    #[allow(dead_code, reason = "told by authentication")]
     pub(crate) fn auth_failed(&mut self, now: Now, seat: &Seat, user: Option<&str>) {
         if let Some(address) = seat.address
             && self.guesses_by_address.count(now.monotonic_ms, &address) == Measure::Ban
@@ -376,6 +377,15 @@ impl Abuse {
     /// Ends a ban; says whether there was one.
     pub(crate) fn lift(&mut self, now_ms: u64, key: &BanKey) -> bool {
         self.bans.lift(now_ms, key)
+    }
+
+    /// Returns a listener's place in the table; there are as many as the configuration has.
+    fn listener(&mut self, now_ms: u64, name: &str, bounds: ListenerBounds) -> usize {
+        self.listeners.iter().position(|at| at.name == name).unwrap_or_else(|| {
+            let rate = Rate::new(now_ms, bounds.connects_per_s, SECOND, bounds.connects_burst);
+            self.listeners.push(AtListener { name: name.to_owned(), bounds, rate, open: 0 });
+            self.listeners.len() - 1
+        })
     }
 
     fn counted(&self, address: Option<IpAddr>) -> Counted {

@@ -33,6 +33,7 @@ fn rules() -> AbuseRules {
 /// The rules in use, with what the runtime does between two calls.
 struct World {
     abuse: Abuse,
+    listener: ListenerBounds,
     now: Now,
 }
 
@@ -42,7 +43,7 @@ impl World {
     }
 
     fn at_listener(rules: AbuseRules, listener: ListenerBounds) -> Self {
-        Self { abuse: Abuse::new(0, rules, vec![listener]), now: Now { monotonic_ms: 0, unix_ms: 1_000 } }
+        Self { abuse: Abuse::new(rules), listener, now: Now { monotonic_ms: 0, unix_ms: 1_000 } }
     }
 
     fn later(&mut self, ms: u64) {
@@ -51,7 +52,12 @@ impl World {
     }
 
     fn accept(&mut self, address: &str) -> Result<Seat, &'static str> {
-        self.abuse.admit(self.now.monotonic_ms, Some(address.parse::<IpAddr>().unwrap()), 0)
+        self.abuse.admit(
+            self.now.monotonic_ms,
+            Some(address.parse::<IpAddr>().unwrap()),
+            "mqtt",
+            self.listener,
+        )
     }
 
     fn open(&mut self, address: &str, client: &str, user: Option<&str>) -> (Seat, Admission) {

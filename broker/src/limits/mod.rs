@@ -19,5 +19,5 @@ pub use self::{
 pub(crate) use self::{
     abuse::{Abuse, AbuseRules, Admission, ListenerBounds, Seat, UserBounds},
     bans::{BanKey, BanView},
-    rates::{Over, RateBounds, Rates, Throttle},
+    rates::{RateBounds, Rates, Throttle},
 };

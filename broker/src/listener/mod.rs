@@ -24,7 +24,6 @@ pub(crate) struct Listener {
     #[allow(dead_code, reason = "authentication reads it")]
     pub(crate) is_loopback_only: bool,
     /// What the configuration says of it.
-    #[allow(dead_code, reason = "limits and authentication read it")]
     pub(crate) config: ListenerConfig,
 }
 

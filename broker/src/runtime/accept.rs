@@ -106,12 +106,23 @@ impl Core {
             self.counts.refused += 1;
             return None;
         }
+        let listener = &peer.listener;
+        let bounds = listener.config.limits.listener();
+        let now_ms = self.clock.now().monotonic_ms;
+        let seat = match self.abuse.admit(now_ms, peer.ip(), &listener.name, bounds) {
+            Ok(seat) => seat,
+            Err(why) => {
+                self.counts.closed_at_accept += 1;
+                tracing::debug!(%peer, why, "closed at accept");
+                return None;
+            }
+        };
         let entry = self.connections.vacant_entry();
         self.next_serial += 1;
         let id = ConnId(self.next_serial << SLOT_BITS | entry.key() as u64);
-        entry.insert(Connection::new(id, Arc::new(peer), transport, self.limits.packet_bytes_max));
-        let deadline_ms = self.clock.now().monotonic_ms + self.limits.connect_timeout_ms;
-        self.connect_deadlines.push_back((deadline_ms, id));
+        entry.insert(Connection::new(id, Arc::new(peer), transport, self.limits.packet_bytes_max, seat));
+        self.connect_deadlines.push_back((now_ms + self.limits.connect_timeout_ms, id));
+        self.bound_unconnected();
         self.turn.raise();
         Some(id)
     }

@@ -15,8 +15,11 @@ use bytes::BytesMut;
 use engine::ConnId;
 use protocol::{Decoder, ProtocolVersion, Role};
 
-use super::transport::Transport;
-use crate::peer::Peer;
+use super::{pause::Held, transport::Transport};
+use crate::{
+    limits::{Seat, Throttle},
+    peer::Peer,
+};
 
 /// Bytes thrown away of one connection after its end; more, and it is reset.
 pub(super) const LINGER_BYTES_MAX: usize = 1024 * 1024;
@@ -64,10 +67,24 @@ pub(super) struct Connection {
     pub(super) is_congested: bool,
     /// It stands in the shard's list of connections that wait for the disk.
     pub(super) is_parked: bool,
+    /// The packet it waits with: nothing is read or decoded meanwhile.
+    pub(super) held: Option<Held>,
+    /// What the limits count of it.
+    pub(super) seat: Option<Seat>,
+    /// Its rates, if it has any.
+    pub(super) throttle: Option<Box<Throttle>>,
+    /// What its buffers were when they were counted last.
+    pub(super) buffered: usize,
 }
 
 impl Connection {
-    pub(super) fn new(id: ConnId, peer: Arc<Peer>, transport: Transport, packet_bytes_max: u32) -> Self {
+    pub(super) fn new(
+        id: ConnId,
+        peer: Arc<Peer>,
+        transport: Transport,
+        packet_bytes_max: u32,
+        seat: Seat,
+    ) -> Self {
         Self {
             id,
             peer,
@@ -82,6 +99,10 @@ impl Connection {
             is_blocked: false,
             is_congested: false,
             is_parked: false,
+            held: None,
+            seat: Some(seat),
+            throttle: None,
+            buffered: 0,
         }
     }
 
@@ -98,6 +119,11 @@ impl Connection {
 
     pub(super) fn is_reading(&self) -> bool {
         matches!(self.phase, Phase::New | Phase::Open)
+    }
+
+    /// Says whether what comes may be taken in now.
+    pub(super) fn may_read(&self) -> bool {
+        self.is_reading() && self.held.is_none()
     }
 }
 

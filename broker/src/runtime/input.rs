@@ -41,6 +41,7 @@ impl Core {
                     }
                     return Poll::Pending;
                 }
+                Phase::New | Phase::Open if connection.held.is_some() => return Poll::Pending,
                 Phase::New | Phase::Open | Phase::Lingering { .. } => {}
             }
             let bytes = match connection.transport.poll_read(cx, &mut self.scratch) {
@@ -89,27 +90,23 @@ impl Core {
         if connection.phase == Phase::New {
             connection.version_seen = version_of_connect(&buf);
         }
-        let read_whole = buf.len();
         let now = self.clock.now();
-        self.decode(now, id, &mut buf);
-        let Some(connection) = self.connection(id).filter(|c| c.is_reading() && !buf.is_empty()) else {
-            return;
-        };
-        connection.cut = if buf.len() < read_whole { BytesMut::from(&buf[..]) } else { buf };
+        self.take_in(now, id, buf);
     }
 
-    fn decode(&mut self, now: Now, id: ConnId, buf: &mut BytesMut) {
+    pub(super) fn decode(&mut self, now: Now, id: ConnId, buf: &mut BytesMut) {
         loop {
-            let Some(connection) = self.connection(id).filter(|c| c.is_reading()) else { return };
+            let Some(connection) = self.connection(id).filter(|c| c.may_read()) else { return };
+            let before = buf.len();
             match connection.decoder.decode(buf) {
-                Ok(Some(packet)) => self.packet(now, id, packet),
+                Ok(Some(packet)) => self.packet(now, id, packet, (before - buf.len()) as u64),
                 Ok(None) => return,
                 Err(error) => return self.malformed(now, id, error),
             }
         }
     }
 
-    fn packet(&mut self, now: Now, id: ConnId, packet: Packet) {
+    fn packet(&mut self, now: Now, id: ConnId, packet: Packet, bytes: u64) {
         self.counts.packets_in += 1;
         let stopping = self.stop.is_some();
         let is_over_limit = self.connections.len() > self.limits.connections_max;
@@ -123,12 +120,10 @@ impl Core {
                 self.refuse(id, ReasonCode::ServerBusy, &what);
             }
             Packet::Connect(connect) if connection.phase == Phase::New => {
-                connection.phase = Phase::Open;
-                tracing::debug!(conn = id.0, peer = %connection.peer, client = %connect.client_id, "connect");
-                self.input(
-                    now,
-                    Input::Connect { conn: id, connect, principal: Box::default(), authentication: None },
-                );
+                self.connect(now, id, connect);
+            }
+            Packet::Publish(publish) if connection.phase == Phase::Open => {
+                self.publish(now, id, publish, bytes, 0);
             }
             packet => {
                 self.refresh_sys(now, &packet);
@@ -141,6 +136,12 @@ impl Core {
         self.counts.malformed += 1;
         let Some(connection) = self.connection(id) else { return };
         tracing::debug!(conn = id.0, peer = %connection.peer, %error, "malformed packet");
+        if let Some(connection) = self.connections.get(super::slot(id)).filter(|c| c.id == id)
+            && let Some(seat) = &connection.seat
+        {
+            self.abuse.malformed(now, seat);
+        }
+        let Some(connection) = self.connection(id) else { return };
         if connection.phase == Phase::Open {
             return self.input(now, Input::Malformed { conn: id, error });
         }
@@ -160,7 +161,7 @@ impl Core {
     }
 
     /// Answers a CONNECT that the engine never sees. [MQTT-3.2.2-7] the connection ends after it.
-    fn refuse(&mut self, id: ConnId, reason: ReasonCode, what: &str) {
+    pub(super) fn refuse(&mut self, id: ConnId, reason: ReasonCode, what: &str) {
         self.counts.refused += 1;
         let properties =
             ConnAckProperties { reason_string: Some(what.into()), ..ConnAckProperties::default() };
@@ -180,6 +181,7 @@ impl Core {
         tracing::debug!(conn = id.0, peer = %connection.peer, %why, "close");
         connection.phase = Phase::Closing { linger };
         connection.cut = BytesMut::new();
+        connection.held = None;
         if !std::mem::replace(&mut connection.is_dirty, true) {
             self.dirty.push(id);
         }
@@ -210,7 +212,11 @@ impl Core {
     /// Forgets a connection and closes its socket; says where it stood.
     pub(super) fn remove(&mut self, id: ConnId) -> Option<Phase> {
         self.connection(id)?;
-        let connection = self.connections.remove(super::slot(id));
+        let mut connection = self.connections.remove(super::slot(id));
+        self.buffered -= connection.buffered;
+        if let Some(seat) = connection.seat.take() {
+            self.abuse.leave(seat);
+        }
         connection.wake();
         if self.stop.is_some() {
             self.inbox.wake();

@@ -14,17 +14,27 @@
 //! state must not be served on.
 
 mod accept;
+mod admission;
+mod buffers;
 mod clock;
 mod connection;
 mod inbox;
 mod input;
 mod log;
 mod output;
+mod pause;
 mod sys;
 mod transport;
 mod turn;
 
-use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc, task::Waker};
+use std::{
+    cell::RefCell,
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+    rc::Rc,
+    sync::Arc,
+    task::Waker,
+};
 
 use bytes::{Bytes, BytesMut};
 use engine::{ConnId, Input, Now};
@@ -39,7 +49,11 @@ pub(crate) use self::inbox::Inbox;
 pub use self::log::Recovered;
 pub(crate) use self::log::{Store, StoreError};
 use self::{clock::Clock, connection::Connection};
-use crate::{Config, FatalError, listener::Socket};
+use crate::{
+    Config, FatalError,
+    limits::{Abuse, BanKey, BanView},
+    listener::Socket,
+};
 
 /// Bytes read from a socket at once.
 const SCRATCH_BYTES: usize = 64 * 1024;
@@ -56,6 +70,26 @@ pub(crate) struct Counts {
     pub(crate) malformed: u64,
     pub(crate) overflowed: u64,
     pub(crate) compactions: u64,
+    /// Closed at accept, unanswered: a ban, or a bound of the address or the listener.
+    pub(crate) closed_at_accept: u64,
+    /// CONNECTs refused: 0x97.
+    pub(crate) refused_quota: u64,
+    /// CONNECTs refused: 0x9F.
+    pub(crate) refused_rate: u64,
+    /// CONNECTs refused: 0x8A.
+    pub(crate) refused_banned: u64,
+    /// CONNECTs whose answer was slowed.
+    pub(crate) delayed: u64,
+    /// Connections closed to make room for others without CONNECT.
+    pub(crate) unconnected_closed: u64,
+    /// Times that a connection waited for its rate.
+    pub(crate) paused: u64,
+    /// PUBLISH packets refused by a rate.
+    pub(crate) rate_refused: u64,
+    /// Connections ended far above their rate.
+    pub(crate) rate_ended: u64,
+    /// Connections closed because the buffers of all were over their bound.
+    pub(crate) shed: u64,
 }
 
 /// What the shard looks like from outside at one moment.
@@ -64,6 +98,9 @@ pub(crate) struct Snapshot {
     pub(crate) engine: engine::Stats,
     pub(crate) counts: Counts,
     pub(crate) sockets: u64,
+    pub(crate) unconnected: u64,
+    pub(crate) bans: u64,
+    pub(crate) buffered_bytes: u64,
     pub(crate) log_bytes: u64,
     pub(crate) pending_bytes: u64,
     pub(crate) store_full: bool,
@@ -72,8 +109,16 @@ pub(crate) struct Snapshot {
     pub(crate) uptime_ms: u64,
 }
 
-/// Somebody who wants a snapshot.
-pub(crate) type SnapshotRequest = oneshot::Sender<Snapshot>;
+/// What other threads ask of the shard; who asked may have gone when the answer is there.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    /// How it looks.
+    Snapshot(oneshot::Sender<Snapshot>),
+    /// Who is banned.
+    Bans(oneshot::Sender<Vec<BanView>>),
+    /// To end a ban; whether there was one.
+    LiftBan(BanKey, oneshot::Sender<bool>),
+}
 
 /// What the shard's thread is started with.
 pub(crate) struct Parts {
@@ -81,7 +126,7 @@ pub(crate) struct Parts {
     pub(crate) store: Store,
     pub(crate) sockets: Vec<Socket>,
     pub(crate) inbox: Arc<Inbox>,
-    pub(crate) snapshots: mpsc::Receiver<SnapshotRequest>,
+    pub(crate) asked: mpsc::Receiver<Ask>,
 }
 
 /// The limits of the runtime.
@@ -95,6 +140,8 @@ struct Limits {
     unsent_bytes_low: usize,
     unsent_bytes_max: usize,
     pending_bytes_max: usize,
+    unconnected_max: u64,
+    buffers_bytes_max: usize,
 }
 
 impl Limits {
@@ -109,6 +156,8 @@ impl Limits {
             unsent_bytes_low: mqtt.unsent_bytes_low as usize,
             unsent_bytes_max: mqtt.unsent_bytes_max as usize,
             pending_bytes_max: store.pending_bytes_max as usize,
+            unconnected_max: config.limits.unconnected_max.into(),
+            buffers_bytes_max: config.limits.buffers_bytes_max as usize,
         }
     }
 }
@@ -169,6 +218,14 @@ struct Core {
     timer_ms: u64,
     connect_deadlines: VecDeque<(u64, ConnId)>,
     close_deadlines: VecDeque<(u64, ConnId)>,
+    /// When connections that wait go on, the first first.
+    pauses: BinaryHeap<Reverse<(u64, ConnId)>>,
+    abuse: Abuse,
+    grants: admission::Grants,
+    /// Bytes in the buffers of all connections.
+    buffered: usize,
+    /// Connections whose unsent bytes went over the mark; the engine hears it before its next input.
+    congested: Vec<ConnId>,
     reading_paused: bool,
     parked: Vec<ConnId>,
     stop: Option<turn::Stop>,
@@ -226,6 +283,11 @@ impl Core {
             timer_ms: 0,
             connect_deadlines: VecDeque::new(),
             close_deadlines: VecDeque::new(),
+            pauses: BinaryHeap::new(),
+            abuse: admission::abuse(config),
+            grants: admission::Grants::new(config),
+            buffered: 0,
+            congested: Vec::new(),
             reading_paused: false,
             parked: Vec::new(),
             stop: None,
@@ -240,6 +302,10 @@ impl Core {
     fn input(&mut self, now: Now, input: Input) {
         self.engine.handle(now, input);
         self.drain();
+        while let Some(id) = self.congested.pop() {
+            self.engine.handle(now, Input::Congested { conn: id });
+            self.drain();
+        }
         while let Some(id) = self.broken.pop() {
             self.lose(now, id);
         }
@@ -250,6 +316,9 @@ impl Core {
             engine: self.engine.stats(),
             counts: self.counts,
             sockets: self.connections.len() as u64,
+            unconnected: self.abuse.unconnected(),
+            bans: self.abuse.bans_len(),
+            buffered_bytes: self.buffered as u64,
             log_bytes: self.inbox.log_bytes(),
             pending_bytes: self.pending_bytes() as u64,
             store_full: self.log.is_full(),
@@ -269,7 +338,7 @@ fn slot(id: ConnId) -> usize {
 
 /// Runs the shard until it is stopped or fails.
 pub(crate) fn run(runtime: &tokio::runtime::Runtime, parts: Parts) -> Result<(), FatalError> {
-    let Parts { config, store, sockets, inbox, snapshots } = parts;
+    let Parts { config, store, sockets, inbox, asked } = parts;
     let core = Core::new(&config, store, &inbox);
     let shared = Rc::new(Shared { core: RefCell::new(core), inbox });
     let tasks = LocalSet::new();
@@ -281,7 +350,7 @@ pub(crate) fn run(runtime: &tokio::runtime::Runtime, parts: Parts) -> Result<(),
             let accept = accept::accept(Rc::clone(&shared), socket).map_err(FatalError::Socket)?;
             accepting.push(tokio::task::spawn_local(accept).abort_handle());
         }
-        let control = turn::control(Rc::clone(&shared), snapshots, accepting);
+        let control = turn::control(Rc::clone(&shared), asked, accepting);
         tokio::task::spawn_local(control).await.unwrap_or(Err(FatalError::Panicked))
     });
     drop(tasks);

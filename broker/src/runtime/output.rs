@@ -58,6 +58,14 @@ impl Core {
             return;
         }
         self.counts.packets_out += 1;
+        if connection.out.len() > self.limits.unsent_bytes_high
+            && connection.is_blocked
+            && connection.phase == Phase::Open
+            && !std::mem::replace(&mut connection.is_congested, true)
+        {
+            // Now and not at the turn's end: all that one turn brings would be more than the mark.
+            self.congested.push(id);
+        }
         let flush_now = connection.out.len() >= EARLY_FLUSH_BYTES && !connection.is_blocked;
         if !std::mem::replace(&mut connection.is_dirty, true) {
             self.dirty.push(id);
@@ -99,6 +107,7 @@ impl Core {
             }
             self.after_write(now, id);
         }
+        self.shed(now);
         // The list's memory is kept; what was touched meanwhile is of the next turn.
         dirty.append(&mut self.dirty);
         self.dirty = dirty;
@@ -133,6 +142,7 @@ impl Core {
     /// Looks at what is left unsent: the water marks, the end of a closing connection, the buffer.
     fn after_write(&mut self, now: Now, id: ConnId) {
         let limits = self.limits;
+        self.account(id);
         let Some(connection) = self.connection(id) else { return };
         let unsent = connection.out.len();
         if unsent > limits.unsent_bytes_max {

@@ -11,7 +11,7 @@ use std::{
 use engine::{Input, Ticket};
 use tokio::{sync::mpsc, task::AbortHandle, time::Sleep};
 
-use super::{Core, Shared, SnapshotRequest, connection::Phase};
+use super::{Ask, Core, Shared, connection::Phase};
 use crate::FatalError;
 
 /// The timer looks at least this often.
@@ -64,16 +64,15 @@ pub(super) async fn timer(shared: Rc<Shared>) {
 /// Brings what other threads say to the shard, until the broker is stopped or fails.
 pub(super) async fn control(
     shared: Rc<Shared>,
-    mut snapshots: mpsc::Receiver<SnapshotRequest>,
+    mut asked: mpsc::Receiver<Ask>,
     accepting: Vec<AbortHandle>,
 ) -> Result<(), FatalError> {
     shared.with(Core::begin);
     loop {
         tokio::select! {
             () = shared.inbox.changed() => {}
-            Some(request) = snapshots.recv() => {
-                // Who asked may have gone.
-                let _ = request.send(shared.with(|core| core.snapshot()));
+            Some(ask) = asked.recv() => {
+                shared.with(|core| core.answer(ask));
                 continue;
             }
         }
@@ -91,6 +90,16 @@ pub(super) async fn control(
 }
 
 impl Core {
+    fn answer(&mut self, ask: Ask) {
+        let now_ms = self.clock.now().monotonic_ms;
+        // Who asked may have gone.
+        match ask {
+            Ask::Snapshot(answer) => drop(answer.send(self.snapshot())),
+            Ask::Bans(answer) => drop(answer.send(self.abuse.bans(now_ms))),
+            Ask::LiftBan(key, answer) => drop(answer.send(self.abuse.lift(now_ms, &key))),
+        }
+    }
+
     fn end_turn(&mut self) {
         let was_paused = self.reading_paused;
         self.submit();
@@ -111,6 +120,7 @@ impl Core {
             self.engine.next_deadline_ms(),
             front(&self.connect_deadlines),
             front(&self.close_deadlines),
+            self.next_pause_ms(),
             self.log.retry_ms(self.last_ticket),
             self.sys_due_ms(),
             self.stop.map(|stop| stop.next_ms(self.clock.now().monotonic_ms)),
@@ -145,6 +155,7 @@ impl Core {
         if self.engine.next_deadline_ms().is_some_and(|due| due <= now.monotonic_ms) {
             self.input(now, Input::Timer);
         }
+        self.pauses_due(now);
         if self.log.retry_ms(self.last_ticket).is_some() {
             self.compact_if_due(now);
         }

@@ -10,8 +10,24 @@ use broker::{Broker, config::HostPort};
 use crate::harness::{TestBroker, config};
 
 fn get(addr: SocketAddr, path: &str) -> (u16, String) {
+    request(addr, "GET", path, "")
+}
+
+/// Asks with more header lines and returns status and body.
+pub(crate) fn request(addr: SocketAddr, method: &str, path: &str, headers: &str) -> (u16, String) {
+    request_as(addr, "localhost", method, path, headers)
+}
+
+/// Asks by another host name.
+pub(crate) fn request_as(
+    addr: SocketAddr,
+    host: &str,
+    method: &str,
+    path: &str,
+    headers: &str,
+) -> (u16, String) {
     let mut stream = TcpStream::connect(addr).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{headers}Connection: close\r\n\r\n").unwrap();
     let mut response = String::new();
     stream.read_to_string(&mut response).unwrap();
     let status = response[9..12].parse().unwrap();

@@ -8,6 +8,7 @@ mod harness;
 mod http;
 mod limits;
 mod packets;
+mod rates;
 mod start;
 mod store;
 mod sys;

@@ -1,0 +1,119 @@
+//! `/api/v1/bans`: lists and lifts bans, for this machine only.
+//!
+//! There are no roles yet, so who asks must be on this machine. A web page that a browser here has open is
+//! not: a request that carries its origin, or that names this port by a foreign host name, is refused.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::{
+    Json,
+    extract::{ConnectInfo, Path, Request, State, connect_info::Connected},
+    http::{
+        HeaderMap, StatusCode,
+        header::{HOST, ORIGIN},
+    },
+    middleware::Next,
+    response::{IntoResponse, Response},
+    serve::IncomingStream,
+};
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Limited, ask, problem::problem};
+use crate::{
+    limits::{BanKey, BanView},
+    runtime::Ask,
+};
+
+/// Who is at the other end of an HTTP connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HttpPeer(SocketAddr);
+
+impl Connected<IncomingStream<'_, Limited>> for HttpPeer {
+    fn connect_info(stream: IncomingStream<'_, Limited>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
+
+/// Lets only this machine through.
+pub(super) async fn only_here(
+    ConnectInfo(HttpPeer(peer)): ConnectInfo<HttpPeer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if !peer.ip().to_canonical().is_loopback() {
+        let detail = "until there are roles this is answered on the broker's own machine only";
+        return problem(StatusCode::FORBIDDEN, detail);
+    }
+    if request.headers().contains_key(ORIGIN) || !is_named_here(request.headers()) {
+        return problem(StatusCode::FORBIDDEN, "web pages may not ask this");
+    }
+    next.run(request).await
+}
+
+/// Says whether the client asked for this machine and not for a name that somebody let point to it.
+fn is_named_here(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(HOST).and_then(|host| host.to_str().ok()) else { return false };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+}
+
+#[derive(Serialize)]
+struct BanList {
+    bans: Vec<BanView>,
+}
+
+/// `GET /api/v1/bans`
+pub(super) async fn list(State(to): State<mpsc::Sender<Ask>>) -> Response {
+    let (answer, bans) = oneshot::channel();
+    match ask(&to, Ask::Bans(answer), bans).await {
+        Ok(bans) => Json(BanList { bans }).into_response(),
+        Err(what) => problem(StatusCode::SERVICE_UNAVAILABLE, what.trim_end()),
+    }
+}
+
+/// `DELETE /api/v1/bans/{kind}/{key}`
+pub(super) async fn lift(
+    State(to): State<mpsc::Sender<Ask>>,
+    Path((kind, key)): Path<(String, String)>,
+) -> Response {
+    let Some(ban) = BanKey::parse(&kind, &key) else {
+        let kinds = BanKey::KINDS.join(", ");
+        let detail = format!("{kind:?} {key:?} names no ban: kinds are {kinds}, an address is an IP address");
+        return problem(StatusCode::BAD_REQUEST, &detail);
+    };
+    let who = ban.to_string();
+    let (answer, lifted) = oneshot::channel();
+    match ask(&to, Ask::LiftBan(ban, answer), lifted).await {
+        Ok(true) => StatusCode::NO_CONTENT.into_response(),
+        Ok(false) => problem(StatusCode::NOT_FOUND, &format!("{who} is not banned")),
+        Err(what) => problem(StatusCode::SERVICE_UNAVAILABLE, what.trim_end()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_named_by_localhost_or_an_address() {
+        for (host, here) in [
+            ("localhost", true),
+            ("LOCALHOST:8080", true),
+            ("127.0.0.1:8080", true),
+            ("[::1]:8080", true),
+            ("example.com:8080", false),
+            ("127.0.0.1.example.com", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, host.parse().unwrap());
+            assert_eq!(is_named_here(&headers), here, "{host}");
+        }
+        assert!(!is_named_here(&HeaderMap::new()));
+    }
+}
