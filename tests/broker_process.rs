@@ -64,10 +64,18 @@ impl Lines {
 
     /// Waits for a line that begins so and returns the rest of it.
     pub(crate) fn wait_for(&self, beginning: &str) -> Option<String> {
+        let line = self.until(beginning)?.pop()?;
+        line.strip_prefix(beginning).map(str::to_owned)
+    }
+
+    /// Waits for a line that begins so and returns all up to it.
+    pub(crate) fn until(&self, beginning: &str) -> Option<Vec<String>> {
         let deadline = Instant::now() + PATIENCE;
+        let mut lines = Vec::new();
         while let Ok(line) = self.0.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            if let Some(rest) = line.strip_prefix(beginning) {
-                return Some(rest.to_owned());
+            lines.push(line);
+            if lines.last().is_some_and(|line| line.starts_with(beginning)) {
+                return Some(lines);
             }
         }
         None
@@ -79,6 +87,8 @@ pub(crate) struct Broker {
     child: Child,
     address: SocketAddr,
     http: Option<SocketAddr>,
+    /// Name and address of each `[[listener]]`.
+    listeners: Vec<(String, String)>,
     dir: TempDir,
     store: PathBuf,
     build: Build,
@@ -110,8 +120,9 @@ impl Broker {
 
     fn start_at(build: Build, config: Option<&str>, dir: TempDir, store: PathBuf) -> Self {
         let config = config.map(str::to_owned);
-        let (child, address, http) = spawn(build, dir.path(), &store, config.as_deref(), "127.0.0.1:0");
-        Self { child, address, http, dir, store, build, config }
+        let Spawned { child, address, http, listeners } =
+            spawn(build, dir.path(), &store, config.as_deref(), "127.0.0.1:0");
+        Self { child, address, http, listeners, dir, store, build, config }
     }
 
     /// Where MQTT is served.
@@ -122,6 +133,14 @@ impl Broker {
     /// Where HTTP is served.
     pub(crate) fn http(&self) -> SocketAddr {
         self.http.expect("the postrider binary serves HTTP")
+    }
+
+    /// Where the `[[listener]]` of this name listens.
+    pub(crate) fn listener(&self, name: &str) -> &str {
+        let found = self.listeners.iter().find(|(n, _)| n == name);
+        found
+            .map(|(_, address)| &**address)
+            .unwrap_or_else(|| panic!("no listener {name}: {:?}", self.listeners))
     }
 
     /// The store's directory.
@@ -174,8 +193,9 @@ impl Broker {
     }
 
     fn restart_on(&mut self, listen: &str) {
-        (self.child, self.address, self.http) =
-            spawn(self.build, self.dir.path(), &self.store, self.config.as_deref(), listen);
+        let spawned = spawn(self.build, self.dir.path(), &self.store, self.config.as_deref(), listen);
+        self.child = spawned.child;
+        (self.address, self.http, self.listeners) = (spawned.address, spawned.http, spawned.listeners);
     }
 
     /// Kills and restarts: what is left is what was durable.
@@ -215,13 +235,15 @@ pub(crate) fn wait_for_exit(child: &mut Child) -> ExitStatus {
     }
 }
 
-fn spawn(
-    build: Build,
-    dir: &Path,
-    store: &Path,
-    config: Option<&str>,
-    listen: &str,
-) -> (Child, SocketAddr, Option<SocketAddr>) {
+/// A process that listens.
+struct Spawned {
+    child: Child,
+    address: SocketAddr,
+    http: Option<SocketAddr>,
+    listeners: Vec<(String, String)>,
+}
+
+fn spawn(build: Build, dir: &Path, store: &Path, config: Option<&str>, listen: &str) -> Spawned {
     if std::env::var("SYSTEM_TEST_PEER").as_deref() == Ok("mosquitto") {
         return spawn_mosquitto(dir);
     }
@@ -241,20 +263,28 @@ fn spawn(
         .spawn()
         .expect("the postrider binary starts");
     let lines = Lines::of(child.stdout.take().expect("stdout is piped"));
-    let Some(address) = lines.wait_for("postrider: mqtt listening on ") else {
+    // The last line of those that say where it listens.
+    let Some(said) = lines.until("postrider: http") else {
         let _ = child.kill();
         let _ = child.wait();
         let log = fs::read_to_string(dir.join("stderr")).unwrap_or_default();
         panic!("the broker did not say that it listens; stderr:\n{log}");
     };
-    let parse = |text: &str| text.trim().parse().expect("an address after `listening on`");
-    // "listening on ADDRESS" or "is off".
-    let http = lines.wait_for("postrider: http ");
-    let http = http.as_deref().and_then(|http| http.strip_prefix("listening on ")).map(parse);
-    (child, parse(&address), http)
+    let address_after = |beginning: &str| {
+        let rest = said.iter().find_map(|line| line.strip_prefix(beginning));
+        rest.map(|text| text.trim().parse().expect("an address after `listening on`"))
+    };
+    let address = address_after("postrider: mqtt listening on ").expect("MQTT is on");
+    let http = address_after("postrider: http listening on ");
+    let listeners = said.iter().filter_map(|line| {
+        let (name, rest) = line.strip_prefix("postrider: listener ")?.split_once(' ')?;
+        let (_, address) = rest.split_once("listening on ")?;
+        Some((name.to_owned(), address.trim().to_owned()))
+    });
+    Spawned { child, address, http, listeners: listeners.collect() }
 }
 
-fn spawn_mosquitto(dir: &Path) -> (Child, SocketAddr, Option<SocketAddr>) {
+fn spawn_mosquitto(dir: &Path) -> Spawned {
     let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = free.local_addr().expect("a bound socket has an address");
     drop(free);
@@ -275,5 +305,5 @@ fn spawn_mosquitto(dir: &Path) -> (Child, SocketAddr, Option<SocketAddr>) {
         assert!(Instant::now() < deadline, "mosquitto does not listen on {address}");
         thread::sleep(Duration::from_millis(5));
     }
-    (child, address, None)
+    Spawned { child, address, http: None, listeners: Vec::new() }
 }

@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
@@ -169,9 +168,9 @@ impl RawClient {
         self
     }
 
-    /// The socket, for tests that write and read from two threads.
-    pub(crate) fn stream(&self) -> &TcpStream {
-        self.stream.tcp()
+    /// Sends no more, as a lost network does, and goes on reading.
+    pub(crate) fn end_writing(&self) {
+        self.stream.end_writing();
     }
 
     /// Sends one packet.
@@ -221,7 +220,7 @@ impl RawClient {
             if left.is_zero() {
                 return Next::Nothing;
             }
-            self.stream.tcp().set_read_timeout(Some(left)).expect("a duration above 0");
+            self.stream.set_read_patience(left);
             match self.stream.read(&mut chunk) {
                 Ok(0) => {
                     assert!(self.received.is_empty(), "closed within a packet: {:?}", &self.received[..]);
@@ -349,7 +348,7 @@ impl RawClient {
 
     /// Reads to the end of the connection and returns the bytes, whatever they are.
     pub(crate) fn bytes_until_closed(&mut self) -> Vec<u8> {
-        self.stream.tcp().set_read_timeout(Some(PATIENCE)).expect("a duration above 0");
+        self.stream.set_read_patience(PATIENCE);
         let mut bytes = self.received.split().to_vec();
         match self.stream.read_to_end(&mut bytes) {
             Ok(_) => bytes,
@@ -514,7 +513,7 @@ impl RawClient {
 
     /// Ends the connection as a lost network does: without DISCONNECT, and waits until the broker knows.
     pub(crate) fn lose(mut self) {
-        self.stream.tcp().shutdown(Shutdown::Write).expect("the connection is open");
+        self.stream.end_writing();
         self.expect_closed();
     }
 }

@@ -1,21 +1,40 @@
-//! How tests reach a broker: TCP, and what runs over it.
-//!
-//! Every stream stands on a TCP socket, which gives timeouts and half-closing to all of them alike.
+//! How tests reach a broker: TCP, a Unix socket, and what runs over them.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::raw_client::PATIENCE;
 
 /// A byte stream to a broker.
 pub(crate) trait Stream: Read + Write + Send {
-    /// The socket under it.
-    fn tcp(&self) -> &TcpStream;
+    /// Sets how long a read waits.
+    fn set_read_patience(&self, patience: Duration);
+    /// Ends the client's half as a lost network does: nothing above the socket says goodbye.
+    fn end_writing(&self);
 }
 
 impl Stream for TcpStream {
-    fn tcp(&self) -> &TcpStream {
-        self
+    fn set_read_patience(&self, patience: Duration) {
+        self.set_read_timeout(Some(patience)).expect("a duration above 0");
+    }
+
+    fn end_writing(&self) {
+        // It fails only when the broker has closed already.
+        let _ = self.shutdown(Shutdown::Write);
+    }
+}
+
+impl Stream for UnixStream {
+    fn set_read_patience(&self, patience: Duration) {
+        self.set_read_timeout(Some(patience)).expect("a duration above 0");
+    }
+
+    fn end_writing(&self) {
+        // It fails only when the broker has closed already.
+        let _ = self.shutdown(Shutdown::Write);
     }
 }
 
@@ -24,6 +43,8 @@ impl Stream for TcpStream {
 pub(crate) enum Door {
     /// Plain TCP.
     Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
 }
 
 impl Door {
@@ -31,6 +52,12 @@ impl Door {
     pub(crate) fn open(&self) -> Box<dyn Stream> {
         match self {
             Self::Tcp(address) => Box::new(connect_tcp(*address)),
+            Self::Unix(path) => {
+                let stream = UnixStream::connect(path)
+                    .unwrap_or_else(|e| panic!("cannot connect to {}: {e}", path.display()));
+                stream.set_write_timeout(Some(PATIENCE)).expect("a duration above 0");
+                Box::new(stream)
+            }
         }
     }
 }

@@ -162,7 +162,7 @@ fn a_cut_connect_disturbs_nobody() {
     for length in 0..whole.len() {
         let mut client = RawClient::open(broker.address(), V5);
         client.send_bytes(&whole[..length]);
-        client.stream().shutdown(std::net::Shutdown::Write).expect("the connection is open");
+        client.end_writing();
         let got = client.bytes_until_closed();
         assert_eq!(got, b"", "the answer to the first {length} bytes of a CONNECT");
     }

@@ -109,16 +109,34 @@ fn the_engine_in_memory_answers_every_vector() {
     assert!(wrong.is_empty(), "{} of the vectors fail:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// A broker and the way into it.
+struct Target {
+    door: Door,
+    /// Ends when the target is dropped.
+    _broker: Broker,
+    /// What the broker was configured with lives as long as it.
+    _dir: tempfile::TempDir,
+}
+
+/// Starts a broker with the listener that the test is about; `None` is the plain one.
+fn target(listener: Option<fn(&Path) -> String>, door: fn(&Broker) -> Door) -> Target {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let broker = match listener {
+        None => Broker::start(),
+        Some(config) => Broker::start_configured(&config(dir.path())),
+    };
+    Target { door: door(&broker), _broker: broker, _dir: dir }
+}
+
 /// Runs every vector against a process, those that need it against one of their own.
-fn each_vector_is_answered_at(door_of: impl Fn(&Broker) -> Door + Sync) {
+fn each_vector_is_answered_at(start: impl Fn() -> Target + Sync) {
     let vectors = vectors();
     let mut waiting: Vec<_> = runs(&vectors).into_iter().filter(|run| !run.vector.memory_only).collect();
     // The last are taken first: those that let time pass do it while the others work.
     waiting.sort_by_key(Run::lets_time_pass);
     let waiting = Mutex::new(waiting);
     let wrong = Mutex::new(Vec::new());
-    let broker = Broker::start();
-    let door = door_of(&broker);
+    let common = start();
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
@@ -126,10 +144,10 @@ fn each_vector_is_answered_at(door_of: impl Fn(&Broker) -> Door + Sync) {
                     let next = waiting.lock().expect("no thread panics with it").pop();
                     let Some(run) = next else { return };
                     let result = if run.vector.alone {
-                        let own = Broker::start();
-                        run.at(&mut Sockets::new(&door_of(&own)))
+                        let own = start();
+                        run.at(&mut Sockets::new(&own.door))
                     } else {
-                        run.at(&mut Sockets::new(&door))
+                        run.at(&mut Sockets::new(&common.door))
                     };
                     wrong.lock().expect("no thread panics with it").extend(result.err());
                 }
@@ -143,7 +161,18 @@ fn each_vector_is_answered_at(door_of: impl Fn(&Broker) -> Door + Sync) {
 // [MQTT-4.2.0-1], [MQTT-7.1.1-1] (3.1.1)
 #[test]
 fn the_broker_answers_every_vector_over_tcp() {
-    each_vector_is_answered_at(|broker| Door::Tcp(broker.address()));
+    each_vector_is_answered_at(|| target(None, |broker| Door::Tcp(broker.address())));
+}
+
+#[test]
+fn the_broker_answers_every_vector_over_a_unix_socket() {
+    let listener = |dir: &Path| {
+        let path = dir.join("mqtt.sock");
+        format!("[[listener]]\nname = \"local\"\ntransport = \"unix\"\nlisten = {path:?}\n")
+    };
+    each_vector_is_answered_at(|| {
+        target(Some(listener), |broker| Door::Unix(broker.listener("local").into()))
+    });
 }
 
 #[test]

@@ -26,7 +26,7 @@ impl Connection {
     /// Reads once; says whether the connection still stands.
     fn read(&mut self, left: Duration) -> bool {
         let mut chunk = [0; 64 * 1024];
-        self.stream.tcp().set_read_timeout(Some(left)).expect("a duration above 0");
+        self.stream.set_read_patience(left);
         match self.stream.read(&mut chunk) {
             Ok(0) => false,
             Ok(n) => {
@@ -71,7 +71,7 @@ impl Place for Sockets<'_> {
 
     fn lose(&mut self, connection: usize) {
         let connection = &mut self.connections[connection];
-        let _ = connection.stream.tcp().shutdown(std::net::Shutdown::Write);
+        connection.stream.end_writing();
         let deadline = Instant::now() + PATIENCE;
         while connection.read(Duration::from_secs(1)) {
             assert!(Instant::now() < deadline, "the broker keeps a connection whose client has gone");
