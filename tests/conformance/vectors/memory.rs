@@ -36,14 +36,16 @@ pub(super) struct Memory {
     now: Now,
     connections: Vec<Connection>,
     packet_bytes_max: u32,
+    /// What is sent arrives in pieces of at most so many bytes.
+    piece_bytes_max: usize,
 }
 
 impl Memory {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(piece_bytes_max: usize) -> Self {
         let config = Config::default();
         let packet_bytes_max = config.packet_bytes_max;
         let shard = Shard::recover(config, 7, START, std::iter::empty()).expect("an empty log is in order");
-        Self { shard, now: START, connections: Vec::new(), packet_bytes_max }
+        Self { shard, now: START, connections: Vec::new(), packet_bytes_max, piece_bytes_max }
     }
 
     fn handle(&mut self, input: Input) {
@@ -95,6 +97,23 @@ impl Memory {
         }
     }
 
+    /// Takes what came from a client in one read.
+    fn read(&mut self, connection: usize, bytes: &[u8]) {
+        let mut buf = std::mem::take(&mut self.connections[connection].cut);
+        buf.extend_from_slice(bytes);
+        if self.connections[connection].phase == Phase::New && is_connect_of_v5(&buf) {
+            self.connections[connection].version_seen = Some(ProtocolVersion::V5);
+        }
+        while self.connections[connection].phase != Phase::Closed {
+            match self.connections[connection].decoder.decode(&mut buf) {
+                Ok(Some(packet)) => self.packet(connection, packet),
+                Ok(None) => break,
+                Err(error) => self.malformed(connection, error),
+            }
+        }
+        self.connections[connection].cut = buf;
+    }
+
     /// What the runtime does with bytes that are no packet.
     fn malformed(&mut self, connection: usize, error: DecodeError) {
         if self.connections[connection].phase == Phase::Open {
@@ -137,19 +156,9 @@ impl Place for Memory {
     }
 
     fn send(&mut self, connection: usize, bytes: &[u8]) {
-        let mut buf = std::mem::take(&mut self.connections[connection].cut);
-        buf.extend_from_slice(bytes);
-        if self.connections[connection].phase == Phase::New && is_connect_of_v5(&buf) {
-            self.connections[connection].version_seen = Some(ProtocolVersion::V5);
+        for piece in bytes.chunks(self.piece_bytes_max) {
+            self.read(connection, piece);
         }
-        while self.connections[connection].phase != Phase::Closed {
-            match self.connections[connection].decoder.decode(&mut buf) {
-                Ok(Some(packet)) => self.packet(connection, packet),
-                Ok(None) => break,
-                Err(error) => self.malformed(connection, error),
-            }
-        }
-        self.connections[connection].cut = buf;
     }
 
     fn receive(&mut self, connection: usize) -> Received {

@@ -99,14 +99,23 @@ fn runs(vectors: &[Vector]) -> Vec<Run<'_>> {
     runs
 }
 
-#[test]
-fn the_engine_in_memory_answers_every_vector() {
+fn each_vector_is_answered_in_memory(piece_bytes_max: usize) {
     let vectors = vectors();
     let mut wrong = Vec::new();
     for run in runs(&vectors).into_iter().filter(|run| !run.vector.process_only) {
-        wrong.extend(run.at(&mut Memory::new()).err());
+        wrong.extend(run.at(&mut Memory::new(piece_bytes_max)).err());
     }
     assert!(wrong.is_empty(), "{} of the vectors fail:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn the_engine_in_memory_answers_every_vector() {
+    each_vector_is_answered_in_memory(usize::MAX);
+}
+
+#[test]
+fn packets_that_arrive_byte_by_byte_are_answered_alike() {
+    each_vector_is_answered_in_memory(1);
 }
 
 /// A broker and the way into it.
