@@ -235,11 +235,9 @@ impl Groups {
         let was_here = group.connected.list.remove(session) || group.away.list.remove(session);
         self.members -= usize::from(was_here);
         group.gather_anew();
-        let last = (was_here && group.is_empty()).then(|| group.filter.clone());
-        if last.is_some() && group.is_unused() {
-            self.remove(key);
-        }
-        last
+        // A group that is unused now is let go later: while the log is replayed, members that it does not know
+        // may still have been there.
+        (was_here && group.is_empty()).then(|| group.filter.clone())
     }
 
     /// Moves a member to the others that are connected, or away; says whether it was elsewhere.

@@ -344,12 +344,11 @@ impl Shard {
     }
 
     fn watch_recovered_expiries(&mut self) {
-        for (_, session) in &self.sessions {
-            for delivery in &session.queue {
-                let message = &delivery.message;
-                if let Some(expiry) = message.expiry.filter(|_| self.receipts.is_tracked(message.no)) {
-                    self.timers.set(Deadline::MessageExpiry(message.no), expiry.monotonic_ms);
-                }
+        let waiting = self.sessions.iter().flat_map(|(_, s)| &s.queue);
+        let left = self.remains.values().flat_map(Remains::iter).map(|(_, delivery)| delivery);
+        for Delivery { message, .. } in waiting.chain(left) {
+            if let Some(expiry) = message.expiry.filter(|_| self.receipts.is_tracked(message.no)) {
+                self.timers.set(Deadline::MessageExpiry(message.no), expiry.monotonic_ms);
             }
         }
     }

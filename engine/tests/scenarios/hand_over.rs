@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use crate::node::*;
 use crate::shared_subscriptions::{GROUP, end_session, member, node, send, take_all};
-use engine::{Config, Input};
+use engine::{Access, Acl, AclRule, Config, Input, Who};
 use protocol::*;
 
 #[test]
@@ -242,4 +243,53 @@ fn a_crash_anywhere_in_a_hand_over_leaves_each_message_with_exactly_one_member()
             assert_eq!((first.len(), unique.len()), (count, count), "one receipt a message");
         }
     }
+}
+
+/// Only the rules of `a` change: it may not have the topic any more.
+fn forbid_a(node: &mut Node) {
+    let rule = |allow, who, filter: &'static str| AclRule {
+        allow,
+        who,
+        access: Access::Both,
+        filter: filter.into(),
+    };
+    let rules = vec![rule(false, Who::Client("a".into()), "t"), rule(true, Who::All, "#")];
+    node.input(Input::Acl { acl: Arc::new(Acl { rules }) });
+    node.pass_ms(0);
+}
+
+#[test]
+fn what_a_member_may_not_have_any_more_goes_to_one_that_may() {
+    for is_away in [false, true] {
+        let mut node = node();
+        member(&mut node, 2, "a", 1, QoS::AtLeastOnce);
+        send(&mut node, 3);
+        member(&mut node, 3, "b", 10, QoS::AtLeastOnce);
+        // What is with the client on this connection stays with it, what would be sent again does not.
+        let mut expected = vec!["m1", "m2"];
+        if is_away {
+            node.drop_connection(2);
+            assert_eq!(node.payloads(3), expected);
+            expected = vec!["m0"];
+        }
+        forbid_a(&mut node);
+        assert_eq!(node.payloads(3), expected);
+        for _ in 0..3 {
+            send(&mut node, 1);
+        }
+        assert_eq!(node.payloads(3).len(), 3);
+        assert!(receipts(&mut node, 1).is_empty());
+    }
+}
+
+#[test]
+fn a_group_whose_only_member_may_not_have_a_message_has_nobody() {
+    let mut node = node();
+    member(&mut node, 2, "a", 1, QoS::AtLeastOnce);
+    send(&mut node, 2);
+    node.drop_connection(2);
+    forbid_a(&mut node);
+    assert_eq!(receipts(&mut node, 1), ["m0 dropped a not_authorized", "m1 dropped a not_authorized"]);
+    node.seen(1);
+    assert_eq!(node.publish(1, publish("t", QoS::AtLeastOnce, 1, "x")), ReasonCode::NoMatchingSubscribers);
 }

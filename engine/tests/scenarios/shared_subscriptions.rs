@@ -178,6 +178,22 @@ fn unsubscribe(node: &mut Node, conn: u64, reason: ReasonCode) {
 }
 
 #[test]
+fn a_group_that_only_a_passing_member_held_together_is_there_after_a_restart() {
+    let mut node = node();
+    node.connect_with(2, volatile("passing"));
+    node.subscribe_with(2, GROUP, options(QoS::AtLeastOnce));
+    member(&mut node, 3, "a", 10, QoS::AtLeastOnce);
+    unsubscribe(&mut node, 3, ReasonCode::Success);
+    assert_eq!(node.subscribe_with(3, GROUP, options(QoS::AtLeastOnce)), ReasonCode::GrantedQoS1);
+    node.drop_connection(2);
+    node.restart(usize::MAX);
+    node.connect_with(4, durable("truck"));
+    node.connect_with(5, durable("a"));
+    node.publish(4, publish("t", QoS::AtLeastOnce, 1, "x"));
+    assert_eq!(node.payloads(5), ["x"]);
+}
+
+#[test]
 fn what_cannot_be_shared_is_refused_with_its_reason() {
     // docs/protocol.md sections 3 and 11
     let mut node = node();
