@@ -10,6 +10,7 @@ mod files;
 mod http;
 mod limits;
 mod listener;
+mod machine_memory;
 mod metrics;
 mod peer;
 mod reload;

@@ -10,6 +10,7 @@ use crate::{
     bind::BindError,
     http::{self, HttpServer},
     listener::{self, Listening, Opened},
+    machine_memory::{MachineMemory, machine_memory},
     reload::{Reloader, Watch},
     runtime::{self, Inbox, Parts, Store, StoreError},
 };
@@ -74,7 +75,8 @@ impl Broker {
     ///
     /// # Errors
     /// An address or the store cannot be used.
-    pub fn start(config: Config) -> Result<RunningBroker, StartError> {
+    pub fn start(mut config: Config) -> Result<RunningBroker, StartError> {
+        bound_memory(&mut config);
         let opened = listener::open_all(&config)?;
         let listeners = opened.iter().map(Opened::listening).collect();
         let http = http::bind_optional(&config)?;
@@ -171,6 +173,25 @@ impl RunningBroker {
 impl Drop for RunningBroker {
     fn drop(&mut self) {
         self.inbox.stop();
+    }
+}
+
+/// Sets the memory bound that nobody configured, and says it.
+fn bound_memory(config: &mut Config) {
+    let bytes_max = &mut config.limits.memory_bytes_max;
+    match machine_memory() {
+        _ if *bytes_max > 0 => {}
+        Some(MachineMemory { bytes, of }) => {
+            *bytes_max = bytes / 2;
+            tracing::info!(
+                bytes_max,
+                of,
+                "memory is bounded to half of what there is; limits.memory_bytes_max sets another bound"
+            );
+        }
+        None => tracing::warn!(
+            "this system does not tell its memory, so it is not bounded: set limits.memory_bytes_max"
+        ),
     }
 }
 

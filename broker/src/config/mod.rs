@@ -265,6 +265,11 @@ sections! {
         /// Bytes in the buffers of all connections together: what is not sent yet, and packets that have
         /// not come whole. Over this the connections with the most are closed.
         buffers_bytes_max: u64 = 1_073_741_824, 1_048_576..=1_099_511_627_776;
+        /// Bytes that the broker may hold in memory: sessions, queues, retained messages and the like, as it
+        /// counts them itself; buffers come on top. At 85 % of it QoS 0 messages are no longer queued, at the
+        /// bound publishes that must be kept, new sessions and subscriptions are refused (0x97); what was
+        /// acknowledged stays. Here 0 means "half of what the machine or its control group has".
+        memory_bytes_max: u64 = 0, 0..=1_152_921_504_606_846_976;
     }
     /// How fast each client may publish; [[listener]] can set other rates for those who come in by it. Over its
     /// rate a client is not read from until the rate allows it; an MQTT 5 client's QoS 1 and 2 messages are
@@ -447,6 +452,7 @@ impl Config {
             // come from a `Config` made by hand, and matches nothing.
             conversations: self.conversation.iter().filter_map(ConversationRule::engine).collect(),
             receipts_listed_max: self.im.receipts_listed_max as usize,
+            memory_bytes_max: usize::try_from(self.limits.memory_bytes_max).unwrap_or(usize::MAX),
             ..engine::Config::default()
         }
     }

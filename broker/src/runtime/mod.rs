@@ -21,6 +21,7 @@ mod connection;
 mod inbox;
 mod input;
 mod log;
+mod memory;
 mod output;
 mod pause;
 mod sys;
@@ -96,6 +97,7 @@ pub(crate) struct Counts {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Snapshot {
     pub(crate) engine: engine::Stats,
+    pub(crate) memory: engine::Memory,
     pub(crate) counts: Counts,
     pub(crate) sockets: u64,
     pub(crate) unconnected: u64,
@@ -226,6 +228,7 @@ struct Core {
     buffered: usize,
     /// Connections whose unsent bytes went over the mark; the engine hears it before its next input.
     congested: Vec<ConnId>,
+    memory_level: engine::MemoryLevel,
     reading_paused: bool,
     parked: Vec<ConnId>,
     stop: Option<turn::Stop>,
@@ -288,6 +291,7 @@ impl Core {
             grants: admission::Grants::new(config),
             buffered: 0,
             congested: Vec::new(),
+            memory_level: engine::MemoryLevel::Normal,
             reading_paused: false,
             parked: Vec::new(),
             stop: None,
@@ -314,6 +318,7 @@ impl Core {
     fn snapshot(&self) -> Snapshot {
         Snapshot {
             engine: self.engine.stats(),
+            memory: self.engine.memory(),
             counts: self.counts,
             sockets: self.connections.len() as u64,
             unconnected: self.abuse.unconnected(),

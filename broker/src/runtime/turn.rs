@@ -103,6 +103,7 @@ impl Core {
     fn end_turn(&mut self) {
         let was_paused = self.reading_paused;
         self.submit();
+        self.watch_memory();
         let now = self.clock.now();
         if self.reading_paused && !was_paused {
             self.input(now, Input::Reading { conn: None, paused: true });
@@ -179,6 +180,7 @@ impl Core {
     /// log that holds mostly garbage.
     fn begin(&mut self) {
         self.drain();
+        self.watch_memory();
         self.take_inbox();
     }
 

@@ -20,7 +20,6 @@ impl Shard {
     /// Gives a message to a session. A durable session's part in it goes into the turn's record; the
     /// message itself must be there before.
     pub(super) fn deliver(&mut self, now: Now, key: SessionKey, delivery: Delivery) {
-        self.refresh_if_suspect(key);
         match self.way(key, delivery.qos, delivery.message.seq.is_some()) {
             Way::Send(conn) if delivery.qos == QoS::AtMostOnce => {
                 self.send_at_most_once(now, key, conn, delivery);
@@ -83,7 +82,6 @@ impl Shard {
     /// Sends what the connection has room for: first what is in flight from a connection before, then what
     /// waits.
     pub(super) fn drain(&mut self, now: Now, key: SessionKey) {
-        self.refresh_if_suspect(key);
         let Some(conn) = self.sessions[key].conn else { return };
         let Some(c) = self.conns.get(&conn).filter(|c| !c.congested) else { return };
         let window = c.window;
@@ -186,7 +184,7 @@ impl Shard {
         delivery: &Delivery,
         packet_id: Option<PacketId>,
     ) -> Result<Publish, &'static str> {
-        if !self.may_send(&self.conns[&conn], &delivery.message.topic) {
+        if !self.may_send(conn, &delivery.message.topic) {
             return Err(NOT_AUTHORIZED);
         }
         let may_learn = self.memory.level == MemoryLevel::Normal;

@@ -14,10 +14,10 @@ use std::sync::Arc;
 use bytestring::ByteString;
 use protocol::{PacketId, QoS, ReasonCode};
 
+use super::Shard;
 use super::accept::{Publisher, Refused};
 use super::backlog::{ENDS_PER_TURN_MAX, Work};
 use super::end::Ending;
-use super::{Conn, Shard};
 use crate::acl::Acl;
 use crate::message::{MsgNo, compact};
 use crate::principal::Principal;
@@ -104,18 +104,13 @@ impl Shard {
         c.rights = Rights::new(&self.rules, principal, &session.client_id, &session.user);
     }
 
-    /// Brings the rights up to date that [`Self::may_send`] asks.
-    pub(super) fn refresh_if_suspect(&mut self, key: SessionKey) {
-        if self.is_suspect(key)
-            && let Some(conn) = self.sessions[key].conn
-        {
-            self.refresh_rights(conn);
-        }
-    }
-
     /// Says whether a message may go out to a connection.
-    pub(super) fn may_send(&self, to: &Conn, topic: &str) -> bool {
-        !self.is_suspect(to.session) || to.rights.may_read(topic)
+    pub(super) fn may_send(&mut self, conn: ConnId, topic: &str) -> bool {
+        if self.conns.get(&conn).is_none_or(|c| !self.is_suspect(c.session)) {
+            return true;
+        }
+        self.refresh_rights(conn);
+        self.conns.get(&conn).is_none_or(|c| c.rights.may_read(topic))
     }
 
     /// Asks whether the session's connection may publish to the topic. A will is asked for by itself.
