@@ -3,6 +3,7 @@
 //! One struct a packet type, the same for 3.1.1 and 5.0: the properties of a 3.1.1 packet are at their
 //! defaults and are not encoded. Absent properties are `None`, never a default value made up here.
 
+use std::fmt;
 use std::num::{NonZeroU16, NonZeroU32};
 
 use bytes::Bytes;
@@ -85,8 +86,8 @@ pub enum Packet {
     Auth(Auth),
 }
 
-/// CONNECT (section 3.1).
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// CONNECT (section 3.1). Its `Debug` shows neither the password nor authentication data.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Connect {
     /// Protocol level asked for.
     pub version: ProtocolVersion,
@@ -106,8 +107,8 @@ pub struct Connect {
     pub properties: ConnectProperties,
 }
 
-/// Properties of CONNECT (section 3.1.2.11).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Properties of CONNECT (section 3.1.2.11). Its `Debug` does not show authentication data.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct ConnectProperties {
     /// Session Expiry Interval in seconds; `u32::MAX` = never.
     pub session_expiry_interval_s: Option<u32>,
@@ -367,8 +368,8 @@ pub struct DisconnectProperties {
     pub server_reference: Option<ByteString>,
 }
 
-/// AUTH (section 3.15), 5.0 only.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// AUTH (section 3.15), 5.0 only. Its `Debug` does not show authentication data.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Auth {
     /// `Success`, `ContinueAuthentication` or `ReAuthenticate`.
     pub reason: ReasonCode,
@@ -382,9 +383,99 @@ pub struct Auth {
     pub user_properties: UserProperties,
 }
 
+/// Stands for bytes that nobody may see: what is printed of a packet may end in a log.
+struct Hidden;
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[hidden]")
+    }
+}
+
+impl fmt::Debug for Connect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { version, clean_start, keep_alive_s, client_id, will, username, password, properties } =
+            self;
+        f.debug_struct("Connect")
+            .field("version", version)
+            .field("clean_start", clean_start)
+            .field("keep_alive_s", keep_alive_s)
+            .field("client_id", client_id)
+            .field("will", will)
+            .field("username", username)
+            .field("password", &password.as_ref().map(|_| Hidden))
+            .field("properties", properties)
+            .finish()
+    }
+}
+
+impl fmt::Debug for ConnectProperties {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectProperties")
+            .field("session_expiry_interval_s", &self.session_expiry_interval_s)
+            .field("receive_maximum", &self.receive_maximum)
+            .field("packet_bytes_max", &self.packet_bytes_max)
+            .field("topic_alias_max", &self.topic_alias_max)
+            .field("request_response_information", &self.request_response_information)
+            .field("request_problem_information", &self.request_problem_information)
+            .field("user_properties", &self.user_properties)
+            .field("authentication_method", &self.authentication_method)
+            .field("authentication_data", &self.authentication_data.as_ref().map(|_| Hidden))
+            .finish()
+    }
+}
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Auth")
+            .field("reason", &self.reason)
+            .field("authentication_method", &self.authentication_method)
+            .field("authentication_data", &self.authentication_data.as_ref().map(|_| Hidden))
+            .field("reason_string", &self.reason_string)
+            .field("user_properties", &self.user_properties)
+            .finish()
+    }
+}
+
 impl SubscribeFilter {
     /// Parses the filter; see [`TopicFilter::parse`].
     pub fn parsed(&self) -> Result<TopicFilter, crate::FilterError> {
         TopicFilter::parse(self.filter.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_and_authentication_data_are_not_printed() {
+        let secret = Bytes::from_static(b"hunter2");
+        let properties = ConnectProperties {
+            authentication_data: Some(secret.clone()),
+            authentication_method: Some("m".into()),
+            ..ConnectProperties::default()
+        };
+        let connect = Connect {
+            version: ProtocolVersion::V5,
+            clean_start: true,
+            keep_alive_s: 0,
+            client_id: "c".into(),
+            will: None,
+            username: Some("u".into()),
+            password: Some(secret.clone()),
+            properties,
+        };
+        let auth = Auth {
+            reason: ReasonCode::ContinueAuthentication,
+            authentication_method: Some("m".into()),
+            authentication_data: Some(secret),
+            reason_string: None,
+            user_properties: Vec::new(),
+        };
+        for packet in [Packet::Connect(Box::new(connect)), Packet::Auth(auth)] {
+            let printed = format!("{packet:?}");
+            assert!(!printed.contains("hunter2") && printed.contains("[hidden]"), "{printed}");
+        }
     }
 }
