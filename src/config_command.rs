@@ -8,6 +8,8 @@ use std::{
 
 use broker::config::{Loaded, Sources, reference};
 
+use crate::terminal::misused;
+
 /// Check or print the configuration
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -17,7 +19,8 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Check a configuration file; exit code 2 if anything is wrong
+    /// Check a configuration file and the files of users, keys and rules that it names; exit code 2 if
+    /// anything is wrong
     Check {
         /// The TOML file
         file: PathBuf,
@@ -66,7 +69,10 @@ pub(crate) fn run(args: Args) -> ExitCode {
     match args.command {
         // The file alone: what the environment here says is no part of it.
         Command::Check { file } => match check(&Sources { file: Some(file.clone()), ..Sources::default() }) {
-            Ok(_) => print(&format!("{}: valid\n", file.display())),
+            Ok(loaded) => match broker::check_files(&loaded.config) {
+                Ok(()) => print(&format!("{}: valid\n", file.display())),
+                Err(what) => misused(&format!("a file that {} names is wrong:\n{what}", file.display())),
+            },
             Err(code) => code,
         },
         Command::Print { reference: true, .. } => print(&reference()),

@@ -6,6 +6,7 @@ mod bridge_command;
 mod config_command;
 mod connection_args;
 mod demo;
+mod passwd_command;
 mod pub_command;
 mod serve;
 mod signals;
@@ -34,6 +35,7 @@ struct Cli {
 enum Command {
     Serve(serve::Args),
     Config(config_command::Args),
+    Passwd(passwd_command::Args),
     Pub(pub_command::PubArgs),
     Sub(sub_command::SubArgs),
     Bridge(bridge_command::BridgeArgs),
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
         Command::Config(args) => config_command::run(args),
+        Command::Passwd(args) => passwd_command::run(args),
         Command::Pub(args) => block_on(pub_command::run(args)),
         Command::Sub(args) => block_on(sub_command::run(args)),
         Command::Bridge(args) => block_on(bridge_command::run(args)),

@@ -5,9 +5,13 @@ use std::{
     process::ExitCode,
 };
 
-use broker::{Broker, Config, Listening, Recovered, RunningBroker};
+use broker::{Broker, Config, Listening, Recovered, RunningBroker, StartError};
 
-use crate::{config_command::Settings, signals::Signals, terminal::start_log};
+use crate::{
+    config_command::Settings,
+    signals::{Hangups, Signals},
+    terminal::{misused, start_log},
+};
 
 /// Run the broker
 #[derive(Debug, clap::Args)]
@@ -37,8 +41,8 @@ const ONE_WISH: std::time::Duration = std::time::Duration::from_millis(500);
 
 async fn serve(config: Config) -> ExitCode {
     // Before anything is started, so that no signal finds the process without its handler.
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
+    let (mut signals, mut hangups) = match Signals::new().and_then(|signals| Ok((signals, Hangups::new()?))) {
+        Ok(both) => both,
         Err(error) => return fail(&format!("cannot listen to signals: {error}")),
     };
     let data_dir = config.store.data_dir.display().to_string();
@@ -47,6 +51,7 @@ async fn serve(config: Config) -> ExitCode {
     let mut broker = tokio::select! {
         started = starting => match started {
             Ok(Ok(broker)) => broker,
+            Ok(Err(error @ StartError::Configuration(_))) => return misused(&error.to_string()),
             Ok(Err(error)) => return fail(&error.to_string()),
             Err(error) => return fail(&format!("the start failed: {error}")),
         },
@@ -59,9 +64,15 @@ async fn serve(config: Config) -> ExitCode {
     if let Err(error) = announce(&broker, &data_dir) {
         tracing::warn!(%error, "cannot write to stdout");
     }
-    let signal = tokio::select! {
-        error = broker.failed() => return fail(&error.to_string()),
-        signal = signals.next() => signal,
+    let signal = loop {
+        tokio::select! {
+            error = broker.failed() => return fail(&error.to_string()),
+            signal = signals.next() => break signal,
+            () = hangups.next() => {
+                tracing::info!("SIGHUP: reading users, keys, rules and certificates again");
+                broker.reload();
+            }
+        }
     };
     tracing::info!(signal, "stopping; once more stops at once");
     let again = async {

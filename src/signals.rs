@@ -1,4 +1,4 @@
-//! The signals that end a command in order.
+//! The signals that end a command in order, and the one that asks for a reload.
 
 use std::io;
 
@@ -25,5 +25,23 @@ impl Signals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
+    }
+}
+
+/// Hears SIGHUP from the moment it is made.
+pub(crate) struct Hangups(Signal);
+
+impl Hangups {
+    /// Begins to listen; must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The system gives no handler.
+    pub(crate) fn new() -> io::Result<Self> {
+        signal(SignalKind::hangup()).map(Self)
+    }
+
+    /// Waits for the next one.
+    pub(crate) async fn next(&mut self) {
+        self.0.recv().await;
     }
 }

@@ -4,6 +4,7 @@
 //! [`RunningBroker`] it gives tells the addresses, ends the broker in order, and tells of its failure.
 //! What MQTT and the IM layer demand is decided in `engine`, what is on disk in `storage`.
 
+mod auth;
 mod bind;
 pub mod config;
 mod files;
@@ -17,6 +18,7 @@ mod reload;
 mod runtime;
 mod start;
 
+pub use auth::{Changed, Secret, UserChange, UserSummary, UsersFile, check_files};
 pub use bind::BindError;
 pub use config::Config;
 pub use files::raise_file_limit;

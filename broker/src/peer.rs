@@ -16,7 +16,6 @@ pub(crate) struct Peer {
     /// The listener it came in by.
     pub(crate) listener: Arc<Listener>,
     /// The certificate it proved to hold, where the listener asks for one.
-    #[allow(dead_code, reason = "authentication reads it")]
     pub(crate) certificate: Option<ClientCertificate>,
 }
 
@@ -39,7 +38,6 @@ pub(crate) enum PeerAddr {
 pub(crate) struct ClientCertificate {
     /// Its common name or its alternative name, as the listener's `identity` says: never empty, at most
     /// 256 bytes, without control characters.
-    #[allow(dead_code, reason = "authentication reads it")]
     pub(crate) identity: String,
 }
 

@@ -7,11 +7,18 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     Config, Recovered,
-    bind::BindError,
+    auth::{
+        Auth,
+        policy::{self, Door},
+    },
+    bind::{BindError, Bound},
     http::{self, HttpServer},
     listener::{self, Listening, Opened},
     machine_memory::{MachineMemory, machine_memory},
     reload::{Reloader, Watch},
+}
+
+    reload::Reloader,
     runtime::{self, Inbox, Parts, Store, StoreError},
 };
 
@@ -48,6 +55,9 @@ pub enum StartError {
         /// What is wrong, and what to do.
         what: String,
     },
+    /// The configuration, or a file that it names, is wrong.
+    #[error("{0}")]
+    Configuration(String),
     /// A thread or its executor cannot be made.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
@@ -80,21 +90,21 @@ impl Broker {
         let opened = listener::open_all(&config)?;
         let listeners = opened.iter().map(Opened::listening).collect();
         let http = http::bind_optional(&config)?;
+        check_doors(&config, &opened, http.as_ref())?;
+        let inbox = Arc::new(Inbox::default());
+        let (auth, watches) = Auth::start(&config, &inbox).map_err(StartError::Configuration)?;
         let store = Store::open(&config).map_err(|error| StartError::Store {
             dir: config.store.data_dir.clone(),
             what: explain(&error),
         })?;
         let recovered = store.recovered;
-        let inbox = Arc::new(Inbox::default());
         let (ask, asked) = mpsc::channel(ASKED_MAX);
         let http = http.map(|bound| HttpServer::start(bound, ask)).transpose()?;
-        // Whoever reads a file that may change while the broker serves adds it here.
-        let watches: Vec<Watch> = Vec::new();
 
         let executor =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
         let sockets = opened.into_iter().map(Opened::listen).collect::<Result<_, _>>()?;
-        let parts = Parts { config, store, sockets, inbox: Arc::clone(&inbox), asked };
+        let parts = Parts { config, store, sockets, auth, inbox: Arc::clone(&inbox), asked };
         let (tell_end, ended) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("shard-0".to_owned())
@@ -193,6 +203,26 @@ fn bound_memory(config: &mut Config) {
             "this system does not tell its memory, so it is not bounded: set limits.memory_bytes_max"
         ),
     }
+}
+
+/// Refuses to let other machines in where nothing says who may come.
+fn check_doors(config: &Config, opened: &[Opened], http: Option<&Bound>) -> Result<(), StartError> {
+    let mut doors = Vec::new();
+    for opened in opened {
+        let listener = opened.listener();
+        let key = match listener.name.as_str() {
+            "mqtt" => "mqtt.listen".to_owned(),
+            name => format!("`listen` of [[listener]] {name:?}"),
+        };
+        doors.push((key, opened.listening().address.to_string(), Door::of(listener)));
+    }
+    if let Some(http) = http.filter(|_| config.http.mqtt) {
+        let address = http.local_addr()?;
+        let is_loopback_only = address.ip().to_canonical().is_loopback();
+        let door = Door { anonymous: None, is_loopback_only, has_certificates: false };
+        doors.push(("http.listen (MQTT at /mqtt)".to_owned(), address.to_string(), door));
+    }
+    policy::check_doors(config, doors).map_err(StartError::Configuration)
 }
 
 /// Says what is wrong with a store, and what to do.

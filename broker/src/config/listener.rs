@@ -79,6 +79,9 @@ listener_keys! {
     /// What names a client with a certificate: "cn" (common name) or "san" (the first alternative
     /// name that is a URI, a DNS name or an email address).
     identity: Identity = Identity::Cn, "\"cn\"", TLS;
+    /// Whether a client certificate is enough to come in, as the user that it names. False: a user name and
+    /// password, or a token, are asked for as well.
+    certificate_is_user: bool = true, "true", TLS;
     /// Oldest TLS version: "1.2" or "1.3".
     tls_min: TlsVersion = TlsVersion::V12, "\"1.2\"", TLS;
     /// The path of the WebSocket.

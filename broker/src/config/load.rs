@@ -322,8 +322,8 @@ impl Merge {
                 text.len()
             ));
         }
-        if matches!((value, default), (Value::String(text), Value::String(default)) if text.is_empty() && !default.is_empty())
-        {
+        let is_empty = |value: &Value| value.as_str().is_some_and(str::is_empty);
+        if is_empty(value) && !is_empty(default) {
             return Err(format!("{path} is empty (the default is {default})"));
         }
         let mut probe = self.defaults.clone();

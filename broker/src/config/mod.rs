@@ -328,12 +328,129 @@ sections! {
         /// Addresses, client ids, users and bans remembered, each; who was quiet longest is forgotten first.
         tracked_max: u32 = 10_000, 100..=10_000_000;
     }
+    /// Who may come in: docs/security.md.
+    auth: Auth {
+        /// Clients that bring no user name, password, token or certificate: "allow", "deny", or "auto": allowed
+        /// where nothing is set here to check them by and only this machine can connect.
+        anonymous: Anonymous = Anonymous::Auto;
+        /// Who is asked, in this order, until one says yes or no: "jwt" (a token as password), "users"
+        /// (the users file), "http" (the hook). One that is not set up is skipped. A client certificate that
+        /// its listener takes for a user name comes before all.
+        order: Vec<Authenticator> = vec![Authenticator::Jwt, Authenticator::Users, Authenticator::Http];
+        /// File of users, made by `postrider passwd FILE USER`; read again when it changes. "" = none.
+        users_file: PathBuf = PathBuf::new();
+        /// File of rules that say who may publish and subscribe where; read again when it changes. "" = none:
+        /// everyone who is in may do everything.
+        acl_file: PathBuf = PathBuf::new();
+        /// Whether clients of MQTT 5 may prove their password without sending it (SCRAM-SHA-256).
+        scram: bool = true;
+        /// Threads that check passwords; each takes about 20 MB and 30 ms of a core for one.
+        workers: u32 = 2, 1..=64;
+        /// Clients whose passwords, tokens or hook answers are waited for; one more is answered with
+        /// "server busy".
+        waiting_max: u32 = 4_096, 1..=1_000_000;
+        /// Time for which a password that was right is not hashed again, so that a thousand clients that come
+        /// back at once do not wait for each other. 0 = hash always.
+        cache_s: u32 = 300, 0..=86_400;
+        /// Passwords remembered so, as keyed hashes.
+        cache_entries_max: u32 = 100_000, 1..=10_000_000;
+    }
+    /// JSON Web Tokens as passwords; on when a key is named here.
+    auth_jwt: AuthJwt {
+        /// File with the secret of HS256, at least 32 bytes; a line break at its end is no part of it. "" = none.
+        secret_file: PathBuf = PathBuf::new();
+        /// PEM file with the public key of RS256 (RSA) or ES256 (P-256). "" = none.
+        public_key_file: PathBuf = PathBuf::new();
+        /// JSON Web Key Set, a file with several keys of these kinds. "" = none.
+        jwks_file: PathBuf = PathBuf::new();
+        /// `iss` that tokens must have. "" = any.
+        issuer: String = String::new();
+        /// `aud` that tokens must have, alone or among others. "" = any.
+        audience: String = String::new();
+        /// Claim that names the user.
+        user_claim: String = "sub".to_owned();
+        /// Whether the user name of CONNECT, if there is one, must be the token's user.
+        username_must_match: bool = false;
+        /// Claim that lists groups, if it is there.
+        groups_claim: String = "groups".to_owned();
+        /// Claim with rules of the client's own, [{"allow": true, "access": "publish", "filter": "a/#"}]. "" = none.
+        acl_claim: String = String::new();
+        /// Claims that must be there, "NAME=VALUE"; in VALUE, %c stands for the client id and %u for the user
+        /// name of CONNECT.
+        required_claims: Vec<String> = Vec::new();
+        /// Whether tokens without `exp` are refused.
+        expiry_required: bool = true;
+        /// How far clocks may be apart when `exp` and `nbf` are looked at.
+        leeway_s: u32 = 30, 0..=3_600;
+        /// Whether a connection ends when its token does.
+        end_at_expiry: bool = true;
+    }
+    /// An HTTP service that is asked who may come in; on when its URL is set.
+    auth_http: AuthHttp {
+        /// Where to POST the question, http://... or https://.... "" = nowhere.
+        url: String = String::new();
+        /// File with a token that is sent as `Authorization: Bearer`. "" = none.
+        bearer_token_file: PathBuf = PathBuf::new();
+        /// PEM file of the authority that signed the service's certificate. "" = the system's.
+        ca_file: PathBuf = PathBuf::new();
+        /// Time the service has to answer.
+        timeout_ms: u32 = 3_000, 10..=60_000;
+        /// Questions asked at once; more wait, as long as they would for an answer.
+        concurrency_max: u32 = 64, 1..=10_000;
+        /// Time for which "allow" is remembered for the same question.
+        allow_cache_s: u32 = 10, 0..=86_400;
+        /// Time for which "deny" and "ignore" are.
+        deny_cache_s: u32 = 2, 0..=86_400;
+        /// Answers remembered.
+        cache_entries_max: u32 = 10_000, 1..=10_000_000;
+        /// After this many failures without an answer between them it is not asked ...
+        failures_max: u32 = 5, 1..=1_000;
+        /// ... for this long; then one question tries it.
+        rest_s: u32 = 10, 1..=3_600;
+        /// Without an answer: "deny" refuses the client ("server unavailable"), "next" asks the next
+        /// authenticator.
+        on_failure: OnFailure = OnFailure::Deny;
+    }
     /// The log that people read, on stderr.
     log: LogText {
         /// Level, or levels by target: "error", "warn", "info", "debug", "trace",
         /// or for instance "info,postrider_broker=debug".
         filter: String = "info".to_owned();
     }
+}
+
+/// What becomes of clients that do not say who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Anonymous {
+    /// They come in where nothing else can be checked and only this machine can connect.
+    Auto,
+    /// They come in.
+    Allow,
+    /// They do not.
+    Deny,
+}
+
+/// Somebody who knows users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Authenticator {
+    /// The users file.
+    Users,
+    /// Tokens.
+    Jwt,
+    /// The HTTP hook.
+    Http,
+}
+
+/// What happens when the hook gives no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// The client is refused.
+    Deny,
+    /// The next authenticator is asked.
+    Next,
 }
 
 /// When something counts as stored.

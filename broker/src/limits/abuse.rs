@@ -275,7 +275,6 @@ impl Abuse {
     }
 
     /// Counts a failed authentication. The answer to the next attempt waits, or there is a ban.
-    #[allow(dead_code, reason = "told by authentication")]
     pub(crate) fn auth_failed(&mut self, now: Now, seat: &Seat, user: Option<&str>) {
         if let Some(address) = seat.address
             && self.guesses_by_address.count(now.monotonic_ms, &address) == Measure::Ban

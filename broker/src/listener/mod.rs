@@ -21,7 +21,6 @@ pub(crate) struct Listener {
     /// Its name.
     pub(crate) name: String,
     /// Whether nobody outside this machine can reach it. A proxy before it brings clients from outside.
-    #[allow(dead_code, reason = "authentication reads it")]
     pub(crate) is_loopback_only: bool,
     /// What the configuration says of it.
     pub(crate) config: ListenerConfig,
@@ -133,6 +132,11 @@ impl Opened {
             config,
         };
         Ok(Self { listener: Arc::new(listener), address, socket })
+    }
+
+    /// Returns what its connections will know of it.
+    pub(crate) fn listener(&self) -> &Listener {
+        &self.listener
     }
 
     /// Tells where it is.

@@ -85,8 +85,15 @@ impl Core {
         }
     }
 
-    fn authenticate(&mut self, now: Now, id: ConnId, connect: Box<Connect>) {
-        self.open(now, id, connect, Box::default(), None);
+    /// Puts the bounds of an open connection's user and listener into its principal, which changed.
+    pub(super) fn lower_bounds(&self, id: ConnId, principal: &mut Principal) {
+        let connection = self.connections.get(super::slot(id)).filter(|c| c.id == id);
+        let Some(connection) = connection else { return };
+        let user = principal.user.as_deref().unwrap_or_default();
+        let in_group = |name: &str| principal.groups.iter().any(|group| **group == *name);
+        let own = UserLimit::of(&self.grants.users, user, in_group);
+        own.map(|limit| limit.bounds).unwrap_or_default().lower(&mut principal.limits);
+        connection.peer.listener.config.limits.lower(&mut principal.limits);
     }
 
     /// Gives a CONNECT whose user is known to the engine, with the bounds that hold for it.
@@ -103,7 +110,6 @@ impl Core {
         }
         let Some(connection) = self.connection(id) else { return };
         connection.phase = Phase::Open;
-        tracing::debug!(conn = id.0, peer = %connection.peer, client = %connect.client_id, "connect");
         self.input(now, Input::Connect { conn: id, connect, principal, authentication });
     }
 

@@ -1,21 +1,26 @@
 //! One network connection: its socket, the packet it has cut, the bytes it has not sent yet.
 //!
 //! ```text
-//! New --CONNECT--> Open --Output::Close--> Closing --all sent--> Lingering --end of stream--> gone
-//!  \--refused, no packet at all-------------^  \--client left-------------------------------^
+//! New --CONNECT--> Authenticating --verdict--> Open --Output::Close--> Closing --all sent--> Lingering --> gone
+//!  \--with a method--> Challenged --AUTH------^ ^                          ^  \--client left-------------^
+//!  \--------------------------nobody to ask----/  refused, no packet at all/
 //! ```
 //! `Lingering` has sent everything and closed its half: what the client still sends is read and thrown
 //! away, because closing a socket with unread bytes resets it, and a reset may destroy the last packet on
 //! its way to the client. Invariants: `out` is empty in `Lingering`; the engine knows the connection only
 //! in `Open`; a connection that is not reading or writing holds no buffer.
 
-use std::{sync::Arc, task::Waker};
+use std::{num::NonZeroU32, sync::Arc, task::Waker};
 
 use bytes::BytesMut;
 use engine::ConnId;
 use protocol::{Decoder, ProtocolVersion, Role};
 
-use super::{pause::Held, transport::Transport};
+use super::{
+    authenticate::{Login, Waiting},
+    pause::Held,
+    transport::Transport,
+};
 use crate::{
     limits::{Seat, Throttle},
     peer::Peer,
@@ -29,6 +34,10 @@ pub(super) const LINGER_BYTES_MAX: usize = 1024 * 1024;
 pub(super) enum Phase {
     /// Accepted; CONNECT has not come.
     New,
+    /// CONNECT has come and its verdict has not; nothing more is decoded.
+    Authenticating,
+    /// CONNECT has come and the client was asked for more; only AUTH and DISCONNECT may come.
+    Challenged,
     /// The engine has it.
     Open,
     /// Nothing is read any more; what was sent goes out.
@@ -53,10 +62,16 @@ pub(super) struct Connection {
     pub(super) decoder: Decoder,
     /// The version that CONNECT names, known even if the rest of it is wrong.
     pub(super) version_seen: Option<ProtocolVersion>,
-    /// What was read of a packet that has not come whole.
+    /// The largest packet that the client takes, as its CONNECT says.
+    pub(super) takes_bytes_max: Option<NonZeroU32>,
+    /// What was read of a packet that has not come whole; in `Authenticating`, packets that wait.
     pub(super) cut: BytesMut,
     /// Encoded packets, not sent.
     pub(super) out: BytesMut,
+    /// Its CONNECT, in `Authenticating` and `Challenged`.
+    pub(super) waiting: Option<Box<Waiting>>,
+    /// Who it is, in `Open` and after; none is an anonymous client.
+    pub(super) login: Option<Box<Login>>,
     /// Wakes the connection's task.
     pub(super) waker: Option<Waker>,
     /// It stands in the shard's list of connections to flush.
@@ -92,8 +107,11 @@ impl Connection {
             transport,
             decoder: Decoder::new(Role::Broker, None, packet_bytes_max),
             version_seen: None,
+            takes_bytes_max: None,
             cut: BytesMut::new(),
             out: BytesMut::new(),
+            waiting: None,
+            login: None,
             waker: None,
             is_dirty: false,
             is_blocked: false,
@@ -118,12 +136,12 @@ impl Connection {
     }
 
     pub(super) fn is_reading(&self) -> bool {
-        matches!(self.phase, Phase::New | Phase::Open)
+        matches!(self.phase, Phase::New | Phase::Authenticating | Phase::Challenged | Phase::Open)
     }
 
     /// Says whether what comes may be taken in now.
     pub(super) fn may_read(&self) -> bool {
-        self.is_reading() && self.held.is_none()
+        matches!(self.phase, Phase::New | Phase::Challenged | Phase::Open) && self.held.is_none()
     }
 }
 

@@ -17,6 +17,7 @@ pub(crate) struct Inbox {
     log_bytes: AtomicU64,
     full: AtomicBool,
     checkpointed: AtomicBool,
+    auth_changed: AtomicBool,
     stop: AtomicBool,
     failed: Mutex<Option<FatalError>>,
     changed: Notify,
@@ -43,6 +44,17 @@ impl Inbox {
     /// Notes the size of the log before the first event.
     pub(crate) fn set_log_bytes(&self, log_bytes: u64) {
         self.log_bytes.store(log_bytes, Release);
+    }
+
+    /// Asks the shard to look again at who is connected, and with which rights.
+    pub(crate) fn auth_changed(&self) {
+        self.auth_changed.store(true, Release);
+        self.changed.notify_one();
+    }
+
+    /// Says, once, that it was asked to.
+    pub(crate) fn take_auth_changed(&self) -> bool {
+        self.auth_changed.swap(false, AcqRel)
     }
 
     /// Asks the shard to end in order.

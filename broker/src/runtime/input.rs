@@ -11,6 +11,7 @@ use protocol::{ConnAck, ConnAckProperties, DecodeError, Packet, ProtocolVersion,
 
 use super::{
     Core, SCRATCH_BYTES, Shared,
+    authenticate::WAITING_BYTES_MAX,
     connection::{LINGER_BYTES_MAX, Phase, version_of_connect},
 };
 
@@ -33,16 +34,27 @@ impl Core {
             let Some(connection) = self.connections.get_mut(super::slot(id)).filter(|c| c.id == id) else {
                 return Poll::Ready(());
             };
+            if connection.phase == Phase::Authenticating && self.poll_verdict(cx, id) {
+                continue;
+            }
+            let Some(connection) = self.connections.get_mut(super::slot(id)).filter(|c| c.id == id) else {
+                return Poll::Ready(());
+            };
             match connection.phase {
                 Phase::Closing { .. } => return Poll::Pending,
-                Phase::New | Phase::Open if paused => {
+                // The verdict wakes the task.
+                Phase::Authenticating if connection.cut.len() >= WAITING_BYTES_MAX => return Poll::Pending,
+                Phase::New | Phase::Authenticating | Phase::Challenged | Phase::Open if paused => {
                     if !std::mem::replace(&mut connection.is_parked, true) {
                         self.parked.push(id);
                     }
                     return Poll::Pending;
                 }
-                Phase::New | Phase::Open if connection.held.is_some() => return Poll::Pending,
-                Phase::New | Phase::Open | Phase::Lingering { .. } => {}
+                Phase::New | Phase::Challenged | Phase::Open if connection.held.is_some() => {
+                    return Poll::Pending;
+                }
+                Phase::New | Phase::Authenticating | Phase::Challenged | Phase::Open => {}
+                Phase::Lingering { .. } => {}
             }
             let bytes = match connection.transport.poll_read(cx, &mut self.scratch) {
                 Poll::Pending => return Poll::Pending,
@@ -69,7 +81,11 @@ impl Core {
         let read = &self.scratch[..bytes];
         let Some(connection) = self.connections.get_mut(super::slot(id)) else { return };
         match &mut connection.phase {
-            Phase::New | Phase::Open => {}
+            Phase::New | Phase::Challenged | Phase::Open => {}
+            Phase::Authenticating => {
+                connection.cut.extend_from_slice(read);
+                return self.account(id);
+            }
             Phase::Closing { .. } => return,
             Phase::Lingering { bytes_left } => {
                 *bytes_left = bytes_left.saturating_sub(bytes);
@@ -94,6 +110,14 @@ impl Core {
         self.take_in(now, id, buf);
     }
 
+    /// Decodes what waited for a verdict.
+    pub(super) fn decode_waiting(&mut self, now: Now, id: ConnId) {
+        if let Some(connection) = self.connection(id).filter(|c| c.may_read() && !c.cut.is_empty()) {
+            let buf = std::mem::take(&mut connection.cut);
+            self.take_in(now, id, buf);
+        }
+    }
+
     pub(super) fn decode(&mut self, now: Now, id: ConnId, buf: &mut BytesMut) {
         loop {
             let Some(connection) = self.connection(id).filter(|c| c.may_read()) else { return };
@@ -111,6 +135,9 @@ impl Core {
         let stopping = self.stop.is_some();
         let is_over_limit = self.connections.len() > self.limits.connections_max;
         let Some(connection) = self.connection(id) else { return };
+        if let Packet::Connect(connect) = &packet {
+            connection.takes_bytes_max = connect.properties.packet_bytes_max;
+        }
         match packet {
             Packet::Connect(_) if connection.phase == Phase::New && stopping => {
                 self.refuse(id, ReasonCode::ServerUnavailable, "the broker is shutting down");
@@ -122,8 +149,12 @@ impl Core {
             Packet::Connect(connect) if connection.phase == Phase::New => {
                 self.connect(now, id, connect);
             }
+            packet if connection.phase == Phase::Challenged => self.challenged(now, id, packet),
             Packet::Publish(publish) if connection.phase == Phase::Open => {
                 self.publish(now, id, publish, bytes, 0);
+            }
+            Packet::Auth(auth) if connection.login.as_ref().is_some_and(|login| login.has_method()) => {
+                self.authenticate_again(now, id, auth);
             }
             packet => {
                 self.refresh_sys(now, &packet);
@@ -163,11 +194,19 @@ impl Core {
     /// Answers a CONNECT that the engine never sees. [MQTT-3.2.2-7] the connection ends after it.
     pub(super) fn refuse(&mut self, id: ConnId, reason: ReasonCode, what: &str) {
         self.counts.refused += 1;
-        let properties =
-            ConnAckProperties { reason_string: Some(what.into()), ..ConnAckProperties::default() };
-        // [MQTT-3.2.2-6] a refusal never says that a session is present.
-        let connack = ConnAck { session_present: false, reason, properties };
-        self.send(id, &Packet::ConnAck(Box::new(connack)));
+        let Some(connection) = self.connection(id) else { return };
+        let (version, limit) = (connection.version(), connection.takes_bytes_max);
+        for reason_string in [Some(what.into()), None] {
+            let properties = ConnAckProperties { reason_string, ..ConnAckProperties::default() };
+            // [MQTT-3.2.2-6] a refusal never says that a session is present.
+            let connack = ConnAck { session_present: false, reason, properties };
+            let connack = Packet::ConnAck(Box::new(connack));
+            // [MQTT-3.2.2-19] without its reason string if that would be too large for the client.
+            if limit.is_none_or(|limit| protocol::encoded_len(&connack, version) <= limit.get() as usize) {
+                self.send(id, &connack);
+                break;
+            }
+        }
         self.begin_close(id, true, &what);
     }
 
@@ -182,6 +221,7 @@ impl Core {
         connection.phase = Phase::Closing { linger };
         connection.cut = BytesMut::new();
         connection.held = None;
+        connection.waiting = None;
         if !std::mem::replace(&mut connection.is_dirty, true) {
             self.dirty.push(id);
         }
@@ -216,6 +256,9 @@ impl Core {
         self.buffered -= connection.buffered;
         if let Some(seat) = connection.seat.take() {
             self.abuse.leave(seat);
+        }
+        if let Some(login) = &connection.login {
+            self.logins.forget(id, login);
         }
         connection.wake();
         if self.stop.is_some() {

@@ -15,6 +15,7 @@
 
 mod accept;
 mod admission;
+mod authenticate;
 mod buffers;
 mod clock;
 mod connection;
@@ -52,6 +53,7 @@ pub(crate) use self::log::{Store, StoreError};
 use self::{clock::Clock, connection::Connection};
 use crate::{
     Config, FatalError,
+    auth::Auth,
     limits::{Abuse, BanKey, BanView},
     listener::Socket,
 };
@@ -127,6 +129,7 @@ pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) store: Store,
     pub(crate) sockets: Vec<Socket>,
+    pub(crate) auth: Auth,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) asked: mpsc::Receiver<Ask>,
 }
@@ -218,6 +221,7 @@ struct Core {
     timer: Alarm,
     /// When the timer's task will look next.
     timer_ms: u64,
+    logins: authenticate::Logins,
     connect_deadlines: VecDeque<(u64, ConnId)>,
     close_deadlines: VecDeque<(u64, ConnId)>,
     /// When connections that wait go on, the first first.
@@ -259,7 +263,7 @@ impl Shared {
 }
 
 impl Core {
-    fn new(config: &Config, store: Store, inbox: &Arc<Inbox>) -> Self {
+    fn new(config: &Config, store: Store, auth: Auth, inbox: &Arc<Inbox>) -> Self {
         let Store { log, engine, clock, state, .. } = store;
         let events = Arc::clone(inbox);
         inbox.set_log_bytes(log.bytes());
@@ -284,6 +288,7 @@ impl Core {
             turn: Alarm::default(),
             timer: Alarm::default(),
             timer_ms: 0,
+            logins: authenticate::Logins::new(auth),
             connect_deadlines: VecDeque::new(),
             close_deadlines: VecDeque::new(),
             pauses: BinaryHeap::new(),
@@ -343,8 +348,8 @@ fn slot(id: ConnId) -> usize {
 
 /// Runs the shard until it is stopped or fails.
 pub(crate) fn run(runtime: &tokio::runtime::Runtime, parts: Parts) -> Result<(), FatalError> {
-    let Parts { config, store, sockets, inbox, asked } = parts;
-    let core = Core::new(&config, store, &inbox);
+    let Parts { config, store, sockets, auth, inbox, asked } = parts;
+    let core = Core::new(&config, store, auth, &inbox);
     let shared = Rc::new(Shared { core: RefCell::new(core), inbox });
     let tasks = LocalSet::new();
     let ended = tasks.block_on(runtime, async {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use engine::{Input, Ticket};
+use protocol::ReasonCode;
 use tokio::{sync::mpsc, task::AbortHandle, time::Sleep};
 
 use super::{Ask, Core, Shared, connection::Phase};
@@ -119,6 +120,7 @@ impl Core {
         let front = |deadlines: &std::collections::VecDeque<(u64, _)>| deadlines.front().map(|(ms, _)| *ms);
         [
             self.engine.next_deadline_ms(),
+            self.logins.next_deadline_ms(),
             front(&self.connect_deadlines),
             front(&self.close_deadlines),
             self.next_pause_ms(),
@@ -163,11 +165,18 @@ impl Core {
         if self.sys_due_ms().is_some_and(|due| due <= now.monotonic_ms) {
             self.publish_sys(now);
         }
+        self.end_expired(now);
         while let Some(&(_, id)) = self.connect_deadlines.front().filter(|(due, _)| *due <= now.monotonic_ms)
         {
             self.connect_deadlines.pop_front();
-            if self.connection(id).is_some_and(|connection| connection.phase == Phase::New) {
-                self.begin_close(id, true, &"no CONNECT in time");
+            match self.connection(id).map(|connection| connection.phase) {
+                Some(Phase::New) => self.begin_close(id, true, &"no CONNECT in time"),
+                Some(Phase::Challenged) => self.begin_close(id, true, &"no AUTH in time"),
+                Some(Phase::Authenticating) => {
+                    let what = "who comes in could not be found out in time, try again later";
+                    self.refuse(id, ReasonCode::ServerUnavailable, what);
+                }
+                _ => {}
             }
         }
         while let Some(&(_, id)) = self.close_deadlines.front().filter(|(due, _)| *due <= now.monotonic_ms) {
@@ -181,6 +190,8 @@ impl Core {
     fn begin(&mut self) {
         self.drain();
         self.watch_memory();
+        // The rules, before any client.
+        self.renew_acl(self.clock.now());
         self.take_inbox();
     }
 
@@ -193,6 +204,9 @@ impl Core {
         }
         if self.inbox.take_checkpointed() {
             self.compacted(now);
+        }
+        if self.inbox.take_auth_changed() {
+            self.recheck(now);
         }
         self.store_full(now, self.inbox.is_full());
         self.compact_if_due(now);
@@ -232,7 +246,7 @@ impl Core {
         };
         let may_linger = now.monotonic_ms < stop.linger_ms;
         let is_awaited = |phase| match phase {
-            Phase::New => false,
+            Phase::New | Phase::Authenticating | Phase::Challenged => false,
             Phase::Open | Phase::Closing { .. } => true,
             Phase::Lingering { .. } => may_linger,
         };
