@@ -15,9 +15,6 @@ use crate::{
     http::{self, HttpServer},
     listener::{self, Listening, Opened},
     machine_memory::{MachineMemory, machine_memory},
-    reload::{Reloader, Watch},
-}
-
     reload::Reloader,
     runtime::{self, Inbox, Parts, Store, StoreError},
 };
