@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 used or configured wrongly.
 
+mod bans_command;
 mod bridge_command;
 mod config_command;
 mod connection_args;
@@ -39,6 +40,7 @@ enum Command {
     Pub(pub_command::PubArgs),
     Sub(sub_command::SubArgs),
     Bridge(bridge_command::BridgeArgs),
+    Bans(bans_command::BansArgs),
     Sim(sim_command::SimArgs),
     Demo(demo::DemoArgs),
 }
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Command::Pub(args) => block_on(pub_command::run(args)),
         Command::Sub(args) => block_on(sub_command::run(args)),
         Command::Bridge(args) => block_on(bridge_command::run(args)),
+        Command::Bans(args) => block_on(bans_command::run(args)),
         Command::Sim(args) => block_on(sim_command::run(args)),
         Command::Demo(args) => block_on(demo::run(args)),
     }

@@ -1,6 +1,7 @@
 //! The binary as users run it: with foreign clients, crashes, broken disks and wrong settings.
 
 mod authentication;
+mod bans;
 mod clients;
 mod command_line;
 mod hostile;
