@@ -266,6 +266,8 @@ impl Core {
     /// Takes an AUTH of an open connection with a method; without one the engine answers.
     pub(super) fn authenticate_again(&mut self, now: Now, id: ConnId, packet: AuthPacket) {
         let auth = self.logins.auth.clone();
+        // The engine does not see the packet, but for Keep Alive it counts.
+        self.input(now, Input::Reading { conn: Some(id), paused: false });
         let login = self.connection(id).and_then(|connection| connection.login.as_deref_mut());
         let Some((login, method)) =
             login.and_then(|login| login.method.clone().map(|method| (login, method)))

@@ -1,6 +1,7 @@
 //! Enhanced authentication by SCRAM-SHA-256, with a client of the test's own (RFC 5802).
 
 use std::num::{NonZeroU16, NonZeroU32};
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::{digest, hmac, pbkdf2};
 use base64::Engine;
@@ -10,7 +11,7 @@ use protocol::{Auth, Bytes, ConnAck, Connect, Packet, QoS, ReasonCode};
 
 use super::{Files, connected};
 use crate::broker_process::Broker;
-use crate::raw_client::{RawClient, connect_packet, message};
+use crate::raw_client::{Next, RawClient, connect_packet, message};
 
 const METHOD: &str = "SCRAM-SHA-256";
 const NONCE: &str = "fyko+d2lbbFgONRv9qkxdawL";
@@ -83,7 +84,7 @@ fn receive_connack(client: &mut RawClient, reason: ReasonCode) -> ConnAck {
 }
 
 /// Goes up to the challenge.
-fn challenged(broker: &Broker, client_id: &str, user: &str) -> (RawClient, String) {
+pub(super) fn challenged(broker: &Broker, client_id: &str, user: &str) -> (RawClient, String) {
     let mut client = RawClient::open(broker.address(), V5);
     client.send(&Packet::Connect(Box::new(scram_connect(client_id, METHOD, Some(&client_first(user))))));
     let challenge = receive_auth(&mut client, ReasonCode::ContinueAuthentication);
@@ -252,6 +253,30 @@ fn a_failed_authentication_ends_an_open_connection() {
     let mut client = connected(&broker, "c", "alice", "pencil");
     client.send(&auth(ReasonCode::ReAuthenticate, METHOD, Some(&client_first("alice"))));
     client.expect_disconnect(ReasonCode::ProtocolError);
+}
+
+#[test]
+fn authentication_again_is_a_sign_of_life() {
+    let files = files();
+    let broker = files.broker("");
+    let mut connect = scram_connect("c", METHOD, Some(&client_first("alice")));
+    connect.keep_alive_s = 1;
+    let mut client = RawClient::open(broker.address(), V5);
+    client.send(&Packet::Connect(Box::new(connect)));
+    let challenge = receive_auth(&mut client, ReasonCode::ContinueAuthentication);
+    let (answer, _) = client_final("alice", "pencil", &challenge);
+    client.send(&auth(ReasonCode::ContinueAuthentication, METHOD, Some(&answer)));
+    receive_connack(&mut client, ReasonCode::Success);
+    let start = Instant::now();
+    // Twice as long as the broker waits for a client that says nothing.
+    while start.elapsed() < Duration::from_secs(3) {
+        let challenge = begin_again(&mut client, "alice");
+        let (answer, _) = client_final("alice", "pencil", &challenge);
+        client.send(&auth(ReasonCode::ContinueAuthentication, METHOD, Some(&answer)));
+        receive_auth(&mut client, ReasonCode::Success);
+        assert!(matches!(client.next_within(Duration::from_millis(400)), Next::Nothing));
+    }
+    client.expect_disconnect(ReasonCode::KeepAliveTimeout);
 }
 
 #[test]

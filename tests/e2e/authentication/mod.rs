@@ -5,6 +5,7 @@ mod hook;
 mod passwords;
 mod reload;
 mod tokens;
+mod waiting;
 
 use std::fs;
 use std::io::Write;
