@@ -7,6 +7,7 @@ extern crate postrider_broker as broker;
 mod harness;
 mod http;
 mod limits;
+mod memory;
 mod packets;
 mod rates;
 mod start;
