@@ -1,16 +1,35 @@
 #!/usr/bin/env bash
 # Checks a running broker with mosquitto_pub and mosquitto_sub.
-# Usage: mosquitto.sh HOST PORT [CHECK-NAME-PART]. Prints `ok NAME` or `FAIL NAME why` a check; exits 1 after a FAIL.
+# Usage: mosquitto.sh URL [--ca FILE] [--cert FILE --key FILE] [--user NAME --password WORD] [--identity NAME]
+# [--only PART-OF-A-NAME]. URL is mqtt:// or mqtts://; --identity is the user that the broker must know the client as.
+# Prints `ok NAME` or `FAIL NAME why` a check; exits 1 after a FAIL.
 set -uo pipefail
 
-host=${1:?host} port=${2:?port} only=${3:-}
+url=${1:?URL}
+shift
+declare -A options=()
+while (($# >= 2)); do
+    options[${1#--}]=$2
+    shift 2
+done
+only=${options[only]:-}
+rest=${url#*://}
+rest=${rest%%/*}
+to=(-h "${rest%:*}" -p "${rest##*:}")
+# What names the client: the checks of refusals leave it out.
+authority=() certificate=() login=()
+[ -z "${options[ca]:-}" ] || authority=(--cafile "${options[ca]}")
+[ -z "${options[cert]:-}" ] || certificate=(--cert "${options[cert]}" --key "${options[key]}")
+[ -z "${options[user]:-}" ] || login=(-u "${options[user]}" -P "${options[password]}")
+to+=("${authority[@]}" "${certificate[@]}" "${login[@]}")
+
 patience_s=20
 failed=0
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 
-sub() { mosquitto_sub -h "$host" -p "$port" -V "$version" -W "$patience_s" "$@"; }
-pub() { mosquitto_pub -h "$host" -p "$port" -V "$version" "$@"; }
+sub() { mosquitto_sub "${to[@]}" -V "$version" -W "$patience_s" "$@"; }
+pub() { mosquitto_pub "${to[@]}" -V "$version" "$@"; }
 
 # Starts a subscriber in the background that writes to FILE, and returns when its SUBACK is in.
 # Usage: sub_background FILE ARGS...; the process id is in $child, which ends by itself when patience does.
@@ -19,7 +38,7 @@ sub_background() {
     shift
     : >"$out.log"
     # -d tells about SUBACK; stdbuf because the log is a file.
-    stdbuf -oL mosquitto_sub -h "$host" -p "$port" -V "$version" -W "$patience_s" -d -F '>%t %q %r %p' "$@" >"$out.log" 2>&1 &
+    stdbuf -oL mosquitto_sub "${to[@]}" -V "$version" -W "$patience_s" -d -F '>%t %q %r %p' "$@" >"$out.log" 2>&1 &
     child=$!
     wait_for "$out.log" '^Subscribed '
 }
@@ -135,6 +154,39 @@ user_properties() {
     esac
 }
 
+shared_subscription() {
+    local topic=mosq/shared/$version one two n
+    sub_background "$dir/one-$version" -t "\$share/mosq/$topic" -q 1 || return
+    one=$child
+    sub_background "$dir/two-$version" -t "\$share/mosq/$topic" -q 1 || return
+    two=$child
+    seq 200 | pub -t "$topic" -q 1 -l || return
+    for ((n = 0; n < patience_s * 50; n++)); do
+        (($(messages "$dir/one-$version" | wc -l) + $(messages "$dir/two-$version" | wc -l) >= 200)) && break
+        sleep 0.02
+    done
+    kill "$one" "$two"
+    wait "$one" "$two"
+    same "$(seq 200)" "$( (messages "$dir/one-$version" && messages "$dir/two-$version") | awk '{ print $4 }' | sort -n)" "each line once"
+}
+
+# The user that the broker names to the recipients of a message in a conversation.
+identity() {
+    local topic=im/mosq-identity out=$dir/identity
+    sub_background "$out" -t "$topic" -q 1 -C 1 -F '>%t %P' || return
+    pub -t "$topic" -q 1 -m hello || return
+    wait "$child" || { echo "mosquitto_sub ended with $?"; return 1; }
+    [[ " $(messages "$out") " == *" im-from:$1 "* ]] || { echo "no im-from:$1 in '$(messages "$out")'" && return 1; }
+}
+
+# One publish with these arguments instead of those of the command line must fail, and soon.
+refused() {
+    local out
+    if out=$(timeout "$patience_s" mosquitto_pub "${to[@]:0:4}" "$@" -V "$version" -t mosq/refused -q 1 -m "let me in" 2>&1); then
+        echo "it was let in: $out" && return 1
+    fi
+}
+
 for version in mqttv311 mqttv5; do
     for qos in 0 1 2; do check "qos $qos both ways" qos_both_ways "$qos"; done
     check "500 lines in order" many_lines_in_order
@@ -142,7 +194,20 @@ for version in mqttv311 mqttv5; do
     check "will after a lost connection" will_after_a_lost_connection
     for qos in 1 2; do check "persistent session, qos $qos offline" persistent_session "$qos"; done
     for qos in 1 2; do check "256 KB payload, qos $qos" large_payload "$qos"; done
+    check "shared subscription" shared_subscription
+    if ((${#authority[@]})); then
+        for tls in tlsv1.2 tlsv1.3; do check "$tls" pub --tls-version "$tls" -t mosq/tls -q 1 -m hello; done
+        check "no client that does not know the authority" refused --capath "$dir" "${certificate[@]}" "${login[@]}"
+    fi
+    if ((${#certificate[@]})); then
+        check "no connection without a certificate" refused "${authority[@]}" "${login[@]}"
+    fi
+    if ((${#login[@]})); then
+        check "no connection with a wrong password" refused "${authority[@]}" "${certificate[@]}" -u "${options[user]}" -P wrong
+        check "no connection without a user" refused "${authority[@]}" "${certificate[@]}"
+    fi
 done
 version=mqttv5
 check "user properties in order" user_properties
+[ -z "${options[identity]:-}" ] || check "the broker knows the user" identity "${options[identity]}"
 exit "$failed"

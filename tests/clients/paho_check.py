@@ -1,65 +1,123 @@
 """Checks a running broker with paho-mqtt, in MQTT 3.1.1 and 5.0.
 
-Usage: paho_check.py HOST PORT. Prints `ok NAME` or `FAIL NAME why` a check; exits 1 after a FAIL.
+Usage: paho_check.py URL [--ca FILE] [--cert FILE --key FILE] [--user NAME --password WORD] [--identity NAME]
+[--callbacks 1|2] [--only PART-OF-A-NAME]. URL is mqtt://, mqtts://, ws:// or wss://; --identity is the user that the
+broker must know the client as. It runs with paho-mqtt 1.6 too, which knows
+callbacks of version 1 only. Prints `ok NAME` or `FAIL NAME why` a check; exits 1 after a FAIL.
 """
 
+import argparse
 import os
 import queue
+import ssl
 import sys
 import threading
+import time
+from urllib.parse import urlparse
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 PATIENCE_S = 20
-HOST, PORT = sys.argv[1], int(sys.argv[2])
 VERSIONS = {"v3.1.1": mqtt.MQTTv311, "v5": mqtt.MQTTv5}
+
+
+def arguments():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("url", type=urlparse)
+    for name in ("ca", "cert", "key", "user", "password", "identity"):
+        parser.add_argument("--" + name)
+    parser.add_argument("--callbacks", type=int, choices=(1, 2), default=2)
+    parser.add_argument("--only", default="")
+    return parser.parse_args()
+
+
+ARGS = arguments()
 
 
 class Failed(Exception):
     """A broker did not do what it must."""
 
 
+def new_paho(client_id, version, clean, tls_max=None):
+    """Makes a client of paho's for the listener of the command line."""
+    settings = {"client_id": client_id, "protocol": version}
+    if version != mqtt.MQTTv5:
+        settings["clean_session"] = clean
+    if ARGS.url.scheme in ("ws", "wss"):
+        settings["transport"] = "websockets"
+    if hasattr(mqtt, "CallbackAPIVersion"):
+        settings["callback_api_version"] = mqtt.CallbackAPIVersion(ARGS.callbacks)
+    client = mqtt.Client(reconnect_on_failure=False, **settings)
+    if ARGS.url.scheme in ("ws", "wss"):
+        client.ws_set_options(path=ARGS.url.path or "/mqtt")
+    if ARGS.url.scheme in ("mqtts", "wss"):
+        context = ssl.create_default_context(cafile=ARGS.ca)
+        if tls_max:
+            context.maximum_version = tls_max
+        if ARGS.cert:
+            context.load_cert_chain(ARGS.cert, ARGS.key)
+        client.tls_set_context(context)
+    if ARGS.user:
+        client.username_pw_set(ARGS.user, ARGS.password)
+    return client
+
+
+def is_failure(reason):
+    """Says whether a CONNACK's code, of either callback version, is a refusal."""
+    return reason.is_failure if hasattr(reason, "is_failure") else getattr(reason, "value", reason) != 0
+
+
 class Client:
     """A paho client whose callbacks become things to wait for."""
 
-    def __init__(self, client_id, version, clean=True, will=None):
-        settings = {} if version == mqtt.MQTTv5 else {"clean_session": clean}
+    def __init__(self, client_id, version, clean=True, will=None, tls_max=None):
         self.version = version
         self.clean = clean
         self.messages = queue.Queue()
         self.connected = queue.Queue()
         self.subscribed = queue.Queue()
         self.ended = threading.Event()
-        self.paho = mqtt.Client(
-            mqtt.CallbackAPIVersion.VERSION2, client_id=client_id, protocol=version, reconnect_on_failure=False, **settings
-        )
-        self.paho.on_connect = lambda c, u, flags, reason, p: self.connected.put((flags.session_present, reason))
+        self.paho = new_paho(client_id, version, clean, tls_max)
+        # The callbacks of version 1 have fewer arguments, and plain values for 3.1.1.
+        self.paho.on_connect = lambda c, u, flags, reason, *_: self.connected.put((session_present(flags), reason))
         self.paho.on_message = lambda c, u, message: self.messages.put(message)
-        self.paho.on_subscribe = lambda c, u, mid, reasons, p: self.subscribed.put(reasons)
-        self.paho.on_disconnect = lambda *_: self.ended.set()
+        self.paho.on_subscribe = lambda c, u, mid, reasons, *_: self.subscribed.put(reasons)
+        self.paho.on_disconnect = lambda *_: self.end()
         if will:
             self.paho.will_set(*will)
 
-    def connect(self):
-        """Connects and returns whether the session was there."""
+    def end(self):
+        self.ended.set()
+        self.connected.put(None)
+
+    def open(self):
+        """Connects and returns the flag of the session and the code of CONNACK."""
+        host, port = ARGS.url.hostname, ARGS.url.port
         if self.version == mqtt.MQTTv5:
             properties = Properties(PacketTypes.CONNECT)
             properties.SessionExpiryInterval = 0 if self.clean else 600
-            self.paho.connect(HOST, PORT, clean_start=self.clean, properties=properties)
+            self.paho.connect(host, port, clean_start=self.clean, properties=properties)
         else:
-            self.paho.connect(HOST, PORT)
+            self.paho.connect(host, port)
         self.paho.loop_start()
-        session_present, reason = take(self.connected, "CONNACK")
-        expect(reason.is_failure, False, f"CONNACK {reason}")
-        return session_present
+        connack = take(self.connected, "CONNACK")
+        if not connack:
+            raise Failed("the connection ended before CONNACK")
+        return connack
+
+    def connect(self):
+        """Connects and returns whether the session was there."""
+        present, reason = self.open()
+        expect(is_failure(reason), False, f"CONNACK {reason}")
+        return present
 
     def subscribe(self, topic, qos):
         """Subscribes and checks the granted QoS."""
         self.paho.subscribe(topic, qos)
         reasons = take(self.subscribed, "SUBACK")
-        expect([r.value for r in reasons], [qos], "granted QoS")
+        expect([getattr(r, "value", r) for r in reasons], [qos], "granted QoS")
 
     def publish(self, topic, payload, qos, retain=False, properties=None):
         """Publishes and waits to the end of the QoS flow."""
@@ -81,10 +139,17 @@ class Client:
 
     def lose(self):
         """Ends the connection without DISCONNECT."""
-        self.paho.socket().shutdown(2)
+        found = self.paho.socket()
+        # Over WebSocket the socket is inside a wrapper.
+        getattr(found, "_socket", found).shutdown(2)
         if not self.ended.wait(PATIENCE_S):
             raise Failed("the connection did not end")
         self.paho.loop_stop()
+
+
+def session_present(flags):
+    """Reads the flag of CONNACK, of either callback version."""
+    return flags.session_present if hasattr(flags, "session_present") else bool(flags["session present"])
 
 
 def take(source, what):
@@ -215,6 +280,87 @@ def properties(name, version):
     client.disconnect()
 
 
+def shared_subscription(name, version):
+    topic, filter_ = f"paho/{name}/shared", f"$share/paho-{name}/paho/{name}/shared"
+    members = [Client(f"paho-m{n}-{name}", version) for n in (1, 2)]
+    for member in members:
+        member.connect()
+        member.subscribe(filter_, 1)
+    publisher = Client(f"paho-p-{name}", version)
+    publisher.connect()
+    for n in range(40):
+        publisher.publish(topic, f"task {n}", 1)
+    got = []
+    for n in range(40):
+        # The two share: whoever has the next one.
+        member = next(m for m in forever(members) if not m.messages.empty())
+        got.append(member.next().payload.decode())
+    expect(sorted(got), sorted(f"task {n}" for n in range(40)), "each task once")
+    expect([m.messages.qsize() for m in members], [0, 0], "nothing twice")
+    for client in (publisher, *members):
+        client.disconnect()
+
+
+def forever(members):
+    """Goes round until the patience ends."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        yield from members
+        time.sleep(0.001)
+    raise Failed(f"no member got a message within {PATIENCE_S} s")
+
+
+def identity(name, version, user):
+    topic = f"im/paho-identity-{name}"
+    client = Client(f"paho-identity-{name}", version)
+    client.connect()
+    client.subscribe(topic, 1)
+    client.publish(topic, "who am I", 1)
+    got = dict(client.next().properties.UserProperty)
+    expect(got.get("im-from"), user, "the user that the broker tells others")
+    client.disconnect()
+
+
+def another_tls_version(version_name, tls_max):
+    client = Client(f"paho-{version_name}", mqtt.MQTTv5, tls_max=tls_max)
+    client.connect()
+    found = client.paho.socket()
+    expect(getattr(found, "_socket", found).version(), version_name, "TLS version")
+    client.publish("paho/tls", "hello", 1)
+    client.disconnect()
+
+
+def refused(what, change):
+    """The client must not get in when the command line's secrets are other ones."""
+    before = dict(vars(ARGS))
+    vars(ARGS).update(change)
+    try:
+        client = Client("paho-refused", mqtt.MQTTv5)
+        present, reason = client.open()
+    except (OSError, Failed):
+        return
+    finally:
+        vars(ARGS).update(before)
+    expect(is_failure(reason), True, f"connected with {what}: CONNACK {reason}")
+
+
+def of_the_transport():
+    """Checks that only some listeners need."""
+    checks = []
+    if ARGS.ca:
+        checks.append(("TLS 1.2", another_tls_version, ("TLSv1.2", ssl.TLSVersion.TLSv1_2)))
+        checks.append(("TLS 1.3", another_tls_version, ("TLSv1.3", ssl.TLSVersion.TLSv1_3)))
+        checks.append(("a client that does not know the authority goes away", refused, ("no authority", {"ca": None})))
+    if ARGS.cert:
+        checks.append(("no connection without a certificate", refused, ("no certificate", {"cert": None})))
+    if ARGS.user:
+        checks.append(("no connection with a wrong password", refused, ("a wrong password", {"password": "wrong"})))
+        checks.append(("no connection without a password", refused, ("no password", {"user": None})))
+    if ARGS.identity:
+        checks.append(("the broker knows the user (v5)", identity, ("v5", mqtt.MQTTv5, ARGS.identity)))
+    return checks
+
+
 def main():
     checks = []
     for name, version in VERSIONS.items():
@@ -226,11 +372,15 @@ def main():
             checks.append((f"persistent session, qos {qos} offline ({name})", persistent_session, (name, version, qos)))
         for qos in (0, 1, 2):
             checks.append((f"256 KB payload, qos {qos} ({name})", large_payload, (name, version, qos)))
+        checks.append((f"shared subscription ({name})", shared_subscription, (name, version)))
     checks.append(("properties unaltered (v5)", properties, ("v5", mqtt.MQTTv5)))
+    checks.extend(of_the_transport())
     failed = False
-    for name, check, arguments in checks:
+    for name, check, values in checks:
+        if ARGS.only not in name:
+            continue
         try:
-            check(*arguments)
+            check(*values)
             print(f"ok {name}", flush=True)
         except Exception as error:  # every failure of a check is a verdict about the broker
             failed = True
