@@ -91,7 +91,7 @@ pub(super) fn challenged(broker: &Broker, client_id: &str, user: &str) -> (RawCl
     (client, challenge)
 }
 
-fn scram(broker: &Broker, client_id: &str, user: &str, password: &str) -> RawClient {
+pub(super) fn scram(broker: &Broker, client_id: &str, user: &str, password: &str) -> RawClient {
     let (mut client, challenge) = challenged(broker, client_id, user);
     let (answer, proof) = client_final(user, password, &challenge);
     client.send(&auth(ReasonCode::ContinueAuthentication, METHOD, Some(&answer)));

@@ -14,7 +14,7 @@ use crate::broker_process::Broker;
 use crate::raw_client::{BOTH, PATIENCE, message};
 
 /// Answers each question by a rule and tells it to the test.
-fn service(judge: impl Fn(&Value) -> Value + Send + 'static) -> (SocketAddr, Receiver<Value>) {
+pub(super) fn service(judge: impl Fn(&Value) -> Value + Send + 'static) -> (SocketAddr, Receiver<Value>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
     let (tell, told) = channel();

@@ -1,11 +1,12 @@
 //! Users and their passwords, anonymous clients, and doors that are not opened.
 
-use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
 use protocol::ProtocolVersion::{V5, V311};
 use protocol::{Packet, QoS, ReasonCode};
 
+use super::enhanced::scram;
+use super::hook::service;
 use super::{Files, connected, log, named, try_connect};
 use crate::broker_process::{Broker, Build, postrider, wait_for_exit};
 use crate::raw_client::{BOTH, RawClient, at, connect_packet, message};
@@ -115,11 +116,14 @@ fn passwords_and_tokens_reach_no_log() {
     let (password, wrong) = ("hunter2-right", "hunter2-wrong");
     let files = Files::with_users(&[("alice", password)]);
     let secret = files.write("secret", "a secret of at least 32 bytes, so!");
-    let gone = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("an address");
+    let bearer = files.write("bearer", "hunter2-for-the-service");
+    let (service, told) = service(|_| serde_json::json!({"result": "ignore"}));
     let broker = files.broker(&format!(
-        "[auth_jwt]\nsecret_file = {secret:?}\n[auth_http]\nurl = \"http://{gone}/\"\n[log]\nfilter = \"trace\"\n"
+        "[auth_jwt]\nsecret_file = {secret:?}\n[auth_http]\nurl = \"http://{service}/\"\n\
+         bearer_token_file = {bearer:?}\n[log]\nfilter = \"trace\"\n"
     ));
     let token = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJodW50ZXIyIn0.AAAA";
+    scram(&broker, "good", "alice", password).disconnect();
     for version in BOTH {
         connected(&broker, "good", "alice", password).disconnect();
         for (user, password) in [("alice", wrong), ("nobody", wrong), ("alice", token)] {
@@ -135,6 +139,7 @@ fn passwords_and_tokens_reach_no_log() {
         client.send_bytes_to_closing(&bytes);
         client.bytes_until_closed();
     }
+    assert!(told.try_recv().is_ok(), "the service was asked, with the password");
     let log = log(&broker);
     assert!(log.contains("TRACE") && log.contains("client not let in"), "the log is at trace level");
     for secret in ["hunter2", token, "AAAA"] {
