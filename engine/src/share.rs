@@ -103,8 +103,7 @@ impl Group {
         self.gathering = self.gathering.map(|_| 0);
     }
 
-    /// Says whether neither a member nor a delivery needs it.
-    pub(crate) fn is_unused(&self) -> bool {
+    fn is_unused(&self) -> bool {
         self.is_empty() && Arc::strong_count(&self.share) == 1
     }
 }

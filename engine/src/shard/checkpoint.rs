@@ -74,11 +74,9 @@ impl Shard {
         out.records
     }
 
-    /// Names every group that something after it may name by its number. Those that everything has left and
-    /// that were not let go yet are no state.
+    /// Names every group that something after it may name by its number.
     fn groups(&self, out: &mut Checkpoint) {
-        let used = self.groups.iter().filter(|group| !group.is_unused());
-        let groups: BTreeMap<_, _> = used.map(|g| (g.share.no, &g.share.full)).collect();
+        let groups: BTreeMap<_, _> = self.groups.iter().map(|g| (g.share.no, &g.share.full)).collect();
         for (group, filter) in groups {
             out.push(&Entry::Group { group, filter: filter.clone() });
             out.close_if_full();
