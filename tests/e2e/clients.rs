@@ -116,6 +116,7 @@ fn over_tcp(client: Command, checks_min: usize) {
     check(client, &format!("mqtt://{}", broker.address()), &[], &broker, checks_min);
 }
 
+// [MQTT-7.0.0-2] (3.1.1)
 #[test]
 fn mosquittos_clients_work() {
     over_tcp(mosquitto(), 23);
