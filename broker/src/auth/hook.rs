@@ -38,6 +38,8 @@ const ANSWER_BYTES_MAX: usize = 256 * 1024;
 pub(crate) struct Hook {
     client: Client,
     url: Url,
+    /// The address without its query, which may be a secret.
+    shown_url: String,
     headers: HeaderMap,
     settings: AuthHttp,
     permits: Semaphore,
@@ -121,9 +123,12 @@ impl Hook {
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
+        let mut shown_url = url.clone();
+        shown_url.set_query(None);
         Ok(Self {
             client,
             url,
+            shown_url: shown_url.into(),
             headers,
             permits: Semaphore::new(settings.concurrency_max as usize),
             breaker: Mutex::new(Breaker::new(settings.failures_max, u64::from(settings.rest_s) * 1000)),
@@ -149,14 +154,15 @@ impl Hook {
         }
         // Who waits for a place waits no longer than for an answer.
         let timeout = Duration::from_millis(u64::from(self.settings.timeout_ms));
-        let Ok(Ok(_permit)) = tokio::time::timeout(timeout, self.permits.acquire()).await else {
-            locked(&self.breaker).failed(self.now_ms());
-            return self.without_answer("too many questions wait for it");
+        let permit = tokio::time::timeout(timeout, self.permits.acquire()).await;
+        let answer = match &permit {
+            Ok(Ok(_)) => self.ask(claim).await,
+            _ => Err("too many questions wait for it".to_owned()),
         };
-        match self.ask(claim).await {
+        match answer {
             Ok(answer) => {
                 if locked(&self.breaker).answered() == Change::Closed {
-                    tracing::info!(url = %self.url, "the authentication hook answers again");
+                    tracing::info!(url = self.shown_url, "the authentication hook answers again");
                 }
                 let settings = &self.settings;
                 let for_s = match &answer {
@@ -168,10 +174,14 @@ impl Hook {
                 answer
             }
             Err(error) => {
-                tracing::warn!(url = %self.url, error, "the authentication hook gave no answer");
+                tracing::warn!(url = self.shown_url, error, "the authentication hook gave no answer");
                 if locked(&self.breaker).failed(self.now_ms()) == Change::Opened {
                     let rest_s = self.settings.rest_s;
-                    tracing::error!(url = %self.url, rest_s, "the authentication hook is not asked for a while");
+                    tracing::error!(
+                        url = self.shown_url,
+                        rest_s,
+                        "the authentication hook is not asked for a while"
+                    );
                 }
                 self.without_answer("it gave no answer")
             }

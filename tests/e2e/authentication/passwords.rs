@@ -119,7 +119,7 @@ fn passwords_and_tokens_reach_no_log() {
     let bearer = files.write("bearer", "hunter2-for-the-service");
     let (service, told) = service(|_| serde_json::json!({"result": "ignore"}));
     let broker = files.broker(&format!(
-        "[auth_jwt]\nsecret_file = {secret:?}\n[auth_http]\nurl = \"http://{service}/\"\n\
+        "[auth_jwt]\nsecret_file = {secret:?}\n[auth_http]\nurl = \"http://{service}/?key=hunter2\"\n\
          bearer_token_file = {bearer:?}\n[log]\nfilter = \"trace\"\n"
     ));
     let token = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJodW50ZXIyIn0.AAAA";
