@@ -349,6 +349,38 @@ fn a_connection_that_authenticates_again_is_checked_again() {
 }
 
 #[test]
+fn a_group_is_joined_by_the_rights_to_its_filter_and_what_waits_goes_to_who_may_read_it() {
+    let mut node = Node::new();
+    let both = vec![allow("a/#"), rule(true, Who::All, Access::Publish, "#")];
+    set_acl(&mut node, both);
+    join(&mut node, 1, "sender");
+    node.subscribe(1, "$im/receipts", QoS::AtLeastOnce);
+    let mut one_at_a_time = durable("one");
+    one_at_a_time.properties.receive_maximum = std::num::NonZeroU16::new(1);
+    node.connect_with(2, one_at_a_time);
+    node.seen(2);
+    assert_eq!(node.subscribe_with(2, "$share/g/b", options(QoS::AtLeastOnce)), ReasonCode::NotAuthorized);
+    node.subscribe(2, "$share/g/a/#", QoS::AtLeastOnce);
+    for (n, name) in (1..).zip(["m0", "m1", "m2"]) {
+        node.packet(1, tracked(publish("a/b", QoS::AtLeastOnce, n, name), name));
+    }
+    assert_eq!(node.payloads(2), ["m0"]);
+    join(&mut node, 3, "two");
+    node.subscribe(3, "$share/g/a/#", QoS::AtLeastOnce);
+    // The others wait with the first member, who may not read them any more; the second one may.
+    let only = |id: &'static str| vec![rule(true, Who::Client(id.into()), Access::Both, "a/#")];
+    set_acl(&mut node, only("two"));
+    assert_eq!(node.payloads(3), ["m1", "m2"]);
+    assert_eq!(receipts(&mut node, 1), Vec::<String>::new(), "nothing has ended");
+    assert_eq!(node.shard.stats().subscriptions, 1);
+    set_acl(&mut node, only("nobody"));
+    assert_eq!(node.shard.stats().subscriptions, 0);
+    // What each was sent stays with it.
+    node.packet(2, Packet::PubAck(ack(1, ReasonCode::Success)));
+    assert_eq!(receipts(&mut node, 1), ["m0 delivered one -"]);
+}
+
+#[test]
 fn many_sessions_are_checked_in_portions_and_none_gets_what_is_forbidden_meanwhile() {
     let mut node = Node::new();
     const READERS: u64 = 2_000;
