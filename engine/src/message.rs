@@ -203,7 +203,12 @@ pub(crate) enum Origin {
     /// See [`Source::Retained`].
     Retained,
     /// A shared group.
-    Group(Arc<Share>),
+    Group {
+        share: Arc<Share>,
+        /// Whether the log has it though it does not know the session: the group has members whose sessions
+        /// last, and one of them gets it when the process dies.
+        kept: bool,
+    },
 }
 
 /// What identifies a shared group; it lives while the group has members or messages.
@@ -215,11 +220,16 @@ pub(crate) struct Share {
 }
 
 impl Delivery {
+    /// Whether the log has it at a session that it does not know.
+    pub(crate) fn is_kept(&self) -> bool {
+        matches!(self.origin, Origin::Group { kept: true, .. })
+    }
+
     pub(crate) fn source(&self) -> Source {
         match &self.origin {
             Origin::Subscriptions => Source::Subscriptions,
             Origin::Retained => Source::Retained,
-            Origin::Group(share) => Source::Group(share.no),
+            Origin::Group { share, .. } => Source::Group(share.no),
         }
     }
 }

@@ -147,7 +147,7 @@ pub(crate) struct InPlace {
 }
 
 fn is_by_group(delivery: &Delivery) -> bool {
-    matches!(delivery.origin, Origin::Group(_))
+    matches!(delivery.origin, Origin::Group { .. })
 }
 
 /// How many packet ids there are.
@@ -262,6 +262,11 @@ impl Session {
         Some(delivery)
     }
 
+    /// Whether the log has a message at this session.
+    pub(crate) fn logs(&self, delivery: &Delivery) -> bool {
+        self.durable || delivery.is_kept()
+    }
+
     /// Whether a message waits that came by a shared group.
     pub(crate) fn waits_by_group(&self) -> bool {
         self.by_group > 0
@@ -334,6 +339,10 @@ impl Session {
         self.push_in_flight(packet_id, delivery, false);
         self.next_packet_id = after(packet_id.get());
         self.free_ids = 0;
+    }
+
+    pub(crate) fn in_flight(&self, packet_id: PacketId) -> Option<&InFlight> {
+        self.in_flight.iter().find(|f| f.packet_id == packet_id)
     }
 
     pub(crate) fn in_flight_mut(&mut self, packet_id: PacketId) -> Option<&mut InFlight> {

@@ -60,6 +60,8 @@ pub(crate) struct Group {
     filter: ByteString,
     pub(crate) connected: Members,
     pub(crate) away: Members,
+    /// Members whose sessions outlive their connections.
+    durable: usize,
     /// The shard is gathering what waits at members that are away, and has come so far in their list.
     gathering: Option<usize>,
 }
@@ -68,11 +70,16 @@ impl Group {
     fn new(no: GroupNo, full: ByteString, filter: ByteString) -> Self {
         let share = Arc::new(Share { no, full });
         let (connected, away) = (Members::default(), Members::default());
-        Self { share, filter, connected, away, gathering: None }
+        Self { share, filter, connected, away, durable: 0, gathering: None }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.connected.is_empty() && self.away.is_empty()
+    }
+
+    /// Whether a member must not lose what the group gets.
+    pub(crate) fn is_durable(&self) -> bool {
+        self.durable > 0
     }
 
     pub(crate) fn has(&self, session: SessionKey) -> bool {
@@ -214,26 +221,46 @@ impl Groups {
     }
 
     /// Adds a member, or replaces its subscription; says whether it is the group's first.
-    pub(crate) fn join(&mut self, key: GroupKey, member: Subscriber, is_connected: bool) -> bool {
+    pub(crate) fn join(
+        &mut self,
+        key: GroupKey,
+        member: Subscriber,
+        is_connected: bool,
+        is_durable: bool,
+    ) -> bool {
+        let was_empty = self.table[key].is_empty();
+        if self.place(key, member, is_connected) {
+            self.members += 1;
+            self.table[key].durable += usize::from(is_durable);
+        }
+        was_empty
+    }
+
+    /// Puts a member into one of the lists; says whether it is new.
+    fn place(&mut self, key: GroupKey, member: Subscriber, is_connected: bool) -> bool {
         let group = &mut self.table[key];
-        let was_empty = group.is_empty();
         let (here, other) = match is_connected {
             true => (&mut group.connected, &mut group.away),
             false => (&mut group.away, &mut group.connected),
         };
         let moved = other.list.remove(member.session);
         let added = here.list.insert(member);
-        self.members += usize::from(added && !moved);
         group.gather_anew();
-        was_empty
+        added && !moved
     }
 
     /// Removes a member; one that is not there is ignored. Returns the filter that the tree must forget when
     /// it was the last.
-    pub(crate) fn leave(&mut self, key: GroupKey, session: SessionKey) -> Option<ByteString> {
+    pub(crate) fn leave(
+        &mut self,
+        key: GroupKey,
+        session: SessionKey,
+        is_durable: bool,
+    ) -> Option<ByteString> {
         let group = &mut self.table[key];
         let was_here = group.connected.list.remove(session) || group.away.list.remove(session);
         self.members -= usize::from(was_here);
+        group.durable -= usize::from(was_here && is_durable);
         group.gather_anew();
         // A group that is unused now is let go later: while the log is replayed, members that it does not know
         // may still have been there.
@@ -245,7 +272,7 @@ impl Groups {
         let group = &self.table[key];
         let from = if is_connected { &group.away } else { &group.connected };
         let Some(member) = from.find(session) else { return false };
-        self.join(key, member, is_connected);
+        self.place(key, member, is_connected);
         true
     }
 
@@ -309,7 +336,7 @@ mod tests {
         let mut groups = Groups::new(&Account::default());
         let key = group(&mut groups);
         for session in [1, 2, 3] {
-            groups.join(key, member(session), true);
+            groups.join(key, member(session), true, true);
         }
         let mut chosen = Vec::new();
         for _ in 0..4 {
@@ -318,7 +345,7 @@ mod tests {
             chosen.push(next);
         }
         assert_eq!(chosen, [1, 2, 3, 1]);
-        groups.leave(key, 3);
+        groups.leave(key, 3, true);
         assert_eq!(groups.get(key).connected.in_turn().map(|m| m.session).collect::<Vec<_>>(), [2, 1]);
     }
 
@@ -326,14 +353,14 @@ mod tests {
     fn a_group_is_let_go_with_its_last_member_and_its_last_message() {
         let mut groups = Groups::new(&Account::default());
         let key = group(&mut groups);
-        groups.join(key, member(1), true);
+        groups.join(key, member(1), true, false);
         let message = groups.get(key).share.clone();
-        assert_eq!(groups.leave(key, 1), Some("t".into()));
+        assert_eq!(groups.leave(key, 1, false), Some("t".into()));
         groups.sweep_now();
         assert_eq!(groups.named("$share/g/t"), Some(key));
         // Who comes now belongs to the same group.
-        assert!(groups.join(key, member(2), false));
-        assert_eq!(groups.leave(key, 2), Some("t".into()));
+        assert!(groups.join(key, member(2), false, true));
+        assert_eq!(groups.leave(key, 2, true), Some("t".into()));
         drop(message);
         groups.sweep_now();
         assert_eq!((groups.named("$share/g/t"), groups.numbered(GroupNo(1))), (None, None));
@@ -348,9 +375,9 @@ mod tests {
             let full = ByteString::from(format!("$share/{n}/t"));
             let no = groups.open(&full, &"t".into());
             let key = groups.numbered(no).unwrap();
-            groups.join(key, member(1), true);
+            groups.join(key, member(1), true, false);
             let held = groups.get(key).share.clone();
-            groups.leave(key, 1);
+            groups.leave(key, 1, false);
             drop(held);
         }
         assert!(groups.iter().count() <= SWEPT_FROM, "{} groups", groups.iter().count());
@@ -373,8 +400,8 @@ mod tests {
                     _ => drop(expected.get_mut(&session).map(|connected| *connected = !*connected)),
                 }
                 match step {
-                    0 | 1 => drop(groups.join(key, member(session), step == 0)),
-                    2 => drop(groups.leave(key, session)),
+                    0 | 1 => drop(groups.join(key, member(session), step == 0, session % 2 == 0)),
+                    2 => drop(groups.leave(key, session, session % 2 == 0)),
                     _ => {
                         let is_connected = expected.get(&session) == Some(&true);
                         groups.set_connected(key, session, is_connected);
@@ -390,6 +417,7 @@ mod tests {
                 found.sort_unstable();
                 prop_assert_eq!(found, expected.clone().into_iter().collect::<Vec<_>>());
                 prop_assert_eq!(groups.members(), expected.len());
+                prop_assert_eq!(group.is_durable(), expected.keys().any(|s| s % 2 == 0));
             }
             drop(keeps_it);
         }

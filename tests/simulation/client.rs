@@ -49,6 +49,8 @@ pub(super) struct Client {
     pub(super) connected: bool,
     /// CONNACK came once with success: the session must be there from then on.
     established: bool,
+    /// Its sessions end with their connections.
+    passing: bool,
     /// Its next connection ends the session and begins another.
     begins_anew: bool,
     /// Sessions that it ended.
@@ -78,6 +80,7 @@ impl Client {
             filters,
             connected: false,
             established: false,
+            passing: false,
             begins_anew: false,
             ended: 0,
             made: BTreeMap::new(),
@@ -91,6 +94,11 @@ impl Client {
         }
     }
 
+    /// Makes a client whose sessions end with their connections.
+    pub(super) fn passing(id: String, filters: Vec<(&'static str, QoS)>) -> Self {
+        Self { passing: true, ..Self::new(id, filters) }
+    }
+
     /// Forgets its session; the broker hears of it with the next CONNECT.
     pub(super) fn begin_anew(&mut self) {
         (self.begins_anew, self.established, self.subscribed) = (true, false, false);
@@ -101,8 +109,12 @@ impl Client {
     pub(super) fn connect(&mut self) -> Box<Connect> {
         self.connected = false;
         self.answers.clear();
+        if self.passing {
+            (self.begins_anew, self.established, self.subscribed) = (true, false, false);
+            self.incoming.clear();
+        }
         let properties = ConnectProperties {
-            session_expiry_interval_s: Some(u32::MAX),
+            session_expiry_interval_s: (!self.passing).then_some(u32::MAX),
             receive_maximum: std::num::NonZeroU16::new(WINDOW_IN as u16),
             ..ConnectProperties::default()
         };

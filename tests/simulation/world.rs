@@ -90,6 +90,7 @@ fn clients() -> Vec<Client> {
         Client::new("s1".into(), vec![("+/+", QoS::AtLeastOnce), ("t/a", QoS::ExactlyOnce)]),
         Client::new("s2".into(), vec![("dev/+/cmd", QoS::ExactlyOnce), ("im/#", QoS::ExactlyOnce)]),
         Client::new("w0".into(), vec![(checks::GROUP, QoS::AtLeastOnce)]),
+        Client::passing("x0".into(), vec![(checks::GROUP, QoS::AtLeastOnce)]),
         Client::new("w1".into(), vec![(checks::GROUP, QoS::ExactlyOnce)]),
         Client::new("w2".into(), vec![(checks::GROUP, QoS::ExactlyOnce)]),
     ]

@@ -86,6 +86,8 @@ pub(super) struct Target {
     pub(super) identifiers: Vec<u32>,
     /// The shared group that chose the session, if one did: then the group is the recipient.
     pub(super) share: Option<Arc<Share>>,
+    /// See [`Origin::Group`].
+    kept: bool,
 }
 
 /// What taking a message will mean.
@@ -156,7 +158,7 @@ impl Shard {
             let origin = match target.share {
                 Some(share) => {
                     self.chose(share.no, target.session);
-                    Origin::Group(share)
+                    Origin::Group { share, kept: target.kept }
                 }
                 None => Origin::Subscriptions,
             };
@@ -190,9 +192,9 @@ impl Shard {
             packet_bytes_min: offer.topic.len() + offer.payload.len(),
         };
         let targets = self.targets(load, offer.by.session);
-        let stored_recipient = targets.iter().any(|t| {
-            self.sessions[t.session].durable && (is_conversation || t.qos.min(offer.qos) > QoS::AtMostOnce)
-        });
+        let stored_recipient = targets
+            .iter()
+            .any(|t| self.is_logged(t) && (is_conversation || t.qos.min(offer.qos) > QoS::AtMostOnce));
         // [MQTT-3.3.1-6] an empty payload removes the retained message, [MQTT-3.3.1-5] others replace it.
         let set_retained = offer.retain && !offer.payload.is_empty();
         let clear_retained =
@@ -280,9 +282,14 @@ impl Shard {
         Err(Refused::new(ReasonCode::QuotaExceeded, what))
     }
 
+    /// Whether the log has what goes to the target, unless it is only sent at QoS 0.
+    fn is_logged(&self, target: &Target) -> bool {
+        self.sessions[target.session].durable || target.kept
+    }
+
     /// One record holds the message and all its recipients, so their number has a limit.
     fn check_record(&self, targets: &[Target], tracked: bool) -> Result<(), Refused> {
-        let durable = targets.iter().filter(|t| self.sessions[t.session].durable);
+        let durable = targets.iter().filter(|t| self.is_logged(t));
         let group = |t: &Target| GROUP_BYTES * usize::from(t.share.is_some());
         let queued: usize = durable.map(|t| QUEUED_BYTES + group(t) + 4 * t.identifiers.len()).sum();
         let bytes = queued + targets.len() * TRACKED_BYTES * usize::from(tracked);
@@ -324,8 +331,9 @@ impl Shard {
         let mut targets: Vec<_> =
             subscribers.chunk_by(|a, b| a.session == b.session).map(Target::of).collect();
         for group in groups.iter().map(|key| self.groups.get(*key)) {
-            let chosen = self.choose(group, load);
-            targets.extend(chosen.map(|m| Target { share: Some(group.share.clone()), ..Target::of(&[m]) }));
+            let Some(member) = self.choose(group, load) else { continue };
+            let (share, kept) = (Some(group.share.clone()), self.is_kept(group, member, load));
+            targets.push(Target { share, kept, ..Target::of(&[member]) });
         }
         self.turn.matches = matches;
         targets
@@ -410,6 +418,7 @@ impl Target {
             retain_as_published: matches.iter().any(|m| m.options.retain_as_published),
             identifiers,
             share: None,
+            kept: false,
         }
     }
 

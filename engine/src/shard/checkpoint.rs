@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use bytestring::ByteString;
+use protocol::PacketId;
 use rustc_hash::FxHashSet;
 
 use super::Shard;
-use super::share::Remains;
 use crate::message::{Delivery, MsgNo};
 use crate::record::{Entry, RecordBuilder, SessionNo};
 use crate::session::{Incoming, Session, Subscription};
@@ -24,6 +25,13 @@ struct Checkpoint {
     builder: RecordBuilder,
     /// Bodies that are in the records.
     written: FxHashSet<MsgNo>,
+}
+
+/// What a session leaves to its groups when it ends, or would if the process died now.
+struct Left<'a> {
+    /// Client id and user, empty where the log does not know them.
+    names: (ByteString, ByteString),
+    deliveries: Vec<(Option<PacketId>, &'a Delivery)>,
 }
 
 impl Shard {
@@ -46,9 +54,8 @@ impl Shard {
         }
         self.groups(&mut out);
         // Before the sessions: a client that came back after its session ended has another one there.
-        let remains: BTreeMap<_, _> = self.remains.iter().filter(|(_, r)| r.logged).collect();
-        for (session, remains) in remains {
-            out.remains(*session, remains);
+        for (session, left) in self.left_to_groups() {
+            out.left(session, left);
         }
         let mut sessions: Vec<_> = self.sessions.iter().map(|(_, s)| s).filter(|s| s.durable).collect();
         sessions.sort_unstable_by_key(|s| s.no);
@@ -72,6 +79,25 @@ impl Shard {
         }
         out.close();
         out.records
+    }
+
+    /// What the groups have at sessions that ended, and at sessions that the log does not know.
+    fn left_to_groups(&self) -> BTreeMap<SessionNo, Left<'_>> {
+        let mut left = BTreeMap::new();
+        for (no, remains) in &self.remains {
+            let (names, deliveries) = (remains.logged_names(), remains.logged().collect());
+            left.insert(*no, Left { names, deliveries });
+        }
+        for (_, session) in self.sessions.iter().filter(|(_, s)| !s.durable) {
+            let in_flight = session.in_flight.iter().map(|f| (Some(f.packet_id), &f.delivery));
+            let held = in_flight.chain(session.queue.iter().map(|delivery| (None, delivery)));
+            let deliveries: Vec<_> = held.filter(|(_, delivery)| delivery.is_kept()).collect();
+            if !deliveries.is_empty() {
+                left.insert(session.no, Left { names: Default::default(), deliveries });
+            }
+        }
+        left.retain(|_, left| !left.deliveries.is_empty());
+        left
     }
 
     /// Names every group that something after it may name by its number.
@@ -135,18 +161,19 @@ impl Checkpoint {
         }
     }
 
-    /// A session that ended, with what its groups may still get.
-    fn remains(&mut self, session: SessionNo, remains: &Remains) {
-        let (client_id, user) = (remains.client_id.clone(), remains.user.clone());
+    /// A session that is not there any more, or will not be after a restart, with what its groups may still
+    /// get.
+    fn left(&mut self, session: SessionNo, left: Left<'_>) {
+        let (client_id, user) = left.names;
         self.push(&Entry::SessionOpened { session, client_id, user });
-        for (packet_id, delivery) in remains.iter() {
+        for (packet_id, delivery) in left.deliveries {
             self.delivery(session, delivery, packet_id);
             self.close_if_full();
         }
         self.push(&Entry::SessionEnded { session });
     }
 
-    fn delivery(&mut self, session: SessionNo, delivery: &Delivery, packet_id: Option<protocol::PacketId>) {
+    fn delivery(&mut self, session: SessionNo, delivery: &Delivery, packet_id: Option<PacketId>) {
         if self.written.insert(delivery.message.no) {
             self.builder.push_message(&delivery.message, false);
         }

@@ -51,7 +51,7 @@ impl Shard {
     fn send_first(&mut self, now: Now, key: SessionKey, conn: ConnId, delivery: Delivery, is_new: bool) {
         let message = delivery.message.no;
         let session = &mut self.sessions[key];
-        let durable = session.durable;
+        let logged = session.logs(&delivery);
         // All in flight is on this connection, in a window that has room and is never above 65,535.
         let packet_id = session.take_packet_id().expect("fewer messages are in flight than there are ids");
         let publish = match self.prepare(now, conn, &delivery, Some(packet_id)) {
@@ -65,7 +65,7 @@ impl Shard {
         };
         let session = self.sessions[key].no;
         let mut ticket = delivery.message.ticket;
-        if durable {
+        if logged {
             // The packet id must survive: after a crash the same message goes out under the same id
             // ([MQTT-4.4.0-1]), or a QoS 2 receiver would take it twice.
             self.write(&if is_new {
@@ -204,7 +204,7 @@ impl Shard {
     /// Ends a message that was taken out of the session's queue.
     pub(super) fn end_waiting(&mut self, now: Now, key: SessionKey, delivery: &Delivery, outcome: Outcome) {
         let session = &self.sessions[key];
-        let (session, logged) = (session.no, session.durable);
+        let (session, logged) = (session.no, session.logs(delivery));
         let (message, source) = (delivery.message.no, delivery.source());
         self.end(now, Ending { session, message, source, packet_id: None, logged }, outcome);
     }
@@ -213,7 +213,7 @@ impl Shard {
     pub(super) fn end_in_flight(&mut self, now: Now, key: SessionKey, packet_id: PacketId, outcome: Outcome) {
         let session = &mut self.sessions[key];
         let Some(ended) = session.end_in_flight(packet_id) else { return };
-        let (session, logged) = (session.no, session.durable);
+        let (session, logged) = (session.no, session.logs(&ended.delivery));
         let (message, source) = (ended.delivery.message.no, ended.delivery.source());
         self.end(now, Ending { session, message, source, packet_id: Some(packet_id), logged }, outcome);
     }

@@ -48,7 +48,8 @@ impl Shard {
         let told = recipient.and_then(|recipient| {
             let (sessions, remains) = (&self.sessions, &self.remains);
             let here = self.by_no.get(&session).map(|key| &sessions[*key]);
-            let gone = || remains.get(&session).map(|r| Names { client_id: &r.client_id, user: &r.user });
+            let gone = remains.get(&session).filter(|r| !r.client_id.is_empty());
+            let gone = || gone.map(|r| Names { client_id: &r.client_id, user: &r.user });
             let member = here.map(|s| Names { client_id: &s.client_id, user: &s.user }).or_else(gone);
             self.receipts.end(message, recipient, member, outcome, now.unix_ms)
         });
@@ -204,7 +205,7 @@ impl Shard {
         self.receipts.unhear(&session.user, key);
         for filter in session.subscriptions.keys() {
             self.routes.remove(filter, key);
-            self.leave_group(filter, key);
+            self.leave_group(filter, key, session.durable);
         }
         session
     }

@@ -57,8 +57,8 @@ impl Shard {
         let Some(c) = self.conns.get(&conn) else { return };
         let (key, version, packet_id) = (c.session, c.version, ack.packet_id);
         let session = &mut self.sessions[key];
-        let (no, durable) = (session.no, session.durable);
-        let Some(entry) = session.in_flight_mut(packet_id) else {
+        let no = session.no;
+        let Some(entry) = session.in_flight(packet_id) else {
             let reason = ReasonCode::PacketIdentifierNotFound;
             // A refused PUBREC ends the flow; any other waits for a PUBREL.
             if !(version == ProtocolVersion::V5 && ack.reason.is_failure()) {
@@ -74,7 +74,8 @@ impl Shard {
         if ack.reason.is_failure() {
             return self.end_flight(now, conn, packet_id, outcome(ack, QoS::ExactlyOnce));
         }
-        if session.release(packet_id) && durable {
+        let logged = session.logs(&entry.delivery);
+        if session.release(packet_id) && logged {
             self.write(&Entry::Received { session: no, packet_id });
         }
         // PUBREL before `Received` is durable would let a crash send the PUBLISH again to a receiver that

@@ -106,7 +106,7 @@ impl Shard {
         if (is_full && !makes_room) || is_shed {
             return self.end_unlogged(now, key, &delivery, Outcome::Dropped("queue_full"));
         }
-        if session.durable {
+        if session.logs(&delivery) {
             self.turn.record.push(&delivery.queued(session.no, None));
         }
         session.push_waiting(delivery);

@@ -157,14 +157,26 @@ impl Shard {
             Entry::Queued { session, message, qos, retain, source, identifiers, packet_id } => {
                 let body = bodies.by_no.get(&message);
                 let message = body.ok_or_else(|| format!("message {} is not in the log", message.0))?.clone();
-                let (origin, subscription_identifiers) = (self.origin(source)?, identifiers);
+                let (origin, subscription_identifiers) = (self.origin(session, source)?, identifiers);
                 let delivery = Delivery { message, qos, retain, origin, subscription_identifiers };
+                if delivery.is_kept() {
+                    self.next_session = self.next_session.max(session.0.saturating_add(1));
+                    let unknown = || Remains::unknown(&self.account);
+                    self.remains.entry(session).or_insert_with(unknown).push(packet_id, delivery);
+                    return Ok(());
+                }
                 let session = self.logged_session(session)?;
                 match packet_id {
                     Some(packet_id) => session.restore_in_flight(packet_id, delivery),
                     None => session.push_waiting(delivery),
                 }
             }
+            Entry::Sent { session, message, packet_id } if !self.by_no.contains_key(&session) => {
+                let sent = self.remains.get_mut(&session).is_some_and(|r| r.sent(message, packet_id));
+                return if sent { Ok(()) } else { Err(format!("message {} does not wait", message.0)) };
+            }
+            // It ends with its session.
+            Entry::Received { session, .. } if self.remains.contains_key(&session) => {}
             Entry::Sent { session, message, packet_id } => {
                 let session = self.logged_session(session)?;
                 // What is sent is the oldest that waits, copy or not.
@@ -222,14 +234,15 @@ impl Shard {
         bodies.insert(message);
     }
 
-    fn origin(&self, source: Source) -> Result<Origin, String> {
+    fn origin(&self, session: SessionNo, source: Source) -> Result<Origin, String> {
         Ok(match source {
             Source::Subscriptions => Origin::Subscriptions,
             Source::Retained => Origin::Retained,
             Source::Group(no) => {
                 let key = self.groups.numbered(no);
                 let key = key.ok_or_else(|| format!("group {} is not in the log", no.0))?;
-                Origin::Group(self.groups.get(key).share.clone())
+                let share = self.groups.get(key).share.clone();
+                Origin::Group { share, kept: !self.by_no.contains_key(&session) }
             }
         })
     }
@@ -296,7 +309,7 @@ impl Shard {
         let mut left = BTreeSet::new();
         for (key, session) in self.sessions.iter().filter(|(_, s)| s.waits_by_group()) {
             for delivery in &session.queue {
-                if let Origin::Group(share) = &delivery.origin
+                if let Origin::Group { share, .. } = &delivery.origin
                     && self.groups.numbered(share.no).is_some_and(|group| !self.groups.get(group).has(key))
                 {
                     left.insert((session.no, share.no));

@@ -254,8 +254,8 @@ impl Shard {
     pub(super) fn end_unreadable(&mut self, now: Now, key: SessionKey, packet_id: PacketId) {
         let outcome = Outcome::Dropped(NOT_AUTHORIZED);
         let session = &mut self.sessions[key];
-        let (no, durable) = (session.no, session.durable);
-        let Some(entry) = session.in_flight_mut(packet_id) else { return };
+        let no = session.no;
+        let Some(entry) = session.in_flight(packet_id) else { return };
         if entry.delivery.qos != QoS::ExactlyOnce {
             let delivery = entry.delivery.clone();
             if self.give_elsewhere(now, key, &delivery, Some(packet_id)) {
@@ -265,8 +265,9 @@ impl Shard {
             return self.end_in_flight(now, key, packet_id, outcome);
         }
         let (message, source) = (entry.delivery.message.no, entry.delivery.source());
+        let logged = session.logs(&entry.delivery);
         session.release(packet_id);
-        if durable {
+        if logged {
             self.write(&Entry::Received { session: no, packet_id });
         }
         self.end(now, Ending { session: no, message, source, packet_id: None, logged: false }, outcome);

@@ -9,6 +9,9 @@
 //! while others are connected. What is in flight stays with its member until that one's session ends
 //! ([MQTT-4.8.2-4]): QoS 1 then goes to another member, QoS 2 ends ([MQTT-4.8.2-5]). A message that a member refused goes to nobody
 //! else ([MQTT-4.8.2-6]). Each message leaves one session and enters the other in one record.
+//!
+//! A group with a member whose session lasts loses nothing with the process: what goes to a member whose
+//! session ends with its connection is in the log too, under a session that the log does not know.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -38,7 +41,7 @@ pub(super) struct Remains {
     pub(super) client_id: ByteString,
     pub(super) user: ByteString,
     /// Whether the log knows the session.
-    pub(super) logged: bool,
+    durable: bool,
     /// In the order of their sending, those in flight with their packet ids first.
     deliveries: VecDeque<(Option<PacketId>, Delivery)>,
     /// Their share of the shard's memory, messages' bodies excepted.
@@ -48,7 +51,7 @@ pub(super) struct Remains {
 impl Remains {
     /// Takes out of a session that ends what came to it by groups.
     pub(super) fn of(session: &mut Session, account: &Account) -> Option<Self> {
-        let by_group = |d: &Delivery| matches!(d.origin, Origin::Group(_));
+        let by_group = |d: &Delivery| matches!(d.origin, Origin::Group { .. });
         let flights = session.in_flight.iter().filter(|f| by_group(&f.delivery));
         let flights = flights.map(|f| (Some(f.packet_id), f.delivery.clone()));
         let waiting = session.queue.iter().filter(|d| by_group(d)).map(|d| (None, d.clone()));
@@ -61,7 +64,40 @@ impl Remains {
         let (client_id, user) = (session.client_id.clone(), session.user.clone());
         let entries: usize = deliveries.iter().map(|(_, d)| entry_bytes(d)).sum();
         let held = account.hold(entries + client_id.len() + user.len());
-        Some(Self { client_id, user, logged: session.durable, deliveries, held })
+        Some(Self { client_id, user, durable: session.durable, deliveries, held })
+    }
+
+    /// What a session held that the log does not know, while it is replayed.
+    pub(super) fn unknown(account: &Account) -> Self {
+        let (deliveries, held) = (VecDeque::new(), account.hold(0));
+        Self { client_id: ByteString::new(), user: ByteString::new(), durable: false, deliveries, held }
+    }
+
+    pub(super) fn push(&mut self, packet_id: Option<PacketId>, delivery: Delivery) {
+        self.held.grow(entry_bytes(&delivery));
+        self.deliveries.push_back((packet_id, delivery));
+    }
+
+    /// Gives the oldest that waits its packet id; says whether it was the one meant.
+    pub(super) fn sent(&mut self, message: MsgNo, packet_id: PacketId) -> bool {
+        let next = self.deliveries.iter_mut().find(|(id, _)| id.is_none());
+        let next = next.filter(|(_, d)| d.message.no == message);
+        next.map(|(id, _)| *id = Some(packet_id)).is_some()
+    }
+
+    /// Whether the log has a delivery of it.
+    fn logs(&self, delivery: &Delivery) -> bool {
+        self.durable || delivery.is_kept()
+    }
+
+    /// The names that the log knows of its session.
+    pub(super) fn logged_names(&self) -> (ByteString, ByteString) {
+        if self.durable { (self.client_id.clone(), self.user.clone()) } else { Default::default() }
+    }
+
+    /// What of it the log has.
+    pub(super) fn logged(&self) -> impl Iterator<Item = (Option<PacketId>, &Delivery)> {
+        self.iter().filter(|(_, delivery)| self.logs(delivery))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Option<PacketId>, &Delivery)> {
@@ -141,17 +177,17 @@ impl Shard {
 
     /// Makes a session a member, or replaces its subscription. The group must be there.
     pub(super) fn join_group(&mut self, key: GroupKey, filter: &ByteString, member: Subscriber) {
-        let is_connected = self.sessions[member.session].conn.is_some();
-        if self.groups.join(key, member, is_connected) {
+        let session = &self.sessions[member.session];
+        if self.groups.join(key, member, session.conn.is_some(), session.durable) {
             self.routes.insert_group(filter, key);
         }
         self.gather_later(key);
     }
 
     /// Ends a membership; one that is not there is ignored.
-    pub(super) fn leave_group(&mut self, full: &str, session: SessionKey) {
+    pub(super) fn leave_group(&mut self, full: &str, session: SessionKey, is_durable: bool) {
         let Some(key) = self.groups.named(full) else { return };
-        if let Some(filter) = self.groups.leave(key, session) {
+        if let Some(filter) = self.groups.leave(key, session, is_durable) {
             self.routes.remove_group(&filter, key);
         }
     }
@@ -224,6 +260,12 @@ impl Shard {
         })
     }
 
+    /// Whether the log must have a message for the sake of other members: see [`Origin::Group`].
+    pub(super) fn is_kept(&self, group: &Group, to: Subscriber, load: Load<'_>) -> bool {
+        let is_stored = load.in_conversation || to.options.qos.min(load.qos) > QoS::AtMostOnce;
+        is_stored && group.is_durable() && !self.sessions[to.session].durable
+    }
+
     /// Gives the turn to the next member.
     pub(super) fn chose(&mut self, group: GroupNo, session: SessionKey) {
         if let Some(key) = self.groups.numbered(group) {
@@ -235,11 +277,11 @@ impl Shard {
     pub(super) fn hand_over(&mut self, now: Now, session: SessionNo) {
         for _ in 0..ENDS_PER_TURN_MAX {
             let Some(remains) = self.remains.get_mut(&session) else { return };
-            let logged = remains.logged;
             let Some((packet_id, delivery)) = remains.remove(0) else {
                 self.remains.remove(&session);
                 return;
             };
+            let logged = remains.logs(&delivery);
             let (message, source) = (delivery.message.no, delivery.source());
             let from = Ending { session, message, source, packet_id, logged };
             // [MQTT-4.8.2-5] QoS 2 that was in flight goes to nobody else.
@@ -273,7 +315,7 @@ impl Shard {
             return false;
         };
         let session = &self.sessions[key];
-        let (session, logged) = (session.no, session.durable);
+        let (session, logged) = (session.no, session.logs(delivery));
         let (message, source) = (delivery.message.no, delivery.source());
         self.give(now, Ending { session, message, source, packet_id, logged }, delivery.clone(), to);
         true
@@ -281,7 +323,7 @@ impl Shard {
 
     fn group_of(&self, delivery: &Delivery) -> Option<GroupKey> {
         match &delivery.origin {
-            Origin::Group(share) => self.groups.numbered(share.no),
+            Origin::Group { share, .. } => self.groups.numbered(share.no),
             _ => None,
         }
     }
@@ -289,16 +331,21 @@ impl Shard {
     /// Takes a message from one session and gives it to another, in one record.
     fn give(&mut self, now: Now, from: Ending, delivery: Delivery, to: Subscriber) {
         let Ending { session, message, source, packet_id, logged } = from;
-        let Delivery { message: mut body, origin, .. } = delivery;
-        let durable = self.sessions[to.session].durable;
+        let group = self.group_of(&delivery).map(|key| self.groups.get(key));
+        let Delivery { message: mut body, mut origin, .. } = delivery;
+        if let (Origin::Group { kept, .. }, Some(group)) = (&mut origin, group) {
+            *kept = self.is_kept(group, to, Load::of(&body));
+        }
+        let will_be_logged =
+            self.sessions[to.session].durable || matches!(origin, Origin::Group { kept: true, .. });
         if logged {
             // It has no final state yet.
             self.write(&Entry::Ended { session, message, source, packet_id, state: None });
-            if !durable {
+            if !will_be_logged {
                 // Sent before that is durable, it could be sent again to a third one after a crash.
                 body = Arc::new(Message { ticket: self.gate.next_ticket(), ..Message::clone(&body) });
             }
-        } else if durable {
+        } else if will_be_logged {
             self.write_message(&body, false);
         }
         if let Source::Group(group) = source {
@@ -393,7 +440,8 @@ impl Shard {
             }
             let message = next.delivery.message.clone();
             let session = &self.sessions[from];
-            let (session, logged, source) = (session.no, session.durable, next.delivery.source());
+            let (logged, source) = (session.logs(&next.delivery), next.delivery.source());
+            let session = session.no;
             let ending = Ending { session, message: message.no, source, packet_id: None, logged };
             if message.expiry.is_some_and(|e| e.is_past(now)) {
                 self.end(now, ending, Outcome::Expired);

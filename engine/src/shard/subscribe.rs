@@ -206,7 +206,8 @@ impl Shard {
             FilterClass::Receipts => self.receipts.unhear(&session.user.clone(), key),
             FilterClass::Ordinary => {
                 self.routes.remove(filter, key);
-                self.leave_group(filter, key);
+                let is_durable = self.sessions[key].durable;
+                self.leave_group(filter, key, is_durable);
                 self.pass_on_later(filter, key);
             }
             FilterClass::Errors | FilterClass::Refused(..) => {}

@@ -245,6 +245,99 @@ fn a_crash_anywhere_in_a_hand_over_leaves_each_message_with_exactly_one_member()
     }
 }
 
+/// A group of a member whose session lasts, and is away, and one whose session ends with its connection.
+fn mixed(qos: QoS) -> Node {
+    let mut node = node();
+    member(&mut node, 2, "lasting", 10, qos);
+    node.drop_connection(2);
+    let mut connect = volatile("passing");
+    connect.properties.receive_maximum = NonZeroU16::new(2);
+    node.connack(3, connect);
+    node.subscribe_with(3, GROUP, options(qos));
+    node
+}
+
+#[test]
+fn what_a_passing_member_has_is_not_lost_with_the_process_where_another_lasts() {
+    for from_checkpoint in [false, true] {
+        let mut node = mixed(QoS::AtLeastOnce);
+        send(&mut node, 4);
+        assert_eq!(node.payloads(3), ["m0", "m1"]);
+        node.packet(3, Packet::PubAck(ack(1, ReasonCode::Success)));
+        assert_eq!(node.payloads(3), ["m2"]);
+        node.drop_connection(1);
+        if from_checkpoint {
+            node.restart_from_checkpoint();
+        }
+        node.restart(usize::MAX);
+        node.connect_with(4, durable("lasting"));
+        assert_eq!(take_all(&mut node, 4), ["m1", "m2", "m3"]);
+        node.connect_with(5, durable("truck"));
+        let mut told: Vec<_> = receipts(&mut node, 5);
+        told.sort_unstable();
+        told.dedup();
+        let by = |n: usize| format!("m{n} delivered {} -", if n == 0 { "passing" } else { "lasting" });
+        assert_eq!(told, (0..4).map(by).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn qos_2_in_flight_to_a_passing_member_ends_with_the_process() {
+    // [MQTT-4.8.2-5] its session did not survive.
+    let mut node = mixed(QoS::ExactlyOnce);
+    for n in 0..3 {
+        let mut p = publish("t", QoS::ExactlyOnce, 1, "");
+        p.payload = format!("m{n}").into();
+        node.packet(1, tracked(p, &format!("m{n}")));
+        node.packet(1, Packet::PubRel(ack(1, ReasonCode::Success)));
+    }
+    assert_eq!(node.payloads(3), ["m0", "m1"]);
+    node.packet(3, Packet::PubRec(ack(1, ReasonCode::Success)));
+    node.drop_connection(1);
+    node.restart(usize::MAX);
+    node.connect_with(4, durable("lasting"));
+    assert_eq!(take_all(&mut node, 4), ["m2"]);
+    node.connect_with(5, durable("truck"));
+    let mut told: Vec<_> = receipts(&mut node, 5);
+    told.sort_unstable();
+    let dropped = |m: &str| format!("{m} dropped passing session_ended");
+    assert_eq!(told, [dropped("m0"), dropped("m1"), "m2 delivered lasting -".to_owned()]);
+}
+
+#[test]
+fn what_waited_at_a_lasting_member_and_went_to_a_passing_one_comes_back_after_a_crash() {
+    let mut node = node();
+    member(&mut node, 2, "lasting", 1, QoS::AtLeastOnce);
+    send(&mut node, 4);
+    node.drop_connection(2);
+    node.connect_with(3, volatile("passing"));
+    node.subscribe_with(3, GROUP, options(QoS::AtLeastOnce));
+    assert_eq!(node.payloads(3), ["m1", "m2", "m3"]);
+    let records = node.log.len();
+    for kept in [records - 1, records] {
+        let mut again = Node::new();
+        again.log.clone_from(&node.log);
+        again.restart(kept);
+        again.connect_with(4, durable("lasting"));
+        let mut taken = take_all(&mut again, 4);
+        taken.sort_unstable();
+        assert_eq!(taken, ["m0", "m1", "m2", "m3"], "{kept} of {records}");
+    }
+}
+
+#[test]
+fn a_group_without_a_lasting_member_writes_no_record() {
+    let mut node = Node::new();
+    node.connect_with(1, volatile("truck"));
+    node.connect_with(2, volatile("passing"));
+    node.subscribe_with(2, GROUP, options(QoS::AtLeastOnce));
+    let records = node.log.len();
+    node.publish(1, publish("t", QoS::AtLeastOnce, 1, "x"));
+    node.packet(2, Packet::PubAck(ack(1, ReasonCode::Success)));
+    node.drop_connection(2);
+    assert_eq!(node.log.len(), records);
+}
+
 /// Only the rules of `a` change: it may not have the topic any more.
 fn forbid_a(node: &mut Node) {
     let rule = |allow, who, filter: &'static str| AclRule {

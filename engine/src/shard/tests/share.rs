@@ -25,7 +25,7 @@ pub(super) fn check(shard: &Shard) {
     assert_eq!(members.len(), shard.groups.members());
     let mut at = BTreeSet::new();
     let mut see = |message: u64, origin: &Origin| {
-        if let Origin::Group(share) = origin {
+        if let Origin::Group { share, .. } = origin {
             assert!(at.insert((share.no, message)), "message {message} is twice in group {}", share.no.0);
             assert!(shard.groups.numbered(share.no).is_some(), "a group that a message names is gone");
         }
@@ -36,7 +36,7 @@ pub(super) fn check(shard: &Shard) {
         assert_eq!(shared, joined.collect());
         s.in_flight.iter().map(|f| &f.delivery).for_each(|d| see(d.message.no.0, &d.origin));
         s.queue.iter().for_each(|d| see(d.message.no.0, &d.origin));
-        assert_eq!(s.waits_by_group(), s.queue.iter().any(|d| matches!(d.origin, Origin::Group(_))));
+        assert_eq!(s.waits_by_group(), s.queue.iter().any(|d| matches!(d.origin, Origin::Group { .. })));
     }
     for remains in shard.remains.values() {
         remains.iter().for_each(|(_, d)| see(d.message.no.0, &d.origin));
