@@ -78,9 +78,8 @@ impl Memory {
         if self.bytes_max == 0 {
             return;
         }
-        let is_at = |percent: usize| bytes as u128 * 100 >= self.bytes_max as u128 * percent as u128;
-        let holds =
-            |[begins, ends]: [usize; 2], level| is_at(if self.level >= level { ends } else { begins });
+        let level = self.level;
+        let holds = |[begins, ends]: [usize; 2], of| self.is_at(if level >= of { ends } else { begins });
         self.level = if holds(FULL, MemoryLevel::Full) {
             MemoryLevel::Full
         } else if holds(SHEDDING, MemoryLevel::Shedding) {
@@ -90,10 +89,18 @@ impl Memory {
         };
     }
 
-    /// Says why so much more may not be held.
-    pub(crate) fn room_for(&self, bytes: usize) -> Result<(), String> {
+    fn is_at(&self, percent: usize) -> bool {
+        self.bytes as u128 * 100 >= self.bytes_max as u128 * percent as u128
+    }
+
+    /// Says why so much more may not be held. What finds no room near the bound makes it full: the bound
+    /// itself is seldom met exactly.
+    pub(crate) fn room_for(&mut self, bytes: usize) -> Result<(), String> {
         if self.bytes_max == 0 || (self.level < MemoryLevel::Full && self.bytes + bytes <= self.bytes_max) {
             return Ok(());
+        }
+        if self.is_at(FULL[1]) {
+            self.level = MemoryLevel::Full;
         }
         let Self { bytes: held, bytes_max, .. } = self;
         Err(format!("the broker's memory is full: {held} of {bytes_max} bytes are taken, {bytes} are needed"))
@@ -213,6 +220,11 @@ mod tests {
         }
         memory.update(900);
         assert!(memory.room_for(100).is_ok() && memory.room_for(101).is_err());
+        assert_eq!(memory.level, Shedding, "a large message makes no small one wait");
+        memory.update(950);
+        assert!(memory.room_for(50).is_ok() && memory.room_for(51).is_err());
+        assert_eq!(memory.level, Full);
+        assert!(memory.room_for(1).is_err());
         memory.update(1_000);
         memory.update(960);
         assert!(memory.room_for(0).is_err());

@@ -74,7 +74,7 @@ impl Shard {
 
     /// Refuses a message that would need more memory than there may be: before anything of it is stored.
     pub(super) fn check_memory(
-        &self,
+        &mut self,
         offer: &Offer,
         targets: &[Target],
         is_kept: bool,
@@ -93,12 +93,12 @@ impl Shard {
     }
 
     /// Says why there is no room for another session.
-    pub(super) fn room_for_session(&self) -> Result<(), String> {
+    pub(super) fn room_for_session(&mut self) -> Result<(), String> {
         self.memory.room_for(SESSION_BYTES)
     }
 
     /// Says why there is no room for another subscription.
-    pub(super) fn room_for_subscription(&self, filter: &ByteString) -> Result<(), String> {
+    pub(super) fn room_for_subscription(&mut self, filter: &ByteString) -> Result<(), String> {
         let levels = filter.split('/').count();
         self.memory.room_for(SUBSCRIPTION_BYTES + filter.len() * 2 + levels * ROUTE_BYTES)
     }

@@ -110,7 +110,7 @@ impl Shard {
                 // [MQTT-3.3.1-11]
                 RetainHandling::DoNotSend => false,
             };
-        let client_id = &session.client_id;
+        let client_id = &self.sessions[key].client_id;
         let found = if send_retained { self.retained_for(&filter.filter, allowance) } else { Some(vec![]) };
         let found = found.ok_or_else(|| {
             let what = "too many retained messages for one SUBSCRIBE: use narrower filters, fewer at once, \
