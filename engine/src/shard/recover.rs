@@ -298,6 +298,8 @@ impl Shard {
         self.resume_groups();
         self.find_lost();
         self.work_off(now);
+        // The log names groups for as long as it is; those that nothing is left of go now.
+        self.groups.sweep_now();
         self.watch_memory();
     }
 
@@ -317,7 +319,6 @@ impl Shard {
             }
         }
         self.backlog.extend(left.into_iter().map(|(session, group)| Work::PassOn { session, group }));
-        self.groups.sweep_now();
     }
 
     /// Finds out who has the messages of groups whose receipts are asked for, and which tracked messages
