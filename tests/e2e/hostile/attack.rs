@@ -27,6 +27,8 @@ pub(super) struct Attack {
     pub(super) seed: u64,
     pub(super) connections: usize,
     pub(super) silent: usize,
+    /// Only deeds whose name has this in it.
+    pub(super) only: &'static str,
 }
 
 /// What was done.
@@ -80,7 +82,8 @@ impl Attack {
 
     async fn misbehave(self, number: usize) -> Ended {
         let mut rng = Rng::with_seed(self.seed ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let (deed, act) = DEEDS[rng.usize(..DEEDS.len())];
+        let deeds: Vec<_> = DEEDS.iter().filter(|(name, _)| name.contains(self.only)).collect();
+        let &(deed, act) = deeds[rng.usize(..deeds.len())];
         let done = timeout(END_WITHIN, async {
             let Ok(stream) = TcpStream::connect(self.broker).await else { return };
             let _ = stream.set_nodelay(true);

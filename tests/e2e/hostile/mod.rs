@@ -3,7 +3,8 @@
 //! What must hold is asserted: the witness loses nothing and stays in order, every hostile connection ends within
 //! its time, memory stays bounded, descriptors come back, and the broker serves on. What depends on the machine, the
 //! witness's latency at rest and under attack, is printed for docs/benchmarks.md: run it alone with `--nocapture`.
-//! `POSTRIDER_TEST_HOSTILE` sets another number of connections, `POSTRIDER_TEST_SEED` another seed.
+//! `POSTRIDER_TEST_HOSTILE` sets another number of connections, `POSTRIDER_TEST_SEED` another seed and
+//! `POSTRIDER_TEST_DEED` a part of the name of the only deeds to do.
 
 mod attack;
 mod deeds;
@@ -78,7 +79,9 @@ fn ten_thousand_hostile_clients_disturb_nobody() {
     let (sockets, memory) = (process.sockets(), process.memory_bytes());
 
     let started = Instant::now();
-    let attack = Attack { broker: broker.address(), seed, connections, silent: SILENT };
+    let only = std::env::var("POSTRIDER_TEST_DEED").unwrap_or_default().leak();
+    let silent = if only.is_empty() { SILENT } else { 0 };
+    let attack = Attack { broker: broker.address(), seed, connections, silent, only };
     let done = attack.run();
     let took = started.elapsed();
     let attacked = witness.stop();
