@@ -120,7 +120,8 @@ impl Core {
         let entry = self.connections.vacant_entry();
         self.next_serial += 1;
         let id = ConnId(self.next_serial << SLOT_BITS | entry.key() as u64);
-        entry.insert(Connection::new(id, Arc::new(peer), transport, self.limits.packet_bytes_max, seat));
+        let (packet_bytes_max, debt) = (self.limits.packet_bytes_max, self.lanes.newcomer());
+        entry.insert(Connection::new(id, Arc::new(peer), transport, packet_bytes_max, seat, debt));
         self.connect_deadlines.push_back((now_ms + self.limits.connect_timeout_ms, id));
         self.bound_unconnected();
         self.turn.raise();

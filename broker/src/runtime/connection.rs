@@ -18,6 +18,7 @@ use protocol::{Decoder, ProtocolVersion, Role};
 
 use super::{
     authenticate::{Login, Waiting},
+    lanes::{Debt, Lane},
     pause::Held,
     transport::Transport,
 };
@@ -88,6 +89,12 @@ pub(super) struct Connection {
     pub(super) seat: Option<Seat>,
     /// Its rates, if it has any.
     pub(super) throttle: Option<Box<Throttle>>,
+    /// Whether it may use the thread.
+    pub(super) lane: Lane,
+    /// The time that it used.
+    pub(super) debt: Debt,
+    /// `cut` may have whole packets: its slice was over before they were decoded.
+    pub(super) has_more: bool,
     /// What its buffers were when they were counted last.
     pub(super) buffered: usize,
 }
@@ -99,6 +106,7 @@ impl Connection {
         transport: Transport,
         packet_bytes_max: u32,
         seat: Seat,
+        debt: Debt,
     ) -> Self {
         Self {
             id,
@@ -120,6 +128,9 @@ impl Connection {
             held: None,
             seat: Some(seat),
             throttle: None,
+            lane: Lane::default(),
+            debt,
+            has_more: false,
             buffered: 0,
         }
     }

@@ -13,7 +13,29 @@ use super::{
     Core, SCRATCH_BYTES, Shared,
     authenticate::WAITING_BYTES_MAX,
     connection::{LINGER_BYTES_MAX, Phase, version_of_connect},
+    lanes::Lane,
 };
+
+/// What was done since the clock was looked at: that costs little, but not nothing.
+#[derive(Debug, Default)]
+struct Work {
+    packets: usize,
+    bytes: usize,
+    sent: u64,
+}
+
+impl Work {
+    fn is_worth_a_look(&mut self, bytes: usize, sent: u64) -> bool {
+        self.packets += 1;
+        self.bytes += bytes;
+        self.sent += sent;
+        let is_worth_it = self.packets >= 8 || self.bytes >= 2_048 || self.sent >= 16;
+        if is_worth_it {
+            *self = Self::default();
+        }
+        is_worth_it
+    }
+}
 
 /// The task of one connection.
 pub(super) async fn connection(shared: Rc<Shared>, id: ConnId) {
@@ -29,6 +51,24 @@ impl Core {
         if connection.is_blocked {
             self.poll_flush(cx, id);
         }
+        let Some(connection) = self.connection(id) else { return Poll::Ready(()) };
+        let was_granted = connection.lane == Lane::Granted;
+        if !connection.is_reading() {
+            let lane = std::mem::take(&mut connection.lane);
+            self.give_up_slice(lane);
+            return self.poll_reading(cx, id);
+        }
+        let Some(began) = self.may_run(id) else { return Poll::Pending };
+        if let Some(connection) = self.connection(id) {
+            connection.lane = Lane::Free;
+        }
+        let polled = self.poll_reading(cx, id);
+        self.has_run(id, began, was_granted);
+        polled
+    }
+
+    /// Takes in what the socket has, for a slice at most.
+    fn poll_reading(&mut self, cx: &mut Context<'_>, id: ConnId) -> Poll<()> {
         loop {
             let paused = self.reading_paused;
             let Some(connection) = self.connections.get_mut(super::slot(id)).filter(|c| c.id == id) else {
@@ -56,6 +96,15 @@ impl Core {
                 Phase::New | Phase::Authenticating | Phase::Challenged | Phase::Open => {}
                 Phase::Lingering { .. } => {}
             }
+            if std::mem::take(&mut connection.has_more) {
+                let cut = std::mem::take(&mut connection.cut);
+                let now = self.clock.now();
+                self.take_in(now, id, cut);
+                if self.connection(id).is_some_and(|connection| connection.lane == Lane::Waiting) {
+                    return Poll::Pending;
+                }
+                continue;
+            }
             let bytes = match connection.transport.poll_read(cx, &mut self.scratch) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(bytes)) => bytes,
@@ -69,7 +118,9 @@ impl Core {
             self.received(id, bytes);
             if bytes == SCRATCH_BYTES {
                 // There is more; the others come first.
-                cx.waker().wake_by_ref();
+                self.wait_for_slice(id);
+            }
+            if self.connection(id).is_some_and(|connection| connection.lane == Lane::Waiting) {
                 return Poll::Pending;
             }
         }
@@ -118,14 +169,23 @@ impl Core {
         }
     }
 
-    pub(super) fn decode(&mut self, now: Now, id: ConnId, buf: &mut BytesMut) {
+    /// Decodes packets until one is cut or the slice is over; says whether it is over.
+    pub(super) fn decode(&mut self, now: Now, id: ConnId, buf: &mut BytesMut) -> bool {
+        let mut work = Work::default();
         loop {
-            let Some(connection) = self.connection(id).filter(|c| c.may_read()) else { return };
-            let before = buf.len();
+            let (before, sent_before) = (buf.len(), self.counts.packets_out);
+            let Some(connection) = self.connection(id).filter(|c| c.may_read()) else { return false };
             match connection.decoder.decode(buf) {
                 Ok(Some(packet)) => self.packet(now, id, packet, (before - buf.len()) as u64),
-                Ok(None) => return,
-                Err(error) => return self.malformed(now, id, error),
+                Ok(None) => return false,
+                Err(error) => {
+                    self.malformed(now, id, error);
+                    return false;
+                }
+            }
+            let sent = self.counts.packets_out - sent_before;
+            if work.is_worth_a_look(before - buf.len(), sent) && self.lanes.is_slice_over() {
+                return true;
             }
         }
     }
@@ -261,6 +321,7 @@ impl Core {
             self.logins.forget(id, login);
         }
         connection.wake();
+        self.give_up_slice(connection.lane);
         if self.stop.is_some() {
             self.inbox.wake();
         }

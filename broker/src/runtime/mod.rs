@@ -21,6 +21,7 @@ mod clock;
 mod connection;
 mod inbox;
 mod input;
+mod lanes;
 mod log;
 mod memory;
 mod output;
@@ -227,6 +228,7 @@ struct Core {
     /// When connections that wait go on, the first first.
     pauses: BinaryHeap<Reverse<(u64, ConnId)>>,
     abuse: Abuse,
+    lanes: lanes::Lanes,
     grants: admission::Grants,
     /// Bytes in the buffers of all connections.
     buffered: usize,
@@ -293,6 +295,7 @@ impl Core {
             close_deadlines: VecDeque::new(),
             pauses: BinaryHeap::new(),
             abuse: admission::abuse(config),
+            lanes: lanes::Lanes::new(),
             grants: admission::Grants::new(config),
             buffered: 0,
             congested: Vec::new(),
@@ -355,6 +358,7 @@ pub(crate) fn run(runtime: &tokio::runtime::Runtime, parts: Parts) -> Result<(),
     let ended = tasks.block_on(runtime, async {
         tokio::task::spawn_local(turn::turns(Rc::clone(&shared)));
         tokio::task::spawn_local(turn::timer(Rc::clone(&shared)));
+        tokio::task::spawn_local(lanes::grants(Rc::clone(&shared)));
         let mut accepting = Vec::with_capacity(sockets.len());
         for socket in sockets {
             let accept = accept::accept(Rc::clone(&shared), socket).map_err(FatalError::Socket)?;

@@ -94,6 +94,7 @@ impl Core {
     }
 
     fn go_on(&mut self, now: Now, id: ConnId) {
+        self.lanes.begin_slice();
         let Some(connection) = self.connection(id).filter(|connection| connection.is_reading()) else {
             return;
         };
@@ -122,13 +123,17 @@ impl Core {
     /// Decodes what has come of a connection and keeps what is left.
     pub(super) fn take_in(&mut self, now: Now, id: ConnId, mut buf: BytesMut) {
         let read_whole = buf.len();
-        self.decode(now, id, &mut buf);
+        let has_more = self.decode(now, id, &mut buf);
         let Some(connection) = self.connection(id).filter(|connection| connection.is_reading()) else {
             return;
         };
         if !buf.is_empty() {
             // Packets share the memory of what they were read with: what is left gets its own.
             connection.cut = if buf.len() < read_whole { BytesMut::from(&buf[..]) } else { buf };
+            connection.has_more = has_more;
+        }
+        if has_more {
+            self.wait_for_slice(id);
         }
         self.account(id);
     }

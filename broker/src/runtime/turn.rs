@@ -103,6 +103,7 @@ impl Core {
 
     fn end_turn(&mut self) {
         let was_paused = self.reading_paused;
+        self.lanes.begin_turn();
         self.submit();
         self.watch_memory();
         let now = self.clock.now();
