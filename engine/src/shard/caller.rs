@@ -20,10 +20,18 @@ impl Shard {
             return self.violate(now, conn, reason, &what);
         }
         let packet_id = publish.packet_id.filter(|_| publish.qos > QoS::AtMostOnce);
-        if let Some(c) = self.conns.get_mut(&conn) {
-            c.last_packet_ms = now.monotonic_ms;
-            c.unacknowledged = c.unacknowledged.saturating_add(u16::from(packet_id.is_some()));
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        c.last_packet_ms = now.monotonic_ms;
+        // A QoS 2 publish sent again was taken before: refused now, its packet id would be free for the client
+        // and taken here, and what came next under it would be lost.
+        if let Some(packet_id) = packet_id
+            && publish.qos == QoS::ExactlyOnce
+            && self.sessions[c.session].incoming.contains_key(&packet_id)
+        {
+            let key = c.session;
+            return self.repeat_pubrec(conn, key, packet_id);
         }
+        c.unacknowledged = c.unacknowledged.saturating_add(u16::from(packet_id.is_some()));
         self.refuse(now, conn, publish.qos, packet_id, &publish.topic, &Refused { reason, what });
     }
 

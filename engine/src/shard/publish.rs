@@ -92,7 +92,7 @@ impl Shard {
     }
 
     /// [MQTT-4.3.3-10] a QoS 2 publish sent again before its PUBREL is acknowledged and not taken again.
-    fn repeat_pubrec(&mut self, conn: ConnId, key: SessionKey, packet_id: PacketId) {
+    pub(super) fn repeat_pubrec(&mut self, conn: ConnId, key: SessionKey, packet_id: PacketId) {
         let known = &self.sessions[key].incoming[&packet_id];
         let accepted = Accepted { reason: ReasonCode::Success, seq: known.seq, id: known.id.clone() };
         // The first PUBREC may still wait for its record, on a connection that is gone.

@@ -3,7 +3,7 @@
 use std::num::{NonZeroU16, NonZeroU32};
 
 use crate::node::*;
-use engine::{Config, Input, Principal, SessionLimits};
+use engine::{Config, ConnId, Input, Principal, SessionLimits};
 use protocol::*;
 
 fn bounded(limits: SessionLimits) -> Principal {
@@ -128,4 +128,34 @@ fn a_session_ends_after_the_principals_expiry_also_when_disconnect_asks_for_more
     assert_eq!(node.shard.stats().sessions, 1);
     node.pass_s(2);
     assert_eq!(node.shard.stats().sessions, 0);
+}
+
+#[test]
+fn a_qos_2_publish_that_was_taken_is_not_refused_when_it_is_sent_again() {
+    // [MQTT-4.3.3-10]: refused, its packet id would be free for the client and still taken here.
+    let mut node = Node::new();
+    node.connect(1, "sender");
+    node.connect(2, "reader");
+    node.subscribe(2, "t", QoS::AtLeastOnce);
+    assert_eq!(node.publish(1, publish("t", QoS::ExactlyOnce, 1, "m1")), ReasonCode::Success);
+    let refused = |packet_id| Input::Refused {
+        conn: ConnId(1),
+        publish: Box::new(publish("t", QoS::ExactlyOnce, packet_id, "m")),
+        reason: ReasonCode::QuotaExceeded,
+        what: "too fast".to_owned(),
+    };
+    node.input(refused(1));
+    node.input(refused(2));
+    let told: Vec<_> = node
+        .seen(1)
+        .into_iter()
+        .map(|p| match p {
+            Packet::PubRec(ack) => (ack.packet_id.get(), ack.reason),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(told, [(1, ReasonCode::Success), (2, ReasonCode::QuotaExceeded)]);
+    node.packet(1, Packet::PubRel(ack(1, ReasonCode::Success)));
+    assert_eq!(node.publish(1, publish("t", QoS::ExactlyOnce, 1, "m2")), ReasonCode::Success);
+    assert_eq!(node.payloads(2), ["m1", "m2"]);
 }
