@@ -138,7 +138,8 @@ impl Held {
 
     pub(crate) fn grow(&mut self, bytes: usize) {
         if let Some(Account(all)) = &self.account {
-            all.fetch_add(bytes, Ordering::Relaxed);
+            // One thread counts, so this needs no read-modify-write that others could see.
+            all.store(all.load(Ordering::Relaxed).wrapping_add(bytes), Ordering::Relaxed);
             self.bytes += bytes;
         }
     }
@@ -146,7 +147,7 @@ impl Held {
     pub(crate) fn shrink(&mut self, bytes: usize) {
         if let Some(Account(all)) = &self.account {
             debug_assert!(bytes <= self.bytes, "more is given back than was held");
-            all.fetch_sub(bytes, Ordering::Relaxed);
+            all.store(all.load(Ordering::Relaxed).wrapping_sub(bytes), Ordering::Relaxed);
             self.bytes -= bytes;
         }
     }

@@ -4,6 +4,7 @@
 //! Invariant: a recipient leaves the list with its first final state, so no second one is ever told.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use bytestring::ByteString;
 use protocol::QoS;
@@ -226,6 +227,12 @@ impl Tracking {
     /// The recipients whose final state is not known yet.
     pub(crate) fn open(&self) -> impl Iterator<Item = &Open> {
         self.open.values()
+    }
+
+    /// Those that come after one of them, in their order; all for `None`.
+    pub(crate) fn open_after(&self, after: Option<Recipient>) -> impl Iterator<Item = &Open> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.open.range((from, Bound::Unbounded)).map(|(_, open)| open)
     }
 
     #[cfg(test)]

@@ -93,6 +93,11 @@ impl NodeRules {
         Self { acl, ..rules }
     }
 
+    /// Whether no rule exists, neither here nor of the principal's own, so that everything is allowed.
+    pub(crate) fn leave_unrestricted(&self, principal: &Principal) -> bool {
+        self.acl.rules.is_empty() && principal.rules.is_empty()
+    }
+
     /// Returns the places of the rules that are about the client, in their order.
     fn about(&self, client_id: &str, principal: &Principal) -> Vec<u32> {
         let places = |of: Option<&Vec<u32>>| of.cloned().unwrap_or_default();
@@ -150,6 +155,11 @@ impl Rights {
     /// Whether these are the rights by the node's rules of now.
     pub(crate) fn are_of(&self, node: &Arc<NodeRules>) -> bool {
         Arc::ptr_eq(&self.node, node)
+    }
+
+    /// How many rules are about the client.
+    pub(crate) fn rules(&self) -> usize {
+        self.rules.len()
     }
 
     /// Whether no rule exists, so that everything is allowed.

@@ -13,6 +13,7 @@
 //! current connection; in-flight entries stand in the order of their first sending.
 
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use bytestring::ByteString;
@@ -24,7 +25,7 @@ use crate::memory::{Account, Held, INCOMING_BYTES, SESSION_BYTES, SUBSCRIPTION_B
 use crate::message::{Delivery, MsgNo, Origin, queue_bytes};
 use crate::names::ByName;
 use crate::principal::{Principal, SessionLimits};
-use crate::record::{SessionNo, Source};
+use crate::record::{GroupNo, SessionNo, Source};
 
 /// One subscription of the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +101,7 @@ pub(crate) struct Session {
     /// When the connection ended, on both clocks; `None` while connected. The monotonic one may be negative:
     /// before this process began.
     pub(crate) disconnected: Option<(i64, u64)>,
+    /// Published when its connection ends; change it only by `keep_will` and `take_will`.
     pub(crate) will: Option<Box<Will>>,
     /// When a will that waits is due, monotonic.
     pub(crate) will_due_ms: Option<i64>,
@@ -108,8 +110,8 @@ pub(crate) struct Session {
     pub(crate) queue_bytes: usize,
     /// How many in the queue are QoS 0, and a place that none of them stands before.
     at_most_once: (usize, usize),
-    /// How many in the queue came by a shared group.
-    by_group: usize,
+    /// How many in the queue came by each shared group; a group that brought none has no entry.
+    by_group: FxHashMap<GroupNo, usize>,
     /// For each in the queue the highest message number up to it: sorted, so that one can be looked up.
     queue_order: VecDeque<MsgNo>,
     pub(crate) in_flight: VecDeque<InFlight>,
@@ -124,8 +126,6 @@ pub(crate) struct Session {
     pub(crate) principal: Option<Arc<Principal>>,
     /// Its share of the shard's memory: all that is here, messages' bodies excepted.
     share: Held,
-    /// What of it is the will's that came with the last CONNECT.
-    will_bytes: usize,
     /// By which of the node's rules all it has was checked, 0 = by none.
     pub(crate) checked_epoch: u32,
     /// The check that is under way.
@@ -146,10 +146,6 @@ pub(crate) struct InPlace {
     newest: MsgNo,
 }
 
-fn is_by_group(delivery: &Delivery) -> bool {
-    matches!(delivery.origin, Origin::Group { .. })
-}
-
 /// How many packet ids there are.
 const IDS: usize = u16::MAX as usize;
 
@@ -162,7 +158,6 @@ impl Session {
     pub(crate) fn new(no: SessionNo, client_id: ByteString, user: ByteString, account: &Account) -> Self {
         Self {
             share: account.hold(SESSION_BYTES + client_id.len() + user.len()),
-            will_bytes: 0,
             no,
             client_id,
             user,
@@ -176,7 +171,7 @@ impl Session {
             queue: VecDeque::new(),
             queue_bytes: 0,
             at_most_once: (0, 0),
-            by_group: 0,
+            by_group: FxHashMap::default(),
             queue_order: VecDeque::new(),
             in_flight: VecDeque::new(),
             window_used: 0,
@@ -201,7 +196,7 @@ impl Session {
             let (count, from) = self.at_most_once;
             self.at_most_once = (count + 1, if count == 0 { self.queue.len() } else { from });
         }
-        self.by_group += usize::from(is_by_group(&delivery));
+        self.count_group(&delivery);
         let newest = self.queue_order.back().copied().unwrap_or_default();
         self.queue_order.push_back(newest.max(delivery.message.no));
         self.queue.push_back(delivery);
@@ -258,7 +253,7 @@ impl Session {
         if let Some(recheck) = &mut self.recheck {
             recheck.queue_checked -= usize::from(at < recheck.queue_checked);
         }
-        self.by_group -= usize::from(is_by_group(&delivery));
+        self.uncount_group(&delivery);
         Some(delivery)
     }
 
@@ -267,9 +262,31 @@ impl Session {
         self.durable || delivery.is_kept()
     }
 
-    /// Whether a message waits that came by a shared group.
-    pub(crate) fn waits_by_group(&self) -> bool {
-        self.by_group > 0
+    /// Whether a message waits that came by this shared group.
+    pub(crate) fn waits_by_group(&self, group: GroupNo) -> bool {
+        self.by_group.contains_key(&group)
+    }
+
+    /// The shared groups that brought what waits, in no order.
+    pub(crate) fn groups_waiting(&self) -> impl Iterator<Item = GroupNo> {
+        self.by_group.keys().copied()
+    }
+
+    fn count_group(&mut self, delivery: &Delivery) {
+        if let Origin::Group { share, .. } = &delivery.origin {
+            *self.by_group.entry(share.no).or_default() += 1;
+        }
+    }
+
+    fn uncount_group(&mut self, delivery: &Delivery) {
+        if let Origin::Group { share, .. } = &delivery.origin
+            && let Entry::Occupied(mut count) = self.by_group.entry(share.no)
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 
     /// Takes the oldest waiting message, so that `put_back` can undo it.
@@ -282,7 +299,7 @@ impl Session {
     pub(crate) fn put_back(&mut self, InPlace { delivery, newest }: InPlace) {
         self.share.grow(entry_bytes(&delivery));
         self.queue_bytes += delivery.message.bytes();
-        self.by_group += usize::from(is_by_group(&delivery));
+        self.count_group(&delivery);
         let (count, from) = self.at_most_once;
         let is_at_most_once = delivery.qos == QoS::AtMostOnce;
         self.at_most_once = if is_at_most_once { (count + 1, 0) } else { (count, from + 1) };
@@ -435,11 +452,16 @@ impl Session {
 
     /// Keeps the will of a CONNECT, or that it left none.
     pub(crate) fn keep_will(&mut self, will: Option<Box<Will>>) {
-        self.share.shrink(self.will_bytes);
-        let bytes = |w: &Will| size_of::<Will>() + queue_bytes(&w.topic, &w.payload, &w.properties);
-        self.will_bytes = will.as_deref().map_or(0, bytes);
-        self.share.grow(self.will_bytes);
+        self.share.shrink(self.will.as_deref().map_or(0, will_bytes));
+        self.share.grow(will.as_deref().map_or(0, will_bytes));
         self.will = will;
+    }
+
+    /// Takes its will away, to be published or not.
+    pub(crate) fn take_will(&mut self) -> Option<Box<Will>> {
+        let will = self.will.take()?;
+        self.share.shrink(will_bytes(&will));
+        Some(will)
     }
 
     /// What it holds, as counted.
@@ -453,7 +475,8 @@ impl Session {
     pub(crate) fn recount_without_entries(&self) -> usize {
         let filters: usize = self.subscriptions.keys().map(|f| subscription_bytes(f)).sum();
         let incoming: usize = self.incoming.values().map(incoming_bytes).sum();
-        SESSION_BYTES + self.client_id.len() + self.user.len() + self.will_bytes + filters + incoming
+        let will = self.will.as_deref().map_or(0, will_bytes);
+        SESSION_BYTES + self.client_id.len() + self.user.len() + will + filters + incoming
     }
 
     /// Bounds of its own, those of the client that is connected or was last.
@@ -480,6 +503,10 @@ impl Session {
 /// In the session, and as the levels among the routes.
 fn subscription_bytes(filter: &str) -> usize {
     SUBSCRIPTION_BYTES + filter.len() * 2
+}
+
+fn will_bytes(will: &Will) -> usize {
+    size_of::<Will>() + queue_bytes(&will.topic, &will.payload, &will.properties)
 }
 
 fn incoming_bytes(incoming: &Incoming) -> usize {

@@ -286,6 +286,14 @@ impl Groups {
         !self.unfinished.is_empty()
     }
 
+    /// The groups of a member that are noted so, in the order of their numbers.
+    pub(crate) fn unfinished_of(&self, session: SessionKey) -> Vec<GroupKey> {
+        let mut noted: Vec<_> = self.unfinished.iter().copied().collect();
+        noted.sort_unstable();
+        let keys = noted.into_iter().filter_map(|no| self.numbered(no));
+        keys.filter(|key| self.table[*key].has(session)).collect()
+    }
+
     /// Lets groups go that everything has left.
     pub(crate) fn sweep(&mut self) {
         if self.table.len() < self.sweep_at {

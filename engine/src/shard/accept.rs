@@ -7,6 +7,7 @@ use bytestring::ByteString;
 use protocol::{PacketId, PublishProperties, QoS, ReasonCode, im};
 
 use super::Shard;
+use super::limits::levels_of;
 use super::share::Load;
 use crate::Now;
 use crate::config::ReceiptsWanted;
@@ -184,11 +185,12 @@ impl Shard {
         let asked = user_property(&offer.properties.user_properties, im::IM_RECEIPT);
         let wanted = asked.and_then(|v| ReceiptsWanted::parse(v)).or(rule.flatten());
 
+        let bytes = queue_bytes(&offer.topic, &offer.payload, &offer.properties);
         let load = Load {
             topic: &offer.topic,
             qos: offer.qos,
             in_conversation: is_conversation,
-            bytes: queue_bytes(&offer.topic, &offer.payload, &offer.properties),
+            bytes,
             packet_bytes_min: offer.topic.len() + offer.payload.len(),
         };
         let targets = self.targets(load, offer.by.session);
@@ -211,14 +213,14 @@ impl Shard {
         if recorded && self.store_full {
             return Err(Refused::new(ReasonCode::QuotaExceeded, "the broker's store is full"));
         }
-        self.check_memory(offer, &targets, set_retained || is_conversation, tracked.is_some())?;
+        self.check_memory(offer.qos, bytes, &targets, set_retained || is_conversation, tracked.is_some())?;
         if set_retained {
             self.check_retained(offer)?;
         }
         if recorded {
             self.check_record(&targets, tracked.is_some())?;
         }
-        self.check_queues(offer, &targets, is_conversation)?;
+        self.check_queues(offer.qos, bytes, &targets, is_conversation)?;
         Ok(Plan {
             id,
             is_conversation,
@@ -259,7 +261,7 @@ impl Shard {
 
     pub(super) fn check_topic(&self, topic: &str, levels_max: usize) -> Result<(), Refused> {
         check_publish_topic(topic).map_err(|(reason, what)| Refused::new(reason, what))?;
-        let levels = topic.split('/').count();
+        let levels = levels_of(topic);
         if levels > levels_max {
             let what = format!("it has {levels} levels, the limit is {levels_max}");
             return Err(Refused::new(ReasonCode::TopicNameInvalid, what));

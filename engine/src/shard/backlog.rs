@@ -13,7 +13,7 @@ use super::end::Ending;
 use crate::Now;
 use crate::message::MsgNo;
 use crate::receipt::Outcome;
-use crate::record::{GroupNo, SessionNo, Source};
+use crate::record::{GroupNo, Recipient, SessionNo, Source};
 use crate::route::SessionKey;
 
 /// Something left to do.
@@ -35,34 +35,27 @@ pub(super) enum Work {
     PassOn { session: SessionNo, group: GroupNo },
     /// Messages may wait at members that are away, while others are connected.
     Gather(GroupNo),
+    /// A message whose receipts are open has expired: it is looked for at the recipients after this one.
+    Expire { message: MsgNo, after: Option<Recipient> },
     /// A recipient whose session is gone.
     Lost { message: MsgNo, session: SessionNo, source: Source },
 }
 
-/// Works done after one input, by their weight; what is left waits for the next, or for the timer.
-const WORKS_PER_INPUT_MAX: usize = 1_000;
+/// What is done after one input, in things looked at; what is left waits for the next, or for the timer.
+const EFFORT_PER_INPUT_MAX: usize = 20_000;
+
+/// What a work costs besides what it looks at.
+const EFFORT_OF_WORK: usize = 20;
 
 /// Messages that end at one session in one turn.
 pub(super) const ENDS_PER_TURN_MAX: usize = 64;
 
-impl Work {
-    /// How much it is, of `WORKS_PER_INPUT_MAX`.
-    fn weight(self) -> usize {
-        match self {
-            Self::CheckAll { .. } | Self::Check(_) | Self::Shed { .. } => 20,
-            // Messages move one by one, and a queue is gone through for them.
-            Self::HandOver(_) | Self::PassOn { .. } | Self::Gather(_) => 20,
-            _ => 1,
-        }
-    }
-}
-
 impl Shard {
     pub(super) fn work_off(&mut self, now: Now) {
-        let mut done = 0;
-        while done < WORKS_PER_INPUT_MAX {
+        self.effort = 0;
+        while self.effort < EFFORT_PER_INPUT_MAX {
             let Some(work) = self.backlog.pop_front() else { return };
-            done += work.weight();
+            self.effort += EFFORT_OF_WORK;
             match work {
                 Work::Trim(session) => self.trim(now, session),
                 Work::Drain(session) => {
@@ -77,6 +70,7 @@ impl Shard {
                 Work::HandOver(session) => self.hand_over(now, session),
                 Work::PassOn { session, group } => self.pass_on(now, session, group),
                 Work::Gather(group) => self.gather(now, group),
+                Work::Expire { message, after } => self.expire(now, message, after),
                 Work::Lost { message, session, source } => {
                     let ending = Ending { session, message, source, packet_id: None, logged: false };
                     self.end(now, ending, Outcome::Dropped("session_ended"));

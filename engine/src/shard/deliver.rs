@@ -4,6 +4,7 @@ use bytestring::ByteString;
 use protocol::{Ack, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode};
 
 use super::backlog::ENDS_PER_TURN_MAX;
+use super::checkpoint::RECORD_BYTES;
 use super::end::Ending;
 use super::queue::Way;
 use super::rights::NOT_AUTHORIZED;
@@ -15,6 +16,13 @@ use crate::receipt::Outcome;
 use crate::record::{Entry, SessionNo};
 use crate::route::SessionKey;
 use crate::{ConnId, Now};
+
+/// Bytes of messages from a queue or a flight for one connection in one turn: what waits may be hundreds of
+/// megabytes, and the connection says that it is congested only between inputs.
+const BURST_BYTES: usize = 64 * 1024;
+
+/// Bytes sent that are as much work as one thing looked at.
+const BYTES_PER_EFFORT: usize = 512;
 
 impl Shard {
     /// Gives a message to a session. A durable session's part in it goes into the turn's record; the
@@ -31,13 +39,13 @@ impl Shard {
     }
 
     pub(super) fn send_at_most_once(&mut self, now: Now, key: SessionKey, conn: ConnId, delivery: Delivery) {
-        let outcome = self.write_out(now, conn, &delivery);
+        let outcome = self.write_out(now, key, conn, &delivery);
         self.end_unlogged(now, key, &delivery, outcome);
     }
 
     /// Sends at QoS 0.
-    fn write_out(&mut self, now: Now, conn: ConnId, delivery: &Delivery) -> Outcome {
-        match self.prepare(now, conn, delivery, None) {
+    fn write_out(&mut self, now: Now, key: SessionKey, conn: ConnId, delivery: &Delivery) -> Outcome {
+        match self.prepare(now, key, conn, delivery, None) {
             Ok(publish) => {
                 self.send(conn, Wait::Ticket(delivery.message.ticket), Packet::Publish(publish));
                 Outcome::Delivered(QoS::AtMostOnce)
@@ -54,7 +62,7 @@ impl Shard {
         let logged = session.logs(&delivery);
         // All in flight is on this connection, in a window that has room and is never above 65,535.
         let packet_id = session.take_packet_id().expect("fewer messages are in flight than there are ids");
-        let publish = match self.prepare(now, conn, &delivery, Some(packet_id)) {
+        let publish = match self.prepare(now, key, conn, &delivery, Some(packet_id)) {
             Ok(publish) => publish,
             // As if it had been sent.
             Err(reason) if is_new => {
@@ -86,16 +94,18 @@ impl Shard {
         let Some(c) = self.conns.get(&conn).filter(|c| !c.congested) else { return };
         let window = c.window;
         self.resend(now, key, conn, window);
-        let mut ended = 0;
+        let (mut ended, mut bytes) = (0, 0);
         loop {
-            let session = &mut self.sessions[key];
-            if ended >= ENDS_PER_TURN_MAX {
+            if ended >= ENDS_PER_TURN_MAX || bytes >= BURST_BYTES || self.turn.record.len() >= RECORD_BYTES {
+                self.effort += bytes / BYTES_PER_EFFORT;
                 return self.drain_later(key);
             }
+            let session = &mut self.sessions[key];
             if session.window_used < session.in_flight.len() || session.window_used >= window {
                 return;
             }
             let Some(delivery) = session.pop_waiting() else { return self.gather_more(key) };
+            bytes += delivery.message.bytes();
             if delivery.message.expiry.is_some_and(|e| e.is_past(now)) {
                 // [MQTT-3.3.2-5] expired before its delivery began.
                 self.end_waiting(now, key, &delivery, Outcome::Expired);
@@ -105,7 +115,7 @@ impl Shard {
                 self.send_first(now, key, conn, delivery, false);
                 ended += usize::from(self.sessions[key].in_flight.len() == sent_before);
             } else {
-                let outcome = self.write_out(now, conn, &delivery);
+                let outcome = self.write_out(now, key, conn, &delivery);
                 self.end_waiting(now, key, &delivery, outcome);
                 ended += 1;
             }
@@ -127,7 +137,7 @@ impl Shard {
                 self.send(conn, Wait::Ticket(self.gate.last_ticket()), pubrel);
             }
         }
-        let mut unfit = Vec::new();
+        let (mut unfit, mut bytes) = (Vec::new(), 0);
         for at in 0..self.sessions[key].in_flight.len() {
             let session = &self.sessions[key];
             let entry = &session.in_flight[at];
@@ -138,8 +148,14 @@ impl Shard {
             if session.window_used >= window {
                 break;
             }
+            if bytes >= BURST_BYTES {
+                self.effort += bytes / BYTES_PER_EFFORT;
+                self.drain_later(key);
+                break;
+            }
             let delivery = entry.delivery.clone();
-            let packet = match self.prepare(now, conn, &delivery, Some(packet_id)) {
+            bytes += delivery.message.bytes();
+            let packet = match self.prepare(now, key, conn, &delivery, Some(packet_id)) {
                 // [MQTT-3.3.1-1] a re-delivery says so.
                 Ok(publish) => Packet::Publish(Publish { dup: true, ..publish }),
                 Err(_) if unfit.len() >= ENDS_PER_TURN_MAX => {
@@ -157,6 +173,10 @@ impl Shard {
             session.window_used += 1;
         }
         for (packet_id, reason) in unfit {
+            // What is left is unfit again then.
+            if self.turn.record.len() >= RECORD_BYTES {
+                break;
+            }
             match reason {
                 NOT_AUTHORIZED => self.end_unreadable(now, key, packet_id),
                 reason => self.end_in_flight(now, key, packet_id, Outcome::Dropped(reason)),
@@ -173,18 +193,19 @@ impl Shard {
         }
     }
 
-    /// Makes the PUBLISH for a connection, which must be sent then: the client will know the topic's alias.
+    /// Makes the PUBLISH for a session's connection, which must be sent then: the client will know the topic's alias.
     ///
     /// # Errors
     /// Why the client does not get it: it is over its Maximum Packet Size, or may not be read any more.
     fn prepare(
         &mut self,
         now: Now,
+        key: SessionKey,
         conn: ConnId,
         delivery: &Delivery,
         packet_id: Option<PacketId>,
     ) -> Result<Publish, &'static str> {
-        if !self.may_send(conn, &delivery.message.topic) {
+        if self.is_suspect(key) && !self.may_send(conn, &delivery.message.topic) {
             return Err(NOT_AUTHORIZED);
         }
         let may_learn = self.memory.level == MemoryLevel::Normal;
@@ -247,7 +268,9 @@ impl Conn {
             Some(Alias::Free(alias)) if may_learn => publish.properties.topic_alias = Some(alias),
             _ => {}
         }
-        let publish = self.fitting(publish, message)?;
+        if !self.fit(&mut publish, message) {
+            return None;
+        }
         if let (Some(Alias::Free(alias)), Some(topics)) = (alias, &mut self.topics)
             && publish.properties.topic_alias.is_some()
         {
@@ -259,12 +282,12 @@ impl Conn {
         Some(publish)
     }
 
-    /// Returns the packet as the client can take it: for that an alias that is new to it may be left out, and
-    /// what the broker adds.
-    fn fitting(&self, publish: Publish, message: &Message) -> Option<Publish> {
-        let Some(limit) = self.packet_bytes_max else { return Some(publish) };
+    /// Makes the packet such that the client can take it: for that an alias that is new to it may be left out,
+    /// and what the broker adds. Says whether that helped.
+    fn fit(&self, publish: &mut Publish, message: &Message) -> bool {
+        let Some(limit) = self.packet_bytes_max else { return true };
         let limit = limit.get() as usize;
-        let mut packet = Packet::Publish(publish);
+        let mut packet = Packet::Publish(std::mem::take(publish));
         for attempt in 0..3 {
             let is_too_large = protocol::encoded_len(&packet, self.version) > limit;
             let Packet::Publish(publish) = &mut packet else { unreachable!("it was made a PUBLISH above") };
@@ -274,11 +297,12 @@ impl Conn {
                 0 => {}
                 // In a conversation the number is part of the message: without it the client would see a hole.
                 1 if message.seq.is_none() => message.leave_out_broker_properties(publish),
-                _ => return None,
+                _ => return false,
             }
         }
-        let Packet::Publish(publish) = packet else { unreachable!("it was made a PUBLISH above") };
-        Some(publish)
+        let Packet::Publish(fitting) = packet else { unreachable!("it was made a PUBLISH above") };
+        *publish = fitting;
+        true
     }
 }
 

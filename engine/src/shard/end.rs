@@ -15,7 +15,7 @@ use super::share::Remains;
 use crate::memory::Held;
 use crate::message::{Delivery, Message, MsgNo, Origin, own_id};
 use crate::receipt::{Names, Outcome, Told};
-use crate::record::{Entry, SessionNo, Source};
+use crate::record::{Entry, Recipient, SessionNo, Source};
 use crate::route::SessionKey;
 use crate::session::Session;
 use crate::timers::Deadline;
@@ -45,7 +45,9 @@ impl Shard {
         }
         let Ending { session, message, source, packet_id, logged } = ending;
         let recipient = source.recipient(session);
-        let told = recipient.and_then(|recipient| {
+        // Mostly nobody asks: then nothing more is looked up.
+        let tracked = recipient.filter(|_| self.receipts.is_tracked(message));
+        let told = tracked.and_then(|recipient| {
             let (sessions, remains) = (&self.sessions, &self.remains);
             let here = self.by_no.get(&session).map(|key| &sessions[*key]);
             let gone = remains.get(&session).filter(|r| !r.client_id.is_empty());
@@ -144,7 +146,7 @@ impl Shard {
         match delay_s {
             // [MQTT-3.1.2-8] the will is published when the connection ends without DISCONNECT.
             Some(0) => {
-                if let Some(will) = session.will.take() {
+                if let Some(will) = session.take_will() {
                     self.publish_will(now, publisher(Some(key), &self.sessions[key]), *will);
                 }
             }
@@ -175,7 +177,7 @@ impl Shard {
     /// Ends a session with all it holds. [MQTT-3.1.2-8] its will, if one waits, is published now.
     pub(super) fn end_session(&mut self, now: Now, key: SessionKey) {
         let mut session = self.take_session(key);
-        if let Some(will) = session.will.take() {
+        if let Some(will) = session.take_will() {
             self.publish_will(now, publisher(None, &session), *will);
         }
         self.timers.clear(Deadline::SessionExpiry(session.no));
@@ -226,7 +228,7 @@ impl Shard {
             return;
         }
         session.will_due_ms = None;
-        if let Some(will) = session.will.take() {
+        if let Some(will) = session.take_will() {
             self.publish_will(now, publisher(Some(key), &self.sessions[key]), *will);
             self.write_disconnected(key);
         }
@@ -234,20 +236,20 @@ impl Shard {
 
     /// A tracked message is looked for in the queues when it expires, so that the sender hears of it then
     /// and not when the recipient comes back.
-    pub(super) fn message_expiry_due(&mut self, now: Now, message: MsgNo) {
+    pub(super) fn expire(&mut self, now: Now, message: MsgNo, after: Option<Recipient>) {
         let Some(tracking) = self.receipts.get(message) else { return };
-        let open: Vec<_> = tracking.open().map(|r| (r.holder, r.named.recipient().source())).collect();
-        let mut ended = 0;
-        for (no, source) in open {
-            let Some(&key) = self.by_no.get(&no) else { continue };
-            if ended >= ENDS_PER_TURN_MAX {
-                return self.timers.set(Deadline::MessageExpiry(message), now.monotonic_ms);
-            }
+        let next = tracking.open_after(after).take(ENDS_PER_TURN_MAX);
+        let open: Vec<_> = next.map(|open| (open.holder, open.named.recipient())).collect();
+        for (holder, recipient) in &open {
+            let Some(&key) = self.by_no.get(holder) else { continue };
             // In flight it is past expiring: only what waits is taken out.
-            if let Some(expired) = self.sessions[key].remove_waiting(message, source) {
+            if let Some(expired) = self.sessions[key].remove_waiting(message, recipient.source()) {
                 self.end_waiting(now, key, &expired, Outcome::Expired);
-                ended += 1;
             }
+        }
+        if open.len() == ENDS_PER_TURN_MAX {
+            let after = open.last().map(|(_, recipient)| *recipient);
+            self.backlog.push_back(Work::Expire { message, after });
         }
     }
 

@@ -135,7 +135,7 @@ impl Shard {
         }
         // [MQTT-3.14.4-3] only a normal DISCONNECT takes the will away.
         if disconnect.reason == ReasonCode::Success {
-            self.sessions[key].will = None;
+            self.sessions[key].take_will();
         }
         self.connection_ended(now, conn, CloseReason::Disconnected);
     }

@@ -6,6 +6,11 @@ use super::Shard;
 use crate::principal::{SessionLimits, lower};
 use crate::route::SessionKey;
 
+/// Counts the levels of a topic or filter: every PUBLISH asks.
+pub(super) fn levels_of(topic: &str) -> usize {
+    1 + topic.bytes().filter(|byte| *byte == b'/').count()
+}
+
 impl Shard {
     /// Levels of a topic or filter; of a session that is gone the node's.
     pub(super) fn topic_levels_max(&self, key: Option<SessionKey>) -> usize {

@@ -2,17 +2,17 @@
 //! would need more. What was acknowledged is never given up.
 
 use bytestring::ByteString;
-use protocol::ReasonCode;
+use protocol::{QoS, ReasonCode};
 
 use super::Shard;
-use super::accept::{Offer, Refused, Target};
+use super::accept::{Refused, Target};
 use super::backlog::{ENDS_PER_TURN_MAX, Work};
+use super::limits::levels_of;
 use crate::Now;
 use crate::memory::{
     DEADLINE_BYTES, ENTRY_BYTES, MESSAGE_BYTES, Memory, MemoryLevel, RECIPIENT_BYTES, RETAINED_BYTES,
     ROUTE_BYTES, SESSION_BYTES, SUBSCRIPTION_BYTES,
 };
-use crate::message::queue_bytes;
 use crate::receipt::Outcome;
 use crate::route::SessionKey;
 
@@ -50,6 +50,7 @@ impl Shard {
     /// Drops QoS 0 messages that wait at the next sessions, while there is too much.
     pub(super) fn shed(&mut self, now: Now, next: SessionKey) {
         let mut ended = 0;
+        self.effort += SESSIONS_PER_TURN;
         let end = self.sessions.capacity().min(next + SESSIONS_PER_TURN);
         for key in next..end {
             while let Some(dropped) = self.sessions.get_mut(key).and_then(|s| s.pop_at_most_once()) {
@@ -72,23 +73,21 @@ impl Shard {
         }
     }
 
-    /// Refuses a message that would need more memory than there may be: before anything of it is stored.
+    /// Refuses a message of so many bytes when there is no memory for it: before anything of it is stored.
     pub(super) fn check_memory(
         &mut self,
-        offer: &Offer,
+        qos: QoS,
+        bytes: usize,
         targets: &[Target],
         is_kept: bool,
         is_tracked: bool,
     ) -> Result<(), Refused> {
-        let entries = targets.iter().filter(|t| t.holds(offer.qos)).count();
+        let entries = targets.iter().filter(|t| t.holds(qos)).count();
         if !is_kept && entries == 0 {
             return Ok(());
         }
         let recipients = if is_tracked { targets.len() } else { 0 };
-        let bytes = MESSAGE_BYTES
-            + queue_bytes(&offer.topic, &offer.payload, &offer.properties)
-            + entries * ENTRY_BYTES
-            + recipients * RECIPIENT_BYTES;
+        let bytes = MESSAGE_BYTES + bytes + entries * ENTRY_BYTES + recipients * RECIPIENT_BYTES;
         self.memory.room_for(bytes).map_err(|what| Refused { reason: ReasonCode::QuotaExceeded, what })
     }
 
@@ -99,7 +98,7 @@ impl Shard {
 
     /// Says why there is no room for another subscription.
     pub(super) fn room_for_subscription(&mut self, filter: &ByteString) -> Result<(), String> {
-        let levels = filter.split('/').count();
+        let levels = levels_of(filter);
         self.memory.room_for(SUBSCRIPTION_BYTES + filter.len() * 2 + levels * ROUTE_BYTES)
     }
 }

@@ -79,6 +79,8 @@ pub struct Shard {
     memory: Memory,
     timers: Timers,
     backlog: VecDeque<Work>,
+    /// What the work after this input has cost so far, in things looked at.
+    effort: usize,
     next_message: u64,
     next_session: u64,
     store_full: bool,
@@ -179,6 +181,7 @@ impl Shard {
             account,
             timers: Timers::default(),
             backlog: VecDeque::new(),
+            effort: 0,
             next_message: 1,
             next_session: 1,
             store_full: false,
@@ -357,7 +360,9 @@ impl Shard {
                 Deadline::KeepAlive(conn) => self.keep_alive_due(now, conn),
                 Deadline::SessionExpiry(session) => self.session_expiry_due(now, session),
                 Deadline::WillDelay(session) => self.will_due(now, session),
-                Deadline::MessageExpiry(message) => self.message_expiry_due(now, message),
+                Deadline::MessageExpiry(message) => {
+                    self.backlog.push_back(Work::Expire { message, after: None });
+                }
                 Deadline::RetainedExpiry => self.retained_expiry_due(now),
             }
             self.finish(now);

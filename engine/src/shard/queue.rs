@@ -1,11 +1,12 @@
 //! The queue of one session: how much it takes, what makes room in it, and what is refused for its sake.
 
 use protocol::QoS;
+use rustc_hash::FxHashMap;
 
 use super::Shard;
-use super::accept::{Offer, Refused, Target};
+use super::accept::{Refused, Target};
 use super::backlog::{ENDS_PER_TURN_MAX, Work};
-use crate::message::{Delivery, queue_bytes};
+use crate::message::Delivery;
 use crate::principal::lower;
 use crate::receipt::Outcome;
 use crate::record::SessionNo;
@@ -62,18 +63,26 @@ impl Shard {
     /// a whole, before anything of it is stored.
     pub(super) fn check_queues(
         &self,
-        offer: &Offer,
+        qos: QoS,
+        bytes: usize,
         targets: &[Target],
         in_conversation: bool,
     ) -> Result<(), Refused> {
+        // A session may be a recipient several times: by its own subscriptions, and by groups.
+        let mut queued: FxHashMap<SessionKey, usize> = FxHashMap::default();
+        let is_shared = targets.iter().any(|t| t.share.is_some());
         for target in targets {
             let limits = self.queue_limits(target.session);
             if limits.on_full != OnFull::Reject {
                 continue;
             }
-            let bytes = queue_bytes(&offer.topic, &offer.payload, &offer.properties);
-            let way = self.way(target.session, target.qos.min(offer.qos), in_conversation);
-            if matches!(way, Way::Queue) && self.is_full_for(target.session, bytes) {
+            let way = self.way(target.session, target.qos.min(qos), in_conversation);
+            if !matches!(way, Way::Queue) {
+                continue;
+            }
+            let copies = if is_shared { queued.entry(target.session).or_default() } else { &mut 0 };
+            *copies += 1;
+            if self.is_full_for(target.session, *copies, bytes) {
                 let QueueLimits { messages_max, bytes_max, .. } = limits;
                 let what = format!(
                     "the queue of a recipient is full, it may hold {messages_max} messages and {bytes_max} bytes"
@@ -84,17 +93,18 @@ impl Shard {
         Ok(())
     }
 
-    /// Whether the queue has no room for so many bytes more.
-    pub(super) fn is_full_for(&self, key: SessionKey, bytes: usize) -> bool {
+    /// Whether the queue has no room for so many copies more of a message of so many bytes.
+    pub(super) fn is_full_for(&self, key: SessionKey, copies: usize, bytes: usize) -> bool {
         let (session, limits) = (&self.sessions[key], self.queue_limits(key));
-        session.queue.len() >= limits.messages_max || session.queue_bytes + bytes > limits.bytes_max
+        session.queue.len() + copies > limits.messages_max
+            || session.queue_bytes + bytes * copies > limits.bytes_max
     }
 
     /// Puts a message into the session's queue, or drops what that takes.
     pub(super) fn enqueue(&mut self, now: Now, key: SessionKey, delivery: Delivery) {
         let limits = self.queue_limits(key);
         let bytes = delivery.message.bytes();
-        let is_full = self.is_full_for(key, bytes);
+        let is_full = self.is_full_for(key, 1, bytes);
         let is_shed = delivery.qos == QoS::AtMostOnce && !self.may_queue_at_most_once();
         let session = &mut self.sessions[key];
         // What can never fit empties no queue, and QoS 0 takes the place of QoS 0 only. A queue that refuses

@@ -309,12 +309,10 @@ impl Shard {
         remains.sort_unstable();
         self.backlog.extend(remains.into_iter().map(Work::HandOver));
         let mut left = BTreeSet::new();
-        for (key, session) in self.sessions.iter().filter(|(_, s)| s.waits_by_group()) {
-            for delivery in &session.queue {
-                if let Origin::Group { share, .. } = &delivery.origin
-                    && self.groups.numbered(share.no).is_some_and(|group| !self.groups.get(group).has(key))
-                {
-                    left.insert((session.no, share.no));
+        for (key, session) in &self.sessions {
+            for no in session.groups_waiting() {
+                if self.groups.numbered(no).is_some_and(|group| !self.groups.get(group).has(key)) {
+                    left.insert((session.no, no));
                 }
             }
         }

@@ -17,6 +17,7 @@ use protocol::{PacketId, QoS, ReasonCode};
 use super::Shard;
 use super::accept::{Publisher, Refused};
 use super::backlog::{ENDS_PER_TURN_MAX, Work};
+use super::checkpoint::RECORD_BYTES;
 use super::end::Ending;
 use crate::acl::Acl;
 use crate::message::{MsgNo, compact};
@@ -104,11 +105,8 @@ impl Shard {
         c.rights = Rights::new(&self.rules, principal, &session.client_id, &session.user);
     }
 
-    /// Says whether a message may go out to a connection.
+    /// Says whether a message may go out to the connection of a session that is suspect.
     pub(super) fn may_send(&mut self, conn: ConnId, topic: &str) -> bool {
-        if self.conns.get(&conn).is_none_or(|c| !self.is_suspect(c.session)) {
-            return true;
-        }
         self.refresh_rights(conn);
         self.conns.get(&conn).is_none_or(|c| c.rights.may_read(topic))
     }
@@ -155,13 +153,14 @@ impl Shard {
         for key in next..end {
             let Some(session) = self.sessions.get(key).filter(|s| s.checked_epoch != epoch) else { continue };
             // Who it is will be known when somebody connects.
-            let Some(rights) = self.rights_of(session) else { continue };
-            if rights.is_unrestricted() {
+            let Some(principal) = &session.principal else { continue };
+            if self.rules.leave_unrestricted(principal) {
                 self.sessions[key].is_checked_by(epoch);
             } else {
                 self.check_later(key);
             }
         }
+        self.effort += end - next.min(end);
         if end < self.sessions.capacity() {
             self.backlog.push_back(Work::CheckAll { next: end, epoch });
         }
@@ -174,6 +173,8 @@ impl Shard {
         let Some(rights) = self.rights_of(&self.sessions[key]) else { return };
         let Some(mut recheck) = self.sessions[key].recheck.take() else { return };
         recheck.begin(&self.sessions[key], self.rights_epoch);
+        // Each check may go through all rules, and they were picked for this turn.
+        self.effort += CHECKS_PER_TURN * (1 + rights.rules());
         let is_done = self.check_subscriptions(now, key, &mut recheck, &rights)
             && self.check_flight(now, key, &mut recheck, &rights);
         self.sessions[key].recheck = Some(recheck);
@@ -208,6 +209,9 @@ impl Shard {
     /// Ends what would be sent again and may not be. What is with the client on this connection stays.
     fn check_flight(&mut self, now: Now, key: SessionKey, recheck: &mut Recheck, rights: &Rights) -> bool {
         for _ in 0..CHECKS_PER_TURN {
+            if self.turn.record.len() >= RECORD_BYTES {
+                return false;
+            }
             let Some(packet_id) = recheck.in_flight.pop() else { return true };
             let session = &mut self.sessions[key];
             let is_connected = session.conn.is_some();
@@ -242,7 +246,7 @@ impl Shard {
                 self.end_waiting(now, key, &dropped, Outcome::Dropped(NOT_AUTHORIZED));
             }
             ended += 1;
-            if ended >= ENDS_PER_TURN_MAX {
+            if ended >= ENDS_PER_TURN_MAX || self.turn.record.len() >= RECORD_BYTES {
                 return false;
             }
         }

@@ -21,6 +21,7 @@ use protocol::{PacketId, QoS, TopicFilter};
 
 use super::Shard;
 use super::backlog::{ENDS_PER_TURN_MAX, Work};
+use super::checkpoint::RECORD_BYTES;
 use super::end::Ending;
 use super::queue::Way;
 use crate::Now;
@@ -34,6 +35,9 @@ use crate::share::{Group, GroupKey, Members};
 
 /// Members looked at for one message.
 const LOOKED_AT_MAX: usize = 64;
+
+/// Messages in queues looked at in one turn, before what is left waits for the next one.
+const SCANNED_PER_TURN: usize = 2_000;
 
 /// What a session that ended leaves to its groups.
 #[derive(Debug)]
@@ -195,9 +199,9 @@ impl Shard {
     /// Has what waits at a session by a group that it left go to the members, if there are any.
     pub(super) fn pass_on_later(&mut self, full: &str, session: SessionKey) {
         let session = &self.sessions[session];
-        if let Some(key) = self.groups.named(full).filter(|_| session.waits_by_group()) {
-            let (session, group) = (session.no, self.groups.get(key).share.no);
-            self.backlog.push_back(Work::PassOn { session, group });
+        let group = self.groups.named(full).map(|key| self.groups.get(key).share.no);
+        if let Some(group) = group.filter(|group| session.waits_by_group(*group)) {
+            self.backlog.push_back(Work::PassOn { session: session.no, group });
         }
     }
 
@@ -241,12 +245,16 @@ impl Shard {
     /// away.
     fn standing(&self, member: Subscriber, load: Load<'_>) -> Option<Standing> {
         let session = &self.sessions[member.session];
-        if self.is_suspect(member.session)
-            && self.rights_of(session).is_some_and(|rights| !rights.may_read(load.topic))
-        {
-            return None;
-        }
         let conn = session.conn.and_then(|conn| self.conns.get(&conn));
+        if self.is_suspect(member.session) {
+            let may_read = match conn.map(|c| &c.rights).filter(|rights| rights.are_of(&self.rules)) {
+                Some(rights) => rights.may_read(load.topic),
+                None => self.rights_of(session).is_none_or(|rights| rights.may_read(load.topic)),
+            };
+            if !may_read {
+                return None;
+            }
+        }
         let limit = conn.and_then(|c| c.packet_bytes_max).map_or(usize::MAX, |l| l.get() as usize);
         if load.packet_bytes_min > limit {
             return Some(Standing::Drops);
@@ -254,7 +262,7 @@ impl Shard {
         let qos = member.options.qos.min(load.qos);
         Some(match self.way(member.session, qos, load.in_conversation) {
             Way::Send(_) => Standing::Sends,
-            Way::Queue if !self.is_full_for(member.session, load.bytes) => Standing::Keeps(session.held()),
+            Way::Queue if !self.is_full_for(member.session, 1, load.bytes) => Standing::Keeps(session.held()),
             Way::Queue => Standing::Full,
             Way::Drop(_) => Standing::Drops,
         })
@@ -276,6 +284,9 @@ impl Shard {
     /// Hands on what a session that ended left to its groups.
     pub(super) fn hand_over(&mut self, now: Now, session: SessionNo) {
         for _ in 0..ENDS_PER_TURN_MAX {
+            if self.turn.record.len() >= RECORD_BYTES {
+                break;
+            }
             let Some(remains) = self.remains.get_mut(&session) else { return };
             let Some((packet_id, delivery)) = remains.remove(0) else {
                 self.remains.remove(&session);
@@ -311,9 +322,8 @@ impl Shard {
         packet_id: Option<PacketId>,
     ) -> bool {
         let Some(group) = self.group_of(delivery) else { return false };
-        let Some(to) = self.taker(group, Load::of(&delivery.message)).filter(|to| to.session != key) else {
-            return false;
-        };
+        let to = self.taker(group, Load::of(&delivery.message)).ok();
+        let Some(to) = to.filter(|to| to.session != key) else { return false };
         let session = &self.sessions[key];
         let (session, logged) = (session.no, session.logs(delivery));
         let (message, source) = (delivery.message.no, delivery.source());
@@ -330,6 +340,7 @@ impl Shard {
 
     /// Takes a message from one session and gives it to another, in one record.
     fn give(&mut self, now: Now, from: Ending, delivery: Delivery, to: Subscriber) {
+        self.effort += LOOKED_AT_MAX / 2;
         let Ending { session, message, source, packet_id, logged } = from;
         let group = self.group_of(&delivery).map(|key| self.groups.get(key));
         let Delivery { message: mut body, mut origin, .. } = delivery;
@@ -389,24 +400,23 @@ impl Shard {
         if !self.groups.is_any_unfinished() {
             return;
         }
-        let keys = self.sessions[session].subscriptions.keys();
-        let groups: Vec<_> = keys.filter_map(|full| self.groups.named(full)).collect();
-        for key in groups {
+        for key in self.groups.unfinished_of(session) {
             let no = self.groups.get(key).share.no;
-            if self.groups.set_unfinished(no, false) {
-                self.gather_later(key);
-            }
+            self.groups.set_unfinished(no, false);
+            self.gather_later(key);
         }
     }
 
     pub(super) fn gather(&mut self, now: Now, no: GroupNo) {
         let Some(key) = self.groups.numbered(no) else { return };
-        for _ in 0..LOOKED_AT_MAX {
+        let enough = self.effort + SCANNED_PER_TURN;
+        while self.effort < enough {
+            self.effort += 1;
             let group = self.groups.get_mut(key);
             let place = group.gathering().filter(|_| !group.connected.is_empty());
             let member = place.and_then(|place| Some((place, group.away.get(place)?.session)));
             let Some((place, member)) = member else { return group.set_gathering(None) };
-            let passed = match self.sessions[member].waits_by_group() {
+            let passed = match self.sessions[member].waits_by_group(no) {
                 true => self.pass_waiting(now, member, key),
                 false => Passed::All,
             };
@@ -428,12 +438,15 @@ impl Shard {
     fn pass_waiting(&mut self, now: Now, from: SessionKey, key: GroupKey) -> Passed {
         let no = self.groups.get(key).share.no;
         let (mut kept, mut passed, mut end) = (Vec::new(), 0, Passed::All);
-        while let Some(next) = self.sessions[from].pop_in_place() {
+        while self.sessions[from].waits_by_group(no)
+            && let Some(next) = self.sessions[from].pop_in_place()
+        {
+            self.effort += 1;
             if next.delivery.source() != Source::Group(no) {
                 kept.push(next);
                 continue;
             }
-            if passed == ENDS_PER_TURN_MAX {
+            if passed == ENDS_PER_TURN_MAX || self.turn.record.len() >= RECORD_BYTES {
                 kept.push(next);
                 end = Passed::Portion;
                 break;
@@ -445,12 +458,15 @@ impl Shard {
             let ending = Ending { session, message: message.no, source, packet_id: None, logged };
             if message.expiry.is_some_and(|e| e.is_past(now)) {
                 self.end(now, ending, Outcome::Expired);
-            } else if let Some(to) = self.taker(key, Load::of(&message)) {
-                self.give(now, ending, next.delivery, to);
             } else {
-                kept.push(next);
-                end = Passed::NoRoom;
-                break;
+                match self.taker(key, Load::of(&message)) {
+                    Ok(to) => self.give(now, ending, next.delivery, to),
+                    Err(why) => {
+                        kept.push(next);
+                        end = why;
+                        break;
+                    }
+                }
             }
             passed += 1;
         }
@@ -461,20 +477,24 @@ impl Shard {
     }
 
     /// The member that a message is taken from another for: one that sends or keeps it, connected if any is.
-    fn taker(&self, key: GroupKey, load: Load<'_>) -> Option<Subscriber> {
+    fn taker(&self, key: GroupKey, load: Load<'_>) -> Result<Subscriber, Passed> {
         let group = self.groups.get(key);
         let members = if group.connected.is_empty() { &group.away } else { &group.connected };
-        let (standing, member) = self.best(members, load)?;
-        (standing < Standing::Full).then_some(member)
+        match self.best(members, load) {
+            Some((Standing::Drops, _)) => Err(Passed::All),
+            Some((Standing::Full, _)) | None => Err(Passed::NoRoom),
+            Some((_, member)) => Ok(member),
+        }
     }
 }
 
 /// How far the handing on of what waits at one session came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Passed {
+    /// All that the members can take: what is larger than any of them allows does not become smaller.
     All,
     /// As much as one turn may move.
     Portion,
-    /// Nobody can take the next one.
+    /// Nobody has room for the next one.
     NoRoom,
 }

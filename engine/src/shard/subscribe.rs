@@ -8,6 +8,7 @@ use protocol::{
 };
 
 use super::answer::reason_string;
+use super::limits::levels_of;
 use super::{Shard, Wait};
 use crate::message::{Delivery, Message, Origin, compact, user_property};
 use crate::principal::lower;
@@ -74,7 +75,7 @@ impl Shard {
         if let FilterClass::Refused(reason, what) = class {
             return Err((reason, what.to_owned()));
         }
-        let levels = filter.filter.split('/').count();
+        let levels = levels_of(&filter.filter);
         let levels_max = self.topic_levels_max(Some(key));
         if levels > levels_max {
             let what = format!("it has {levels} levels, the limit is {levels_max}");

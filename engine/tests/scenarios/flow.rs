@@ -236,3 +236,39 @@ fn wrong_acknowledgements_end_the_connection_and_late_ones_are_ignored() {
     node.packet(5, Packet::PubRel(ack(7, ReasonCode::Success)));
     assert_eq!(node.seen(5), [Packet::PubRel(ack(7, unknown)), Packet::PubComp(ack(7, unknown))]);
 }
+
+#[test]
+fn a_long_queue_goes_out_in_portions_and_stops_when_the_connection_is_congested() {
+    const COUNT: usize = 400;
+    let mut node = Node::new();
+    node.connect(1, "sender");
+    for (conn, client, qos) in [(10, "r0", QoS::AtMostOnce), (20, "r1", QoS::AtLeastOnce)] {
+        let room = format!("im/{client}");
+        node.connect(conn, client);
+        node.subscribe(conn, &room, qos);
+        node.drop_connection(conn);
+        for _ in 0..COUNT {
+            let payload = vec![b'x'; 100 * 1024].into();
+            let large = publish(&room, QoS::AtLeastOnce, 1, "");
+            node.packet(1, Packet::Publish(Publish { payload, ..large }));
+        }
+        let conn = conn + 1;
+        node.connect_with(conn, durable(client));
+        node.input(Input::Congested { conn: ConnId(conn) });
+        let mut sent = node.publishes(conn).len();
+        assert!((1..COUNT / 2).contains(&sent), "{sent} of {COUNT} at {qos:?}");
+        node.pass_ms(1);
+        assert_eq!(node.publishes(conn).len(), 0, "sent to a congested connection");
+        node.input(Input::Drained { conn: ConnId(conn) });
+        node.pass_ms(1);
+        sent += node.publishes(conn).len();
+        assert_eq!(sent, COUNT);
+        // Again, now that those of QoS 1 are in flight.
+        node.drop_connection(conn);
+        let conn = conn + 1;
+        node.connect_with(conn, durable(client));
+        node.input(Input::Congested { conn: ConnId(conn) });
+        let sent = node.publishes(conn).len();
+        assert!(sent < COUNT / 2 && (sent > 0) == (qos > QoS::AtMostOnce), "{sent} again");
+    }
+}

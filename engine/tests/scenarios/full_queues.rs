@@ -151,3 +151,16 @@ fn among_qos_0_messages_the_oldest_makes_room() {
     node.restart_from_checkpoint();
     assert_eq!(waiting(&mut node), ["m1", "zero4", "m2"]);
 }
+
+#[test]
+fn reject_counts_each_copy_of_a_session_that_gets_several() {
+    let mut node = node(OnFull::Reject, 3);
+    node.connect_with(3, durable("s"));
+    node.subscribe(3, "$share/g/t", QoS::AtLeastOnce);
+    node.drop_connection(3);
+    assert_eq!(send(&mut node, "t", "m1"), ReasonCode::Success);
+    // One place is left, and it would need two.
+    assert_eq!(send(&mut node, "t", "m2"), ReasonCode::QuotaExceeded);
+    assert_eq!(receipts(&mut node, 1), Vec::<String>::new());
+    assert_eq!(waiting(&mut node), ["m1", "m1"]);
+}

@@ -386,3 +386,47 @@ fn a_group_whose_only_member_may_not_have_a_message_has_nobody() {
     node.seen(1);
     assert_eq!(node.publish(1, publish("t", QoS::AtLeastOnce, 1, "x")), ReasonCode::NoMatchingSubscribers);
 }
+
+/// Publishes messages of 100 KB each, at QoS 1 and without receipts.
+fn send_large(node: &mut Node, count: u16) {
+    for n in 1..=count {
+        let payload = vec![b'x'; 100 * 1024].into();
+        node.packet(1, Packet::Publish(Publish { payload, ..publish("t", QoS::AtLeastOnce, n, "") }));
+    }
+}
+
+#[test]
+fn what_a_session_leaves_is_handed_on_in_records_of_bounded_size() {
+    let mut node = node();
+    // Its session is not durable, so that the log does not have the messages before.
+    node.connect_with(2, volatile("a"));
+    node.subscribe(2, GROUP, QoS::AtLeastOnce);
+    send_large(&mut node, 50);
+    node.connect(3, "b");
+    node.subscribe(3, GROUP, QoS::AtLeastOnce);
+    let before = node.log.len();
+    node.drop_connection(2);
+    node.pass_ms(0);
+    let largest = node.log[before..].iter().map(|record| record.len()).max();
+    assert!(largest.is_some_and(|bytes| bytes < 200 * 1024), "{largest:?} bytes in one record");
+    assert_eq!(take_all(&mut node, 3).len(), 50);
+}
+
+#[test]
+fn a_message_too_large_for_those_connected_keeps_nothing_of_others_from_them() {
+    let mut node = node();
+    for (conn, client) in [(2, "a"), (3, "b")] {
+        member(&mut node, conn, client, 100, QoS::AtLeastOnce);
+        node.drop_connection(conn);
+    }
+    send_large(&mut node, 1);
+    send(&mut node, 1);
+    let mut narrow = durable("c");
+    narrow.properties.packet_bytes_max = std::num::NonZeroU32::new(1_000);
+    node.connack(4, narrow);
+    node.subscribe_with(4, GROUP, options(QoS::AtLeastOnce));
+    node.pass_ms(0);
+    assert_eq!(take_all(&mut node, 4), ["m0"]);
+    node.connect_with(5, durable("a"));
+    assert_eq!(node.publishes(5).len(), 1);
+}

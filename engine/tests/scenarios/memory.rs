@@ -208,3 +208,32 @@ fn topic_aliases_cannot_take_more_than_there_is() {
     node.pass_s(4_000);
     assert_eq!(node.shard.memory().bytes, 0, "all is gone");
 }
+
+#[test]
+fn a_will_is_counted_until_it_is_published_or_taken_away() {
+    for (delay_s, reason) in [(None, None), (Some(5), None), (None, Some(ReasonCode::Success))] {
+        let mut node = bounded(0);
+        node.connect(1, "s");
+        node.drop_connection(1);
+        let without = node.shard.memory().bytes;
+        let will = Will {
+            topic: "will".into(),
+            payload: vec![b'x'; 100 * KB].into(),
+            qos: QoS::AtMostOnce,
+            retain: false,
+            delay_interval_s: delay_s,
+            properties: PublishProperties::default(),
+        };
+        node.connect_with(2, Connect { will: Some(Box::new(will)), ..durable("s") });
+        assert!(node.shard.memory().bytes > without + 100 * KB);
+        match reason {
+            Some(reason) => {
+                let properties = DisconnectProperties::default();
+                node.packet(2, Packet::Disconnect(Disconnect { reason, properties }));
+            }
+            None => node.drop_connection(2),
+        }
+        node.pass_s(10);
+        assert_eq!(node.shard.memory().bytes, without, "delay {delay_s:?}, DISCONNECT {reason:?}");
+    }
+}

@@ -194,3 +194,31 @@ fn a_receipt_carries_the_identifier_of_its_subscription() {
     node.packet(1, tracked(publish("t", QoS::AtLeastOnce, 1, "x"), "m"));
     assert_eq!(node.publishes(1)[0].properties.subscription_identifiers, [9]);
 }
+
+#[test]
+fn a_message_that_expires_at_many_recipients_is_told_of_all() {
+    let mut node = Node::new();
+    node.connect(1, "truck");
+    node.subscribe(1, "$im/receipts", QoS::AtLeastOnce);
+    for n in 2..202 {
+        node.connect(n, &format!("c{n}"));
+        node.subscribe(n, "im/room", QoS::AtLeastOnce);
+        // Every second one has it in flight: past expiring.
+        if n % 2 == 0 {
+            node.drop_connection(n);
+        }
+    }
+    let mut p = publish("im/room", QoS::AtLeastOnce, 1, "x");
+    p.properties.message_expiry_interval_s = Some(10);
+    node.packet(1, tracked(p, "m"));
+    node.pass_ms(10_001);
+    assert_eq!(node.shard.stats().expired, 100);
+    for n in (3..202).step_by(2) {
+        node.packet(n, Packet::PubAck(ack(1, ReasonCode::Success)));
+    }
+    let told = node.publishes(1).into_iter().map(|p| {
+        let r: serde_json::Value = serde_json::from_slice(&p.payload).unwrap();
+        format!("{} {}", r["state"].as_str().unwrap(), r["count"])
+    });
+    assert_eq!(told.collect::<Vec<_>>(), ["delivered 100", "expired 100"]);
+}

@@ -36,7 +36,11 @@ pub(super) fn check(shard: &Shard) {
         assert_eq!(shared, joined.collect());
         s.in_flight.iter().map(|f| &f.delivery).for_each(|d| see(d.message.no.0, &d.origin));
         s.queue.iter().for_each(|d| see(d.message.no.0, &d.origin));
-        assert_eq!(s.waits_by_group(), s.queue.iter().any(|d| matches!(d.origin, Origin::Group { .. })));
+        let by_group = s.queue.iter().filter_map(|d| match &d.origin {
+            Origin::Group { share, .. } => Some(share.no),
+            _ => None,
+        });
+        assert_eq!(s.groups_waiting().collect::<BTreeSet<_>>(), by_group.collect::<BTreeSet<_>>());
     }
     for remains in shard.remains.values() {
         remains.iter().for_each(|(_, d)| see(d.message.no.0, &d.origin));
