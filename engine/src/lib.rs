@@ -28,6 +28,7 @@ mod session;
 mod shard;
 mod share;
 mod timers;
+mod waiting;
 
 pub use acl::{Access, Acl, AclRule, Who};
 pub use config::{Config, ConversationRule, OnFull, ReceiptsWanted};

@@ -13,19 +13,19 @@
 //! current connection; in-flight entries stand in the order of their first sending.
 
 use std::collections::VecDeque;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use bytestring::ByteString;
-use protocol::{PacketId, QoS, SubscribeOptions, Will};
+use protocol::{PacketId, SubscribeOptions, Will};
 use rustc_hash::FxHashMap;
 
 use crate::ConnId;
 use crate::memory::{Account, Held, INCOMING_BYTES, SESSION_BYTES, SUBSCRIPTION_BYTES, entry_bytes};
-use crate::message::{Delivery, MsgNo, Origin, queue_bytes};
+use crate::message::{Delivery, MsgNo, queue_bytes};
 use crate::names::ByName;
 use crate::principal::{Principal, SessionLimits};
-use crate::record::{GroupNo, SessionNo, Source};
+use crate::record::{SessionNo, Source};
+use crate::waiting::{PlaceNo, Waiting};
 
 /// One subscription of the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,20 +71,19 @@ pub(crate) struct Recheck {
     pub(crate) filters: Vec<ByteString>,
     /// and messages in flight.
     pub(crate) in_flight: Vec<PacketId>,
-    /// How many at the beginning of the queue were checked.
-    pub(crate) queue_checked: usize,
 }
 
 impl Recheck {
     /// Begins, unless it was begun by the same rules.
-    pub(crate) fn begin(&mut self, session: &Session, epoch: u32) {
+    pub(crate) fn begin(&mut self, session: &mut Session, epoch: u32) {
         if self.epoch == epoch {
             return;
         }
         let mut filters: Vec<_> = session.subscriptions.keys().cloned().collect();
         filters.sort_unstable_by(|a, b| b.cmp(a));
         let in_flight = session.in_flight.iter().rev().map(|f| f.packet_id).collect();
-        *self = Self { epoch, filters, in_flight, queue_checked: 0 };
+        session.queue.check_anew();
+        *self = Self { epoch, filters, in_flight };
     }
 }
 
@@ -106,14 +105,8 @@ pub(crate) struct Session {
     /// When a will that waits is due, monotonic.
     pub(crate) will_due_ms: Option<i64>,
     pub(crate) subscriptions: ByName<Subscription>,
-    pub(crate) queue: VecDeque<Delivery>,
-    pub(crate) queue_bytes: usize,
-    /// How many in the queue are QoS 0, and a place that none of them stands before.
-    at_most_once: (usize, usize),
-    /// How many in the queue came by each shared group; a group that brought none has no entry.
-    by_group: FxHashMap<GroupNo, usize>,
-    /// For each in the queue the highest message number up to it: sorted, so that one can be looked up.
-    queue_order: VecDeque<MsgNo>,
+    /// Changed by the methods here, which count it.
+    pub(crate) queue: Waiting,
     pub(crate) in_flight: VecDeque<InFlight>,
     pub(crate) window_used: usize,
     /// PUBRECs taken.
@@ -138,14 +131,6 @@ pub(crate) struct Session {
     pub(crate) is_draining: bool,
 }
 
-/// A waiting message that was taken out and may go back where it was.
-#[derive(Debug)]
-pub(crate) struct InPlace {
-    pub(crate) delivery: Delivery,
-    /// The highest message number up to it in the queue.
-    newest: MsgNo,
-}
-
 /// How many packet ids there are.
 const IDS: usize = u16::MAX as usize;
 
@@ -168,11 +153,7 @@ impl Session {
             will: None,
             will_due_ms: None,
             subscriptions: ByName::default(),
-            queue: VecDeque::new(),
-            queue_bytes: 0,
-            at_most_once: (0, 0),
-            by_group: FxHashMap::default(),
-            queue_order: VecDeque::new(),
+            queue: Waiting::default(),
             in_flight: VecDeque::new(),
             window_used: 0,
             released: 0,
@@ -191,124 +172,40 @@ impl Session {
     /// Puts a message at the end of the queue.
     pub(crate) fn push_waiting(&mut self, delivery: Delivery) {
         self.share.grow(entry_bytes(&delivery));
-        self.queue_bytes += delivery.message.bytes();
-        if delivery.qos == QoS::AtMostOnce {
-            let (count, from) = self.at_most_once;
-            self.at_most_once = (count + 1, if count == 0 { self.queue.len() } else { from });
-        }
-        self.count_group(&delivery);
-        let newest = self.queue_order.back().copied().unwrap_or_default();
-        self.queue_order.push_back(newest.max(delivery.message.no));
-        self.queue.push_back(delivery);
+        self.queue.push(delivery);
     }
 
     /// Takes the oldest waiting message.
     pub(crate) fn pop_waiting(&mut self) -> Option<Delivery> {
-        self.remove_waiting_at(0)
-    }
-
-    /// Whether a QoS 0 message waits: one of a conversation.
-    pub(crate) fn holds_at_most_once(&self) -> bool {
-        self.at_most_once.0 > 0
+        let taken = self.queue.pop();
+        self.taken(taken)
     }
 
     /// Takes the oldest waiting message of QoS 0.
     pub(crate) fn pop_at_most_once(&mut self) -> Option<Delivery> {
-        let (count, from) = self.at_most_once;
-        if count == 0 {
-            return None;
-        }
-        let at = from + self.queue.range(from..).position(|d| d.qos == QoS::AtMostOnce)?;
-        self.at_most_once.1 = at;
-        // As the log says it: by its number, of several copies the oldest.
-        let (no, source) = (self.queue[at].message.no, self.queue[at].source());
-        self.remove_waiting(no, source)
+        let taken = self.queue.pop_at_most_once();
+        self.taken(taken)
     }
 
     /// Takes a certain waiting message out; of several retained copies the oldest.
     pub(crate) fn remove_waiting(&mut self, no: MsgNo, source: Source) -> Option<Delivery> {
-        let is_it = |d: &Delivery| d.message.no == no && d.source() == source;
-        let from = self.queue_order.partition_point(|newest| *newest < no);
-        let run = self.queue_order.range(from..).take_while(|newest| **newest == no).count();
-        let in_order = || Some(from + self.queue.range(from..from + run).position(is_it)?);
-        // Retained copies, and what a group took from another member, may stand behind higher numbers than
-        // their own.
-        let anywhere = || self.queue.iter().position(is_it);
-        let at = match source {
-            Source::Subscriptions => in_order(),
-            Source::Group(_) => in_order().or_else(anywhere),
-            Source::Retained => anywhere(),
-        };
-        self.remove_waiting_at(at?)
+        let taken = self.queue.remove(no, source);
+        self.taken(taken)
     }
 
-    fn remove_waiting_at(&mut self, at: usize) -> Option<Delivery> {
-        let delivery = self.queue.remove(at)?;
-        self.queue_order.remove(at);
-        self.share.shrink(entry_bytes(&delivery));
-        self.queue_bytes -= delivery.message.bytes();
-        let (count, from) = &mut self.at_most_once;
-        *count -= usize::from(delivery.qos == QoS::AtMostOnce);
-        *from -= usize::from(at < *from);
-        if let Some(recheck) = &mut self.recheck {
-            recheck.queue_checked -= usize::from(at < recheck.queue_checked);
-        }
-        self.uncount_group(&delivery);
-        Some(delivery)
+    /// Takes the message at a place in the queue out.
+    pub(crate) fn take_waiting(&mut self, place: PlaceNo) -> Option<Delivery> {
+        let taken = self.queue.take(place);
+        self.taken(taken)
+    }
+
+    fn taken(&mut self, taken: Option<Delivery>) -> Option<Delivery> {
+        taken.inspect(|delivery| self.share.shrink(entry_bytes(delivery)))
     }
 
     /// Whether the log has a message at this session.
     pub(crate) fn logs(&self, delivery: &Delivery) -> bool {
         self.durable || delivery.is_kept()
-    }
-
-    /// Whether a message waits that came by this shared group.
-    pub(crate) fn waits_by_group(&self, group: GroupNo) -> bool {
-        self.by_group.contains_key(&group)
-    }
-
-    /// The shared groups that brought what waits, in no order.
-    pub(crate) fn groups_waiting(&self) -> impl Iterator<Item = GroupNo> {
-        self.by_group.keys().copied()
-    }
-
-    fn count_group(&mut self, delivery: &Delivery) {
-        if let Origin::Group { share, .. } = &delivery.origin {
-            *self.by_group.entry(share.no).or_default() += 1;
-        }
-    }
-
-    fn uncount_group(&mut self, delivery: &Delivery) {
-        if let Origin::Group { share, .. } = &delivery.origin
-            && let Entry::Occupied(mut count) = self.by_group.entry(share.no)
-        {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
-    }
-
-    /// Takes the oldest waiting message, so that `put_back` can undo it.
-    pub(crate) fn pop_in_place(&mut self) -> Option<InPlace> {
-        let newest = *self.queue_order.front()?;
-        Some(InPlace { delivery: self.pop_waiting()?, newest })
-    }
-
-    /// Puts a message back before all others.
-    pub(crate) fn put_back(&mut self, InPlace { delivery, newest }: InPlace) {
-        self.share.grow(entry_bytes(&delivery));
-        self.queue_bytes += delivery.message.bytes();
-        self.count_group(&delivery);
-        let (count, from) = self.at_most_once;
-        let is_at_most_once = delivery.qos == QoS::AtMostOnce;
-        self.at_most_once = if is_at_most_once { (count + 1, 0) } else { (count, from + 1) };
-        // It is not known whether it was checked.
-        if let Some(recheck) = &mut self.recheck {
-            recheck.queue_checked = 0;
-        }
-        self.queue_order.push_front(newest);
-        self.queue.push_front(delivery);
     }
 
     /// Gives a free packet id. [MQTT-2.2.1-4] none that is in flight is given again.
@@ -520,6 +417,7 @@ mod tests {
 
     use crate::message::{Origin, message_for_tests};
     use proptest::prelude::*;
+    use protocol::QoS;
 
     fn session() -> Session {
         Session::new(SessionNo(1), "c".into(), "u".into(), &Account::default())

@@ -155,7 +155,7 @@ impl Checkpoint {
             self.push(&Entry::Received { session, packet_id: s.in_flight[at].packet_id });
             self.close_if_full();
         }
-        for delivery in &s.queue {
+        for delivery in s.queue.iter() {
             self.delivery(session, delivery, None);
             self.close_if_full();
         }

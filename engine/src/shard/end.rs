@@ -186,7 +186,7 @@ impl Shard {
             self.remains.insert(session.no, remains);
             self.backlog.push_back(Work::HandOver(session.no));
         }
-        for delivery in session.in_flight.iter().map(|f| &f.delivery).chain(&session.queue) {
+        for delivery in session.in_flight.iter().map(|f| &f.delivery).chain(session.queue.iter()) {
             let (message, source) = (delivery.message.no, delivery.source());
             if source.recipient(session.no).is_some_and(|r| self.receipts.is_open(message, r)) {
                 self.backlog.push_back(Work::Lost { message, session: session.no, source });

@@ -97,7 +97,7 @@ impl Shard {
     pub(super) fn is_full_for(&self, key: SessionKey, copies: usize, bytes: usize) -> bool {
         let (session, limits) = (&self.sessions[key], self.queue_limits(key));
         session.queue.len() + copies > limits.messages_max
-            || session.queue_bytes + bytes * copies > limits.bytes_max
+            || session.queue.bytes() + bytes * copies > limits.bytes_max
     }
 
     /// Puts a message into the session's queue, or drops what that takes.
@@ -112,7 +112,7 @@ impl Shard {
         // retained ones, find no place either.
         let makes_room = limits.on_full == OnFull::DropOldest
             && bytes <= limits.bytes_max
-            && (delivery.qos > QoS::AtMostOnce || session.holds_at_most_once());
+            && (delivery.qos > QoS::AtMostOnce || session.queue.holds_at_most_once());
         if (is_full && !makes_room) || is_shed {
             return self.end_unlogged(now, key, &delivery, Outcome::Dropped("queue_full"));
         }
@@ -155,6 +155,6 @@ impl Shard {
         let session = &self.sessions[key];
         let QueueLimits { messages_max, bytes_max, on_full } = self.queue_limits(key);
         on_full == OnFull::DropOldest
-            && (session.queue.len() > messages_max || session.queue_bytes > bytes_max)
+            && (session.queue.len() > messages_max || session.queue.bytes() > bytes_max)
     }
 }

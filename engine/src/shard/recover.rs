@@ -310,7 +310,7 @@ impl Shard {
         self.backlog.extend(remains.into_iter().map(Work::HandOver));
         let mut left = BTreeSet::new();
         for (key, session) in &self.sessions {
-            for no in session.groups_waiting() {
+            for no in session.queue.groups() {
                 if self.groups.numbered(no).is_some_and(|group| !self.groups.get(group).has(key)) {
                     left.insert((session.no, no));
                 }
@@ -329,7 +329,7 @@ impl Shard {
             }
         };
         for (_, s) in &self.sessions {
-            s.in_flight.iter().map(|f| &f.delivery).chain(&s.queue).for_each(|d| note(s.no, d));
+            s.in_flight.iter().map(|f| &f.delivery).chain(s.queue.iter()).for_each(|d| note(s.no, d));
         }
         for (no, remains) in &self.remains {
             remains.iter().for_each(|(_, d)| note(*no, d));
@@ -356,7 +356,7 @@ impl Shard {
     }
 
     fn watch_recovered_expiries(&mut self) {
-        let waiting = self.sessions.iter().flat_map(|(_, s)| &s.queue);
+        let waiting = self.sessions.iter().flat_map(|(_, s)| s.queue.iter());
         let left = self.remains.values().flat_map(Remains::iter).map(|(_, delivery)| delivery);
         for Delivery { message, .. } in waiting.chain(left) {
             if let Some(expiry) = message.expiry.filter(|_| self.receipts.is_tracked(message.no)) {

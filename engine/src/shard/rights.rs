@@ -172,7 +172,7 @@ impl Shard {
         let Some(&key) = self.by_no.get(&no) else { return };
         let Some(rights) = self.rights_of(&self.sessions[key]) else { return };
         let Some(mut recheck) = self.sessions[key].recheck.take() else { return };
-        recheck.begin(&self.sessions[key], self.rights_epoch);
+        recheck.begin(&mut self.sessions[key], self.rights_epoch);
         // Each check may go through all rules, and they were picked for this turn.
         self.effort += CHECKS_PER_TURN * (1 + rights.rules());
         let is_done = self.check_subscriptions(now, key, &mut recheck, &rights)
@@ -233,10 +233,9 @@ impl Shard {
         let mut ended = 0;
         for _ in 0..CHECKS_PER_TURN {
             let session = &mut self.sessions[key];
-            let at = session.recheck.as_ref().map_or(0, |r| r.queue_checked);
-            let Some(delivery) = session.queue.get(at) else { return true };
+            let Some(place) = session.queue.check_next() else { return true };
+            let Some(delivery) = session.queue.get(place) else { return true };
             if rights.may_read(&delivery.message.topic) {
-                session.recheck.get_or_insert_default().queue_checked += 1;
                 continue;
             }
             // By its number, as the log says it: of several copies the oldest.

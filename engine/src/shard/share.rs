@@ -32,12 +32,16 @@ use crate::record::{Entry, GroupNo, SessionNo, Source};
 use crate::route::{SessionKey, Subscriber};
 use crate::session::Session;
 use crate::share::{Group, GroupKey, Members};
+use crate::waiting::PlaceNo;
 
 /// Members looked at for one message.
 const LOOKED_AT_MAX: usize = 64;
 
-/// Messages in queues looked at in one turn, before what is left waits for the next one.
-const SCANNED_PER_TURN: usize = 2_000;
+/// Work of one turn of gathering.
+const GATHERED_PER_TURN: usize = 2_000;
+
+/// Places of a queue that are as much work to look at as one thing elsewhere.
+const PLACES_PER_EFFORT: usize = 16;
 
 /// What a session that ended leaves to its groups.
 #[derive(Debug)]
@@ -58,13 +62,12 @@ impl Remains {
         let by_group = |d: &Delivery| matches!(d.origin, Origin::Group { .. });
         let flights = session.in_flight.iter().filter(|f| by_group(&f.delivery));
         let flights = flights.map(|f| (Some(f.packet_id), f.delivery.clone()));
-        let waiting = session.queue.iter().filter(|d| by_group(d)).map(|d| (None, d.clone()));
-        let deliveries: VecDeque<_> = flights.chain(waiting).collect();
+        let waiting = session.queue.take_all_of_groups();
+        let deliveries: VecDeque<_> = flights.chain(waiting.map(|d| (None, d))).collect();
         if deliveries.is_empty() {
             return None;
         }
         session.in_flight.retain(|f| !by_group(&f.delivery));
-        session.queue.retain(|d| !by_group(d));
         let (client_id, user) = (session.client_id.clone(), session.user.clone());
         let entries: usize = deliveries.iter().map(|(_, d)| entry_bytes(d)).sum();
         let held = account.hold(entries + client_id.len() + user.len());
@@ -200,7 +203,7 @@ impl Shard {
     pub(super) fn pass_on_later(&mut self, full: &str, session: SessionKey) {
         let session = &self.sessions[session];
         let group = self.groups.named(full).map(|key| self.groups.get(key).share.no);
-        if let Some(group) = group.filter(|group| session.waits_by_group(*group)) {
+        if let Some(group) = group.filter(|group| session.queue.has_group(*group)) {
             self.backlog.push_back(Work::PassOn { session: session.no, group });
         }
     }
@@ -409,14 +412,14 @@ impl Shard {
 
     pub(super) fn gather(&mut self, now: Now, no: GroupNo) {
         let Some(key) = self.groups.numbered(no) else { return };
-        let enough = self.effort + SCANNED_PER_TURN;
+        let enough = self.effort + GATHERED_PER_TURN;
         while self.effort < enough {
             self.effort += 1;
             let group = self.groups.get_mut(key);
             let place = group.gathering().filter(|_| !group.connected.is_empty());
             let member = place.and_then(|place| Some((place, group.away.get(place)?.session)));
             let Some((place, member)) = member else { return group.set_gathering(None) };
-            let passed = match self.sessions[member].waits_by_group(no) {
+            let passed = match self.sessions[member].queue.has_group(no) {
                 true => self.pass_waiting(now, member, key),
                 false => Passed::All,
             };
@@ -437,43 +440,31 @@ impl Shard {
     /// Gives a portion of what waits at a session by a group to members that can take it.
     fn pass_waiting(&mut self, now: Now, from: SessionKey, key: GroupKey) -> Passed {
         let no = self.groups.get(key).share.no;
-        let (mut kept, mut passed, mut end) = (Vec::new(), 0, Passed::All);
-        while self.sessions[from].waits_by_group(no)
-            && let Some(next) = self.sessions[from].pop_in_place()
-        {
-            self.effort += 1;
-            if next.delivery.source() != Source::Group(no) {
-                kept.push(next);
-                continue;
-            }
-            if passed == ENDS_PER_TURN_MAX || self.turn.record.len() >= RECORD_BYTES {
-                kept.push(next);
-                end = Passed::Portion;
-                break;
-            }
-            let message = next.delivery.message.clone();
+        let (mut place, mut passed) = (PlaceNo::default(), 0);
+        loop {
             let session = &self.sessions[from];
-            let (logged, source) = (session.logs(&next.delivery), next.delivery.source());
-            let session = session.no;
-            let ending = Ending { session, message: message.no, source, packet_id: None, logged };
-            if message.expiry.is_some_and(|e| e.is_past(now)) {
-                self.end(now, ending, Outcome::Expired);
-            } else {
-                match self.taker(key, Load::of(&message)) {
-                    Ok(to) => self.give(now, ending, next.delivery, to),
-                    Err(why) => {
-                        kept.push(next);
-                        end = why;
-                        break;
-                    }
-                }
+            let Some((next, looked_at)) = session.queue.next_of_group(no, place) else { return Passed::All };
+            self.effort += looked_at / PLACES_PER_EFFORT;
+            if passed == ENDS_PER_TURN_MAX || self.turn.record.len() >= RECORD_BYTES {
+                return Passed::Portion;
             }
-            passed += 1;
+            let Some(delivery) = session.queue.get(next) else { return Passed::All };
+            let is_expired = delivery.message.expiry.is_some_and(|e| e.is_past(now));
+            let to = if is_expired { None } else { Some(self.taker(key, Load::of(&delivery.message))) };
+            let to = match to.transpose() {
+                Ok(to) => to,
+                Err(why) => return why,
+            };
+            let (logged, session_no) = (session.logs(delivery), session.no);
+            let Some(delivery) = self.sessions[from].take_waiting(next) else { return Passed::All };
+            let (message, source) = (delivery.message.no, delivery.source());
+            let ending = Ending { session: session_no, message, source, packet_id: None, logged };
+            match to {
+                Some(to) => self.give(now, ending, delivery, to),
+                None => self.end(now, ending, Outcome::Expired),
+            }
+            (place, passed) = (next, passed + 1);
         }
-        for next in kept.into_iter().rev() {
-            self.sessions[from].put_back(next);
-        }
-        end
     }
 
     /// The member that a message is taken from another for: one that sends or keeps it, connected if any is.

@@ -501,11 +501,11 @@ impl World {
             assert_eq!(ids.len(), s.in_flight.len(), "packet ids repeat");
             let sent = s.in_flight.iter().filter(|f| f.on_this_connection).count();
             assert_eq!(sent, s.window_used);
-            assert_eq!(s.queue.iter().map(|d| d.message.bytes()).sum::<usize>(), s.queue_bytes);
+            assert_eq!(s.queue.iter().map(|d| d.message.bytes()).sum::<usize>(), s.queue.bytes());
             let own = s.queue.iter().filter(|d| d.origin == Origin::Subscriptions);
             let numbers: Vec<_> = own.map(|d| d.message.no).collect();
             assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
-            assert!(s.queue.len() <= config.queue_messages_max && s.queue_bytes <= config.queue_bytes_max);
+            assert!(s.queue.len() <= config.queue_messages_max && s.queue.bytes() <= config.queue_bytes_max);
             assert!(s.subscriptions.len() <= config.subscriptions_max);
             assert_eq!(s.conn.is_some(), s.disconnected.is_none());
             rights::check(&self.shard, s);

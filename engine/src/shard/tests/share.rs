@@ -40,7 +40,7 @@ pub(super) fn check(shard: &Shard) {
             Origin::Group { share, .. } => Some(share.no),
             _ => None,
         });
-        assert_eq!(s.groups_waiting().collect::<BTreeSet<_>>(), by_group.collect::<BTreeSet<_>>());
+        assert_eq!(s.queue.groups().collect::<BTreeSet<_>>(), by_group.collect::<BTreeSet<_>>());
     }
     for remains in shard.remains.values() {
         remains.iter().for_each(|(_, d)| see(d.message.no.0, &d.origin));
