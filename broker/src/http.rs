@@ -5,6 +5,7 @@
 
 mod bans;
 mod problem;
+mod web_socket;
 
 use std::{
     io,
@@ -22,7 +23,7 @@ use axum::{
     http::{StatusCode, header::CONTENT_TYPE},
     middleware,
     response::{IntoResponse, Response},
-    routing::{delete, get},
+    routing::{any, delete, get},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -31,9 +32,11 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
+use self::web_socket::WebSocketEntry;
 use crate::{
     Config, StartError,
     bind::{BindError, Bound, bind},
+    listener::Arrival,
     metrics,
     runtime::{Ask, Snapshot},
 };
@@ -72,15 +75,21 @@ pub(crate) fn bind_optional(config: &Config) -> Result<Option<Bound>, BindError>
 
 impl HttpServer {
     /// Serves on `bound`, asking the shard through `ask`.
-    pub(crate) fn start(bound: Bound, ask: mpsc::Sender<Ask>) -> Result<Self, StartError> {
+    pub(crate) fn start(
+        bound: Bound,
+        ask: mpsc::Sender<Ask>,
+        config: &Config,
+        web: Option<mpsc::Sender<Arrival>>,
+    ) -> Result<Self, StartError> {
         let addr = bound.local_addr()?;
+        let web = web.map(|arrivals| WebSocketEntry::new(config, addr, arrivals));
         let listener = bound.listen()?;
         let executor =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("http".to_owned())
-            .spawn(move || executor.block_on(serve(listener, ask, stopped)))
+            .spawn(move || executor.block_on(serve(listener, ask, web, stopped)))
             .map_err(StartError::Thread)?;
         Ok(Self { addr, stop, thread })
     }
@@ -97,7 +106,12 @@ impl HttpServer {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, ask: mpsc::Sender<Ask>, stopped: oneshot::Receiver<()>) {
+async fn serve(
+    listener: std::net::TcpListener,
+    ask: mpsc::Sender<Ask>,
+    web: Option<WebSocketEntry>,
+    stopped: oneshot::Receiver<()>,
+) {
     let listener = match TcpListener::from_std(listener) {
         Ok(inner) => Limited { inner, permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)) },
         Err(error) => return tracing::error!(%error, "http cannot be served"),
@@ -112,6 +126,10 @@ async fn serve(listener: std::net::TcpListener, ask: mpsc::Sender<Ask>, stopped:
         .route("/metrics", get(metrics_text))
         .nest("/api/v1/bans", bans)
         .with_state(ask);
+    let app = match web {
+        Some(web) => app.route("/mqtt", any(web_socket::open).with_state(Arc::new(web))),
+        None => app,
+    };
     tokio::select! {
         result = axum::serve(listener, app.into_make_service_with_connect_info::<bans::HttpPeer>()).into_future() => {
             if let Err(error) = result {

@@ -55,6 +55,13 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
         ),
         (Counter, "messages_expired_total", "Messages dropped for their expiry.", engine.expired),
         (Counter, "connections_accepted_total", "Sockets accepted.", counts.accepted),
+        (Counter, "handshakes_total", "TLS, WebSocket and PROXY handshakes done.", snapshot.handshakes),
+        (
+            Counter,
+            "handshakes_failed_total",
+            "Handshakes that failed, took too long or gave way to newer ones.",
+            snapshot.handshakes_failed,
+        ),
         (
             Counter,
             "connections_refused_total",

@@ -44,16 +44,23 @@ pub(crate) struct ClientCertificate {
 impl Peer {
     /// Returns the IP address, if it has one.
     pub(crate) fn ip(&self) -> Option<IpAddr> {
-        match self.address {
-            PeerAddr::Ip(address) => Some(address.ip().to_canonical()),
-            PeerAddr::Unix { .. } => None,
-        }
+        self.address.ip()
     }
 
     /// Says whether it is on this machine.
     #[allow(dead_code, reason = "authentication reads it")]
     pub(crate) fn is_loopback(&self) -> bool {
         self.ip().is_none_or(|ip| ip.is_loopback())
+    }
+}
+
+impl PeerAddr {
+    /// Returns the IP address, if it has one.
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Ip(address) => Some(address.ip().to_canonical()),
+            Self::Unix { .. } => None,
+        }
     }
 }
 

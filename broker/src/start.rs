@@ -13,10 +13,10 @@ use crate::{
     },
     bind::{BindError, Bound},
     http::{self, HttpServer},
-    listener::{self, Listening, Opened},
+    listener::{self, HandshakeCounts, HandshakeDoor, HandshakeLimits, Listening, Opened},
     machine_memory::{MachineMemory, machine_memory},
     reload::Reloader,
-    runtime::{self, Inbox, Parts, Store, StoreError},
+    runtime::{self, Entry, Inbox, Parts, Store, StoreError},
 };
 
 /// Questions to the shard that may wait.
@@ -55,6 +55,14 @@ pub enum StartError {
     /// The configuration, or a file that it names, is wrong.
     #[error("{0}")]
     Configuration(String),
+    /// A listener's certificates cannot be used.
+    #[error("listener {listener:?} cannot serve TLS: {what}")]
+    Tls {
+        /// The listener's name.
+        listener: String,
+        /// What is wrong, and what to do.
+        what: String,
+    },
     /// A thread or its executor cannot be made.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
@@ -84,24 +92,34 @@ impl Broker {
     /// An address or the store cannot be used.
     pub fn start(mut config: Config) -> Result<RunningBroker, StartError> {
         bound_memory(&mut config);
-        let opened = listener::open_all(&config)?;
+        let (opened, certificates) = listener::open_all(&config)?;
         let listeners = opened.iter().map(Opened::listening).collect();
         let http = http::bind_optional(&config)?;
         check_doors(&config, &opened, http.as_ref())?;
         let inbox = Arc::new(Inbox::default());
-        let (auth, watches) = Auth::start(&config, &inbox).map_err(StartError::Configuration)?;
+        let (auth, mut watches) = Auth::start(&config, &inbox).map_err(StartError::Configuration)?;
+        watches.extend(certificates);
         let store = Store::open(&config).map_err(|error| StartError::Store {
             dir: config.store.data_dir.clone(),
             what: explain(&error),
         })?;
         let recovered = store.recovered;
         let (ask, asked) = mpsc::channel(ASKED_MAX);
-        let http = http.map(|bound| HttpServer::start(bound, ask)).transpose()?;
+        let (arrived, arrivals) = listener::arrivals();
+        let web = config.http.mqtt.then(|| arrived.clone());
+        let http = http.map(|bound| HttpServer::start(bound, ask, &config, web)).transpose()?;
+        let counts = Arc::new(HandshakeCounts::default());
+        let needs_door = opened.iter().any(Opened::has_handshake);
+        let door = needs_door
+            .then(|| HandshakeDoor::open(HandshakeLimits::new(&config.mqtt), arrived, Arc::clone(&counts)))
+            .transpose()
+            .map_err(StartError::Thread)?;
+        let entry = Entry { door, arrivals, counts };
 
         let executor =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
         let sockets = opened.into_iter().map(Opened::listen).collect::<Result<_, _>>()?;
-        let parts = Parts { config, store, sockets, auth, inbox: Arc::clone(&inbox), asked };
+        let parts = Parts { config, store, sockets, entry, auth, inbox: Arc::clone(&inbox), asked };
         let (tell_end, ended) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("shard-0".to_owned())

@@ -27,7 +27,7 @@ use crate::{
 
 /// Who is at the other end of an HTTP connection.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct HttpPeer(SocketAddr);
+pub(super) struct HttpPeer(pub(super) SocketAddr);
 
 impl Connected<IncomingStream<'_, Limited>> for HttpPeer {
     fn connect_info(stream: IncomingStream<'_, Limited>) -> Self {

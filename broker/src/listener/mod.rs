@@ -3,16 +3,30 @@
 //! The plain listener of `[mqtt]` is one like the others, named "mqtt". Sockets are bound before anything
 //! else of the broker starts, and let clients in when all of it has.
 
+mod door;
+mod frame;
+mod proxy;
+mod tls;
 mod unix;
+mod upgrade;
+mod wire;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc};
 
-use self::unix::BoundUnix;
-pub(crate) use self::unix::{SocketFile, peer as unix_peer};
+pub(crate) use self::{
+    door::{Arrival, GivenUp, HandshakeCounts, HandshakeDoor, HandshakeLimits, HeldSeat, Waiting, arrivals},
+    frame::Frames,
+    unix::{SocketFile, peer as unix_peer},
+    upgrade::{Refusal, Request as UpgradeRequest, Rules},
+    wire::{CIPHER_BYTES, Got, Layers, PLAIN_BYTES_MIN, Wire},
+};
+use self::{tls::Tls, unix::BoundUnix};
 use crate::{
     Config,
     bind::{self, BindError, Bound},
     config::{ListenAddress, ListenerConfig, Transport},
+    reload::Watch,
+    start::StartError,
 };
 
 /// A way in, as each of its connections knows it.
@@ -24,6 +38,35 @@ pub(crate) struct Listener {
     pub(crate) is_loopback_only: bool,
     /// What the configuration says of it.
     pub(crate) config: ListenerConfig,
+    /// Its certificates, if it speaks TLS.
+    pub(crate) tls: Option<Tls>,
+}
+
+impl Listener {
+    /// Says whether its connections have something to do before MQTT.
+    pub(crate) fn has_handshake(&self) -> bool {
+        let ListenerConfig { transport, proxy_protocol, .. } = self.config;
+        transport.is_tls() || transport.is_web_socket() || proxy_protocol
+    }
+
+    /// Which WebSockets it takes.
+    pub(crate) fn web_rules(&self) -> Rules<'_> {
+        let ListenerConfig { path, origins, .. } = &self.config;
+        Rules { path, origins, is_loopback_only: self.is_loopback_only }
+    }
+
+    /// The listener that the HTTP port is, for MQTT over WebSocket.
+    pub(crate) fn of_http(config: &Config, address: SocketAddr) -> Self {
+        let is_loopback_only = address.ip().to_canonical().is_loopback();
+        let config = ListenerConfig {
+            name: "http".to_owned(),
+            transport: Transport::Ws,
+            listen: ListenAddress::Ip(config.http.listen.clone()),
+            origins: config.http.origins.clone(),
+            ..ListenerConfig::default()
+        };
+        Self { name: config.name.clone(), is_loopback_only, config, tls: None }
+    }
 }
 
 /// Where a listener listens; told by [`RunningBroker::listeners`](crate::RunningBroker::listeners).
@@ -95,24 +138,24 @@ pub(crate) enum SocketKind {
     Unix(std::os::unix::net::UnixListener, SocketFile),
 }
 
-/// Binds every listener of the configuration, the one of `[mqtt]` first.
-pub(crate) fn open_all(config: &Config) -> Result<Vec<Opened>, BindError> {
+/// Binds every listener of the configuration, the one of `[mqtt]` first, and reads their certificates; says also
+/// what to read again when it changes.
+pub(crate) fn open_all(config: &Config) -> Result<(Vec<Opened>, Vec<Watch>), StartError> {
     let plain = ListenerConfig {
         name: "mqtt".to_owned(),
         listen: ListenAddress::Ip(config.mqtt.listen.clone()),
         ..ListenerConfig::default()
     };
     let plain = config.mqtt.enabled.then_some(plain);
-    plain.into_iter().chain(config.listener.iter().cloned()).map(Opened::new).collect()
+    let mut watches = Vec::new();
+    let all = plain.into_iter().chain(config.listener.iter().cloned());
+    let opened: Result<_, _> = all.map(|config| Opened::new(config, &mut watches)).collect();
+    Ok((opened?, watches))
 }
 
 impl Opened {
-    fn new(config: ListenerConfig) -> Result<Self, BindError> {
+    fn new(config: ListenerConfig, watches: &mut Vec<Watch>) -> Result<Self, StartError> {
         let (address, socket) = match &config.listen {
-            ListenAddress::Ip(address) if config.transport != Transport::Tcp || config.proxy_protocol => {
-                let source = std::io::Error::other("only transports tcp and unix are served yet");
-                return Err(BindError::Io { address: address.clone(), source });
-            }
             ListenAddress::Ip(address) => {
                 let how = match config.name.as_str() {
                     "mqtt" => "--listen HOST:PORT".to_owned(),
@@ -126,12 +169,28 @@ impl Opened {
             }
         };
         let is_here = address.ip().is_none_or(|address| address.ip().to_canonical().is_loopback());
-        let listener = Listener {
+        let before = config.transport.is_tls().then(|| {
+            let what = format!("certificates of listener {:?}", config.name);
+            Watch::before_reading(what, tls::files(&config))
+        });
+        let tls = config.transport.is_tls().then(|| Tls::load(&config)).transpose();
+        let tls = tls.map_err(|what| StartError::Tls { listener: config.name.clone(), what })?;
+        let listener = Arc::new(Listener {
             name: config.name.clone(),
             is_loopback_only: is_here && !config.proxy_protocol,
             config,
-        };
-        Ok(Self { listener: Arc::new(listener), address, socket })
+            tls,
+        });
+        watches.extend(before.map(|before| {
+            let listener = Arc::clone(&listener);
+            before.then(move || listener.tls.as_ref().map_or(Ok(String::new()), Tls::reload))
+        }));
+        Ok(Self { listener, address, socket })
+    }
+
+    /// Says whether its connections have something to do before MQTT.
+    pub(crate) fn has_handshake(&self) -> bool {
+        self.listener.has_handshake()
     }
 
     /// Returns what its connections will know of it.

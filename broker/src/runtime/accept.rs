@@ -1,16 +1,20 @@
 //! Takes new connections in.
 
-use std::{io, rc::Rc, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use engine::ConnId;
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener},
+    sync::mpsc,
     time::Instant,
 };
 
 use super::{Core, SLOT_BITS, Shared, connection::Connection, input, transport::Transport};
 use crate::{
-    listener::{Listener, Socket, SocketFile, SocketKind, unix_peer},
+    limits::Seat,
+    listener::{
+        Arrival, HandshakeDoor, HeldSeat, Listener, Socket, SocketFile, SocketKind, Waiting, Wire, unix_peer,
+    },
     peer::{Peer, PeerAddr},
 };
 
@@ -30,22 +34,40 @@ enum Listen {
 }
 
 /// Returns the task that accepts until it is aborted.
-pub(super) fn accept(shared: Rc<Shared>, socket: Socket) -> io::Result<impl Future<Output = ()>> {
+pub(super) fn accept(
+    shared: Rc<Shared>,
+    socket: Socket,
+    door: Option<HandshakeDoor>,
+) -> io::Result<impl Future<Output = ()>> {
     let Socket { listener, kind } = socket;
     let listen = match kind {
         SocketKind::Tcp(socket) => Listen::Tcp(TcpListener::from_std(socket)?),
         SocketKind::Unix(socket, file) => Listen::Unix(UnixListener::from_std(socket)?, file),
     };
-    Ok(accept_all(shared, listener, listen))
+    let door = door.filter(|_| listener.has_handshake());
+    Ok(accept_all(shared, listener, listen, door))
 }
 
-async fn accept_all(shared: Rc<Shared>, listener: Arc<Listener>, listen: Listen) {
+async fn accept_all(
+    shared: Rc<Shared>,
+    listener: Arc<Listener>,
+    listen: Listen,
+    door: Option<HandshakeDoor>,
+) {
     let mut told: Option<Instant> = None;
     loop {
         match accept_one(&listen).await {
             Ok((transport, address)) => {
-                let peer = Peer { address, listener: Arc::clone(&listener), certificate: None };
-                take(&shared, transport, peer);
+                let listener = Arc::clone(&listener);
+                shared.with(|core| core.counts.accepted += 1);
+                match (&door, transport, address) {
+                    (Some(door), Transport::Tcp(stream), PeerAddr::Ip(address)) => {
+                        send_to_door(&shared, door, stream, address, listener);
+                    }
+                    (_, transport, address) => {
+                        take(&shared, transport, Peer { address, listener, certificate: None }, None);
+                    }
+                }
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -86,9 +108,58 @@ fn set_options(stream: &TcpStream) -> io::Result<()> {
         .map_err(|_| io::ErrorKind::ConnectionAborted.into())
 }
 
+/// Sends a connection to its handshake. Its seat goes with it, but for one whose address only a proxy knows.
+fn send_to_door(
+    shared: &Rc<Shared>,
+    door: &HandshakeDoor,
+    stream: TcpStream,
+    address: SocketAddr,
+    listener: Arc<Listener>,
+) {
+    let mut held = None;
+    if !listener.config.proxy_protocol {
+        let seat = shared.with(|core| {
+            let seat = core.seat(PeerAddr::Ip(address), &listener)?;
+            Some(HeldSeat::new(seat, Arc::clone(&core.given_up)))
+        });
+        let Some(seat) = seat else { return };
+        held = Some(seat);
+    }
+    match stream.into_std() {
+        Ok(stream) => door.hand_over(Waiting { stream, address, listener, seat: held }),
+        Err(error) => tracing::debug!(%address, %error, "connection was gone at once"),
+    }
+}
+
+/// Takes what comes back from handshakes, until it is aborted.
+pub(super) async fn arrive(shared: Rc<Shared>, mut arrivals: mpsc::Receiver<Arrival>) {
+    while let Some(Arrival { stream, layers, peer, seat }) = arrivals.recv().await {
+        let stream = match TcpStream::from_std(stream) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::error!(%peer, %error, "a connection cannot be taken over from its handshake");
+                continue;
+            }
+        };
+        if let Err(error) = set_options(&stream) {
+            tracing::debug!(%peer, %error, "connection was gone after its handshake");
+            continue;
+        }
+        if seat.is_none() && !peer.listener.config.proxy_protocol {
+            // It came by the HTTP port, and was not counted when that accepted it.
+            shared.with(|core| core.counts.accepted += 1);
+        }
+        let transport = match layers.are_none() {
+            true => Transport::Tcp(stream),
+            false => Transport::Wire(Box::new(Wire::new(stream, layers))),
+        };
+        take(&shared, transport, peer, seat.and_then(HeldSeat::take));
+    }
+}
+
 /// Makes a connection of what is ready to speak MQTT.
-fn take(shared: &Rc<Shared>, transport: Transport, peer: Peer) {
-    if let Some(id) = shared.with(|core| core.admit(transport, peer)) {
+fn take(shared: &Rc<Shared>, transport: Transport, peer: Peer, seat: Option<Seat>) {
+    if let Some(id) = shared.with(|core| core.admit(transport, peer, seat)) {
         tokio::task::spawn_local(input::connection(Rc::clone(shared), id));
     }
 }
@@ -100,23 +171,34 @@ fn is_of_one_connection(error: &std::io::Error) -> bool {
 }
 
 impl Core {
-    fn admit(&mut self, transport: Transport, peer: Peer) -> Option<ConnId> {
-        self.counts.accepted += 1;
-        if self.connections.len() >= self.limits.connections_max + REFUSALS_MAX {
-            self.counts.refused += 1;
-            return None;
+    /// Asks the limits whether somebody may come in.
+    fn seat(&mut self, address: PeerAddr, listener: &Listener) -> Option<Seat> {
+        for seat in self.given_up.take() {
+            self.abuse.leave(seat);
         }
-        let listener = &peer.listener;
-        let bounds = listener.config.limits.listener();
         let now_ms = self.clock.now().monotonic_ms;
-        let seat = match self.abuse.admit(now_ms, peer.ip(), &listener.name, bounds) {
-            Ok(seat) => seat,
+        let bounds = listener.config.limits.listener();
+        match self.abuse.admit(now_ms, address.ip(), &listener.name, bounds) {
+            Ok(seat) => Some(seat),
             Err(why) => {
                 self.counts.closed_at_accept += 1;
-                tracing::debug!(%peer, why, "closed at accept");
-                return None;
+                tracing::debug!(peer = %address, listener = listener.name, why, "closed at accept");
+                None
             }
+        }
+    }
+
+    fn admit(&mut self, transport: Transport, peer: Peer, seat: Option<Seat>) -> Option<ConnId> {
+        let seat = match seat {
+            Some(seat) => seat,
+            None => self.seat(peer.address, &peer.listener)?,
         };
+        if self.connections.len() >= self.limits.connections_max + REFUSALS_MAX {
+            self.counts.refused += 1;
+            self.abuse.leave(seat);
+            return None;
+        }
+        let now_ms = self.clock.now().monotonic_ms;
         let entry = self.connections.vacant_entry();
         self.next_serial += 1;
         let id = ConnId(self.next_serial << SLOT_BITS | entry.key() as u64);

@@ -1,6 +1,7 @@
 //! From the socket into the engine: reading, cutting packets, and what happens before a CONNECT is there.
 
 use std::{
+    io,
     rc::Rc,
     task::{Context, Poll},
 };
@@ -10,7 +11,7 @@ use engine::{ConnId, Input, Now};
 use protocol::{ConnAck, ConnAckProperties, DecodeError, Packet, ProtocolVersion, ReasonCode};
 
 use super::{
-    Core, SCRATCH_BYTES, Shared,
+    Core, Shared,
     authenticate::WAITING_BYTES_MAX,
     connection::{LINGER_BYTES_MAX, Phase, version_of_connect},
     lanes::Lane,
@@ -105,18 +106,24 @@ impl Core {
                 }
                 continue;
             }
-            let bytes = match connection.transport.poll_read(cx, &mut self.scratch) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(bytes)) => bytes,
-                Poll::Ready(Err(_)) => 0,
+            let polled = match connection.phase {
+                Phase::Lingering { .. } => connection.transport.poll_discard(cx, &mut self.scratch),
+                _ => connection.transport.poll_read(cx, &mut self.cipher, &mut self.scratch),
             };
-            if bytes == 0 {
-                let now = self.clock.now();
-                self.lose(now, id);
-                return Poll::Ready(());
+            if connection.transport.wants_write() && !connection.is_blocked && !connection.is_dirty {
+                // A pong, a new key: what was read has an answer below MQTT.
+                connection.is_dirty = true;
+                self.dirty.push(id);
+                self.turn.raise();
             }
-            self.received(id, bytes);
-            if bytes == SCRATCH_BYTES {
+            let got = match polled {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(got)) if got.bytes > 0 => got,
+                Poll::Ready(Ok(_)) => return self.end_of_input(id, None),
+                Poll::Ready(Err(error)) => return self.end_of_input(id, Some(error)),
+            };
+            self.received(id, got.bytes);
+            if got.is_full {
                 // There is more; the others come first.
                 self.wait_for_slice(id);
             }
@@ -124,6 +131,25 @@ impl Core {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Ends a connection that brings nothing more. One whose socket still works is told goodbye as its transport does.
+    fn end_of_input(&mut self, id: ConnId, error: Option<io::Error>) -> Poll<()> {
+        let now = self.clock.now();
+        let Some(connection) = self.connection(id) else { return Poll::Ready(()) };
+        if !(connection.is_reading() && connection.transport.can_end()) {
+            self.lose(now, id);
+            return Poll::Ready(());
+        }
+        let was_open = connection.phase == Phase::Open;
+        match error {
+            Some(error) => self.begin_close(id, true, &error),
+            None => self.begin_close(id, true, &"the client closed"),
+        }
+        if was_open {
+            self.input(now, Input::Closed { conn: id });
+        }
+        Poll::Pending
     }
 
     /// Takes what was just read into the scratch buffer.
@@ -292,6 +318,20 @@ impl Core {
     /// Closes our half when all was sent; the client's end, or a deadline, ends the connection.
     pub(super) fn finish_close(&mut self, id: ConnId, linger: bool) {
         let Some(connection) = self.connection(id) else { return };
+        connection.transport.end();
+        if connection.transport.wants_write() {
+            if connection.transport.try_send(&mut connection.out).is_err() {
+                self.remove(id);
+                return;
+            }
+            if connection.transport.wants_write() {
+                if !std::mem::replace(&mut connection.is_blocked, true) {
+                    connection.wake();
+                }
+                return;
+            }
+        }
+        let linger = linger || connection.transport.is_answered();
         if linger && connection.transport.shutdown().is_ok() {
             connection.phase = Phase::Lingering { bytes_left: LINGER_BYTES_MAX };
             connection.wake();

@@ -56,11 +56,12 @@ use crate::{
     Config, FatalError,
     auth::Auth,
     limits::{Abuse, BanKey, BanView},
-    listener::Socket,
+    listener::{Arrival, CIPHER_BYTES, GivenUp, HandshakeCounts, HandshakeDoor, PLAIN_BYTES_MIN, Socket},
 };
 
 /// Bytes read from a socket at once.
 const SCRATCH_BYTES: usize = 64 * 1024;
+const _: () = assert!(SCRATCH_BYTES >= PLAIN_BYTES_MIN);
 
 /// Counts of the runtime, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,6 +106,8 @@ pub(crate) struct Snapshot {
     pub(crate) sockets: u64,
     pub(crate) unconnected: u64,
     pub(crate) bans: u64,
+    pub(crate) handshakes: u64,
+    pub(crate) handshakes_failed: u64,
     pub(crate) buffered_bytes: u64,
     pub(crate) log_bytes: u64,
     pub(crate) pending_bytes: u64,
@@ -130,9 +133,20 @@ pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) store: Store,
     pub(crate) sockets: Vec<Socket>,
+    pub(crate) entry: Entry,
     pub(crate) auth: Auth,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) asked: mpsc::Receiver<Ask>,
+}
+
+/// How connections come in that had a handshake on another thread.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// Where they are sent, if a listener needs it.
+    pub(crate) door: Option<HandshakeDoor>,
+    /// Where they come from.
+    pub(crate) arrivals: mpsc::Receiver<Arrival>,
+    pub(crate) counts: Arc<HandshakeCounts>,
 }
 
 /// The limits of the runtime.
@@ -207,6 +221,11 @@ struct Core {
     connections: Slab<Connection>,
     next_serial: u64,
     scratch: Box<[u8]>,
+    /// What is read to be decrypted.
+    cipher: Box<[u8]>,
+    /// Seats of connections that did not come back from their handshake.
+    given_up: Arc<GivenUp>,
+    handshakes: Arc<HandshakeCounts>,
     /// Output buffers of connections that have nothing to send.
     spare: Vec<BytesMut>,
     /// Connections with something to send or to close since the last turn's end.
@@ -265,7 +284,13 @@ impl Shared {
 }
 
 impl Core {
-    fn new(config: &Config, store: Store, auth: Auth, inbox: &Arc<Inbox>) -> Self {
+    fn new(
+        config: &Config,
+        store: Store,
+        auth: Auth,
+        inbox: &Arc<Inbox>,
+        handshakes: Arc<HandshakeCounts>,
+    ) -> Self {
         let Store { log, engine, clock, state, .. } = store;
         let events = Arc::clone(inbox);
         inbox.set_log_bytes(log.bytes());
@@ -281,6 +306,9 @@ impl Core {
             connections: Slab::new(),
             next_serial: 0,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            cipher: vec![0; CIPHER_BYTES].into_boxed_slice(),
+            given_up: Arc::default(),
+            handshakes,
             spare: Vec::new(),
             dirty: Vec::new(),
             broken: Vec::new(),
@@ -331,6 +359,8 @@ impl Core {
             sockets: self.connections.len() as u64,
             unconnected: self.abuse.unconnected(),
             bans: self.abuse.bans_len(),
+            handshakes: self.handshakes.done(),
+            handshakes_failed: self.handshakes.failed(),
             buffered_bytes: self.buffered as u64,
             log_bytes: self.inbox.log_bytes(),
             pending_bytes: self.pending_bytes() as u64,
@@ -351,8 +381,9 @@ fn slot(id: ConnId) -> usize {
 
 /// Runs the shard until it is stopped or fails.
 pub(crate) fn run(runtime: &tokio::runtime::Runtime, parts: Parts) -> Result<(), FatalError> {
-    let Parts { config, store, sockets, auth, inbox, asked } = parts;
-    let core = Core::new(&config, store, auth, &inbox);
+    let Parts { config, store, sockets, entry, auth, inbox, asked } = parts;
+    let Entry { door, arrivals, counts } = entry;
+    let core = Core::new(&config, store, auth, &inbox, counts);
     let shared = Rc::new(Shared { core: RefCell::new(core), inbox });
     let tasks = LocalSet::new();
     let ended = tasks.block_on(runtime, async {
@@ -361,9 +392,14 @@ pub(crate) fn run(runtime: &tokio::runtime::Runtime, parts: Parts) -> Result<(),
         tokio::task::spawn_local(lanes::grants(Rc::clone(&shared)));
         let mut accepting = Vec::with_capacity(sockets.len());
         for socket in sockets {
-            let accept = accept::accept(Rc::clone(&shared), socket).map_err(FatalError::Socket)?;
+            let accept = accept::accept(Rc::clone(&shared), socket, door.clone());
+            let accept = accept.map_err(FatalError::Socket)?;
             accepting.push(tokio::task::spawn_local(accept).abort_handle());
         }
+        // The accepting tasks have their own: with the last of them the door closes.
+        drop(door);
+        let arriving = accept::arrive(Rc::clone(&shared), arrivals);
+        accepting.push(tokio::task::spawn_local(arriving).abort_handle());
         let control = turn::control(Rc::clone(&shared), asked, accepting);
         tokio::task::spawn_local(control).await.unwrap_or(Err(FatalError::Panicked))
     });

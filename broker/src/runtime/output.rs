@@ -84,7 +84,11 @@ impl Core {
         };
         let written = connection.transport.try_send(&mut connection.out)?;
         self.counts.bytes_out += written as u64;
-        connection.is_blocked = !connection.out.is_empty();
+        connection.is_blocked = !connection.out.is_empty() || connection.transport.wants_write();
+        if connection.is_blocked {
+            // Its task waits for the socket from now on.
+            connection.wake();
+        }
         Ok(())
     }
 
@@ -94,16 +98,10 @@ impl Core {
         for id in dirty.drain(..) {
             let Some(connection) = self.connection(id) else { continue };
             connection.is_dirty = false;
-            let unsent = !connection.out.is_empty();
-            if unsent && !connection.is_blocked {
-                if self.write(id).is_err() {
-                    self.lose(now, id);
-                    continue;
-                }
-                if let Some(connection) = self.connection(id).filter(|c| c.is_blocked) {
-                    // Its task waits for the socket from now on.
-                    connection.wake();
-                }
+            let unsent = !connection.out.is_empty() || connection.transport.wants_write();
+            if unsent && !connection.is_blocked && self.write(id).is_err() {
+                self.lose(now, id);
+                continue;
             }
             self.after_write(now, id);
         }
@@ -123,7 +121,7 @@ impl Core {
             let Some(connection) = self.connections.get_mut(super::slot(id)).filter(|c| c.id == id) else {
                 return;
             };
-            if connection.out.is_empty() {
+            if connection.out.is_empty() && !connection.transport.wants_write() {
                 connection.is_blocked = false;
                 break;
             }

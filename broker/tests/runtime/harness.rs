@@ -84,9 +84,22 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
+/// What a client speaks over.
+pub(crate) trait Stream: Read + Write + Send {}
+impl<S: Read + Write + Send> Stream for S {}
+
+/// Connects and sees to it that nothing waits for ever.
+pub(crate) fn dial(addr: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
 /// A socket that speaks MQTT packets, or any bytes.
 pub(crate) struct RawClient {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     decoder: Decoder,
     version: ProtocolVersion,
     buf: BytesMut,
@@ -94,10 +107,11 @@ pub(crate) struct RawClient {
 
 impl RawClient {
     pub(crate) fn new(addr: SocketAddr, version: ProtocolVersion) -> Self {
-        let stream = TcpStream::connect(addr).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
+        Self::over(dial(addr), version)
+    }
+
+    pub(crate) fn over(stream: impl Stream + 'static, version: ProtocolVersion) -> Self {
+        let stream = Box::new(stream);
         let decoder = Decoder::new(Role::Client, Some(version), 268_435_455);
         Self { stream, decoder, version, buf: BytesMut::new() }
     }
@@ -117,6 +131,7 @@ impl RawClient {
 
     pub(crate) fn send_bytes(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
+        self.stream.flush().unwrap();
     }
 
     /// Waits for the next packet; `None` is the end of the stream.

@@ -4,6 +4,7 @@
 
 extern crate postrider_broker as broker;
 
+mod handshakes;
 mod harness;
 mod http;
 mod limits;
@@ -12,4 +13,6 @@ mod packets;
 mod rates;
 mod start;
 mod store;
+mod streams;
 mod sys;
+mod transports;
