@@ -12,3 +12,4 @@ mod raw_client;
 mod simulation;
 mod tidy;
 mod transport;
+mod web_socket;

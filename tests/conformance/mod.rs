@@ -22,4 +22,5 @@ mod subscribe;
 mod subscription_options;
 mod takeover;
 mod vectors;
+mod web_socket;
 mod will;

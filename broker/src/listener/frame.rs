@@ -207,7 +207,7 @@ impl Frames {
         match first & 0x0f {
             opcode::CONTINUATION if self.message.is_some() => Ok(()),
             opcode::BINARY if self.message.is_none() => Ok(()),
-            // [MQTT-6.0.0-1]
+            // [MQTT-6.0.0-1], [MQTT-6.0.0-1] (3.1.1)
             opcode::TEXT => Err(FrameError::Text),
             opcode::CONTINUATION | opcode::BINARY => Err(FrameError::Continuation),
             opcode::CLOSE | opcode::PING | opcode::PONG if is_last => Ok(()),

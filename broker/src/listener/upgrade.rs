@@ -131,7 +131,7 @@ impl Request {
             let what = "Sec-WebSocket-Key is not 16 bytes in base64";
             return Err(Refusal::new(400, "Bad Request", what));
         }
-        // [MQTT-6.0.0-3] clients offer "mqtt"; [MQTT-6.0.0-4] the server chooses what was offered.
+        // [MQTT-6.0.0-3] clients offer "mqtt"; [MQTT-6.0.0-4], [MQTT-6.0.0-4] (3.1.1) the server chooses what was offered.
         let offered: Vec<_> = self.list("sec-websocket-protocol").collect();
         let Some(protocol) = PROTOCOLS.into_iter().find(|known| offered.contains(known)) else {
             let what = format!("the client offers the subprotocols {offered:?}, \"mqtt\" is not among them");

@@ -10,16 +10,18 @@ mod runner;
 mod sockets;
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Mutex;
 
 use protocol::ProtocolVersion;
+use rustls::version::{TLS12, TLS13};
 
 use self::format::Vector;
 use self::memory::Memory;
 use self::sockets::Sockets;
 use crate::broker_process::Broker;
-use crate::transport::Door;
+use crate::transport::{Door, make_certificate, trusting};
 
 /// Vectors that run at the same time against one process: most of them wait for answers, some for time.
 const AT_ONCE: usize = 24;
@@ -128,13 +130,29 @@ struct Target {
 }
 
 /// Starts a broker with the listener that the test is about; `None` is the plain one.
-fn target(listener: Option<fn(&Path) -> String>, door: fn(&Broker) -> Door) -> Target {
+fn target(listener: Option<fn(&Path) -> String>, door: fn(&Broker, &Path) -> Door) -> Target {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let broker = match listener {
         None => Broker::start(),
         Some(config) => Broker::start_configured(&config(dir.path())),
     };
-    Target { door: door(&broker), _broker: broker, _dir: dir }
+    Target { door: door(&broker, dir.path()), _broker: broker, _dir: dir }
+}
+
+/// A listener named "way" on a port, with a certificate where its transport needs one.
+fn listener(transport: &str, dir: &Path) -> String {
+    let mut config =
+        format!("[[listener]]\nname = \"way\"\ntransport = {transport:?}\nlisten = \"127.0.0.1:0\"\n");
+    if ["tls", "wss"].contains(&transport) {
+        make_certificate(dir);
+        let (certificate, key) = (dir.join("server.crt"), dir.join("server.key"));
+        config.push_str(&format!("certificate = {certificate:?}\nkey = {key:?}\n"));
+    }
+    config
+}
+
+fn way(broker: &Broker) -> SocketAddr {
+    broker.listener("way").parse().expect("an address")
 }
 
 /// Runs every vector against a process, those that need it against one of their own.
@@ -170,7 +188,7 @@ fn each_vector_is_answered_at(start: impl Fn() -> Target + Sync) {
 // [MQTT-4.2.0-1], [MQTT-7.1.1-1] (3.1.1)
 #[test]
 fn the_broker_answers_every_vector_over_tcp() {
-    each_vector_is_answered_at(|| target(None, |broker| Door::Tcp(broker.address())));
+    each_vector_is_answered_at(|| target(None, |broker, _| Door::Tcp(broker.address())));
 }
 
 #[test]
@@ -180,7 +198,32 @@ fn the_broker_answers_every_vector_over_a_unix_socket() {
         format!("[[listener]]\nname = \"local\"\ntransport = \"unix\"\nlisten = {path:?}\n")
     };
     each_vector_is_answered_at(|| {
-        target(Some(listener), |broker| Door::Unix(broker.listener("local").into()))
+        target(Some(listener), |broker, _| Door::Unix(broker.listener("local").into()))
+    });
+}
+
+#[test]
+fn the_broker_answers_every_vector_over_tls() {
+    each_vector_is_answered_at(|| {
+        target(Some(|dir| listener("tls", dir)), |broker, dir| Door::Tls(way(broker), trusting(dir, &TLS13)))
+    });
+}
+
+// [MQTT-6.0.0-2], [MQTT-6.0.0-2] (3.1.1)
+#[test]
+fn the_broker_answers_every_vector_over_websocket() {
+    each_vector_is_answered_at(|| {
+        target(Some(|dir| listener("ws", dir)), |broker, _| Door::WebSocket(way(broker)))
+    });
+}
+
+// [MQTT-6.0.0-2], [MQTT-6.0.0-2] (3.1.1)
+#[test]
+fn the_broker_answers_every_vector_over_secure_websocket() {
+    each_vector_is_answered_at(|| {
+        target(Some(|dir| listener("wss", dir)), |broker, dir| {
+            Door::SecureWebSocket(way(broker), trusting(dir, &TLS12))
+        })
     });
 }
 
