@@ -4,6 +4,7 @@
 
 mod bans_command;
 mod bridge_command;
+mod certs_command;
 mod config_command;
 mod connection_args;
 mod demo;
@@ -37,6 +38,7 @@ enum Command {
     Serve(serve::Args),
     Config(config_command::Args),
     Passwd(passwd_command::Args),
+    Certs(certs_command::Args),
     Pub(pub_command::PubArgs),
     Sub(sub_command::SubArgs),
     Bridge(bridge_command::BridgeArgs),
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Config(args) => config_command::run(args),
         Command::Passwd(args) => passwd_command::run(args),
+        Command::Certs(args) => certs_command::run(args),
         Command::Pub(args) => block_on(pub_command::run(args)),
         Command::Sub(args) => block_on(sub_command::run(args)),
         Command::Bridge(args) => block_on(bridge_command::run(args)),

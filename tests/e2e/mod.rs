@@ -10,3 +10,4 @@ mod kill;
 mod resuming_publisher;
 mod serve;
 mod store;
+mod transports;
