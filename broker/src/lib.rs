@@ -22,6 +22,8 @@ pub use auth::{Changed, Secret, UserChange, UserSummary, UsersFile, check_files}
 pub use bind::BindError;
 pub use config::Config;
 pub use files::raise_file_limit;
+#[doc(hidden)]
+pub use listener::fuzzing;
 pub use listener::{BoundAddress, Listening};
 pub use runtime::Recovered;
 pub use start::{Broker, FatalError, RunningBroker, StartError};

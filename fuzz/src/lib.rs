@@ -5,15 +5,30 @@
 
 mod decode;
 mod filters;
+#[cfg(not(test))]
+mod listener;
+mod proxy;
 mod session;
 mod source;
+mod websocket;
+
+// The ordinary tests have the whole broker.
+#[cfg(test)]
+use broker::fuzzing as parsers;
+#[cfg(not(test))]
+use listener::fuzzing as parsers;
 
 /// A target: its name, which is also the folder of its seeds, and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: &[Target] =
-    &[("decode", decode::run), ("filters", filters::run), ("session", session::run)];
+pub const TARGETS: &[Target] = &[
+    ("decode", decode::run),
+    ("filters", filters::run),
+    ("proxy", proxy::run),
+    ("session", session::run),
+    ("websocket", websocket::run),
+];
 
 /// Runs `session` with an engine that acknowledges before its record is durable, to see that it is found.
 pub fn session_with_early_acks(input: &[u8]) {

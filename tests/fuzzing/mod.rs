@@ -147,6 +147,16 @@ fn sessions_keep_their_promises_in_any_sequence() {
 }
 
 #[test]
+fn websocket_frames_are_what_they_say_in_any_cuts() {
+    stands_any_input("websocket");
+}
+
+#[test]
+fn proxy_headers_are_read_to_the_byte() {
+    stands_any_input("proxy");
+}
+
+#[test]
 fn every_target_has_its_test_and_its_program() {
     let manifest = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/Cargo.toml")).unwrap();
     let this = include_str!("mod.rs");

@@ -5,6 +5,8 @@
 
 mod door;
 mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 mod proxy;
 mod tls;
 mod unix;

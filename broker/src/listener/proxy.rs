@@ -54,7 +54,7 @@ pub(super) async fn read(stream: &mut TcpStream) -> Result<Proxied, ProxyError> 
     parse(&header)
 }
 
-async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, ProxyError> {
+pub(super) async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, ProxyError> {
     let mut header = vec![0; FIRST_BYTES];
     stream.read_exact(&mut header).await?;
     if header == v2::PROTOCOL_PREFIX {
@@ -81,7 +81,7 @@ async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, P
     Ok(header)
 }
 
-fn parse(header: &[u8]) -> Result<Proxied, ProxyError> {
+pub(super) fn parse(header: &[u8]) -> Result<Proxied, ProxyError> {
     if header.starts_with(v2::PROTOCOL_PREFIX) {
         let header = v2::Header::try_from(header).map_err(|error| ProxyError::Bad(error.to_string()))?;
         return binary(&header);

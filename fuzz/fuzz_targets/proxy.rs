@@ -1,0 +1,5 @@
+//! See `src/proxy`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| postrider_fuzz::run("proxy", input));
