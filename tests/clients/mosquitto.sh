@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks a running broker with mosquitto_pub and mosquitto_sub.
 # Usage: mosquitto.sh URL [--ca FILE] [--cert FILE --key FILE] [--user NAME --password WORD] [--identity NAME]
-# [--only PART-OF-A-NAME]. URL is mqtt:// or mqtts://; --identity is the user that the broker must know the client as.
+# [--only PART-OF-A-NAME]. URL is mqtt://, mqtts:// or unix://; --identity is the user that the broker must know the client as.
 # Prints `ok NAME` or `FAIL NAME why` a check; exits 1 after a FAIL.
 set -uo pipefail
 
@@ -14,8 +14,11 @@ while (($# >= 2)); do
 done
 only=${options[only]:-}
 rest=${url#*://}
-rest=${rest%%/*}
-to=(-h "${rest%:*}" -p "${rest##*:}")
+case $url in
+unix://*) way=(--unix "$rest") ;;
+*) way=(-h "${rest%:*}" -p "${rest##*:}") ;;
+esac
+to=("${way[@]}")
 # What names the client: the checks of refusals leave it out.
 authority=() certificate=() login=()
 [ -z "${options[ca]:-}" ] || authority=(--cafile "${options[ca]}")
@@ -182,7 +185,7 @@ identity() {
 # One publish with these arguments instead of those of the command line must fail, and soon.
 refused() {
     local out
-    if out=$(timeout "$patience_s" mosquitto_pub "${to[@]:0:4}" "$@" -V "$version" -t mosq/refused -q 1 -m "let me in" 2>&1); then
+    if out=$(timeout "$patience_s" mosquitto_pub "${way[@]}" "$@" -V "$version" -t mosq/refused -q 1 -m "let me in" 2>&1); then
         echo "it was let in: $out" && return 1
     fi
 }

@@ -5,6 +5,7 @@ import { readFileSync } from "node:fs";
 import mqtt from "mqtt";
 import { url, values } from "./arguments.mjs";
 import { run, same } from "./mqttjs_checks.mjs";
+import { Scram, method } from "./scram.mjs";
 
 const file = (path) => path && readFileSync(path);
 const options = {
@@ -22,6 +23,41 @@ async function tls(version, { Client }) {
   await client.disconnect();
 }
 
+/// Connects with SCRAM, then authenticates again on the same connection.
+async function scram({ Client }) {
+  let exchange = new Scram(values.user, values.password);
+  let ended;
+  const auth = (reasonCode, authenticationData) => ({ cmd: "auth", reasonCode, properties: { authenticationMethod: method, authenticationData } });
+  const handleAuth = (packet, callback) => {
+    const data = packet.properties.authenticationData;
+    if (packet.reasonCode === 0x18) return callback(null, auth(0x18, exchange.answer(data)));
+    ended(data);
+    callback();
+  };
+  const properties = { authenticationMethod: method, authenticationData: exchange.first };
+  const client = await Client.connect("js-scram", 5, { username: undefined, password: undefined, properties, handleAuth });
+  same(exchange.isRight(client.connack.properties.authenticationData), true, "the broker knows the password");
+  exchange = new Scram(values.user, values.password);
+  const again = new Promise((resolve, reject) => {
+    ended = resolve;
+    client.mqtt.once("close", () => reject(new Error("the connection ended")));
+  });
+  client.mqtt._sendPacket(auth(0x19, exchange.first));
+  same(exchange.isRight(await again), true, "the broker knows the password the second time");
+  await client.publish("mqttjs/scram", "hello", { qos: 1 });
+  await client.disconnect();
+}
+
+async function scramWithAWrongPassword({ refused }) {
+  const exchange = new Scram(values.user, "wrong");
+  const handleAuth = (packet, callback) => {
+    const authenticationData = exchange.answer(packet.properties.authenticationData);
+    callback(null, { cmd: "auth", reasonCode: 0x18, properties: { authenticationMethod: method, authenticationData } });
+  };
+  const properties = { authenticationMethod: method, authenticationData: exchange.first };
+  await refused({ username: undefined, password: undefined, properties, handleAuth });
+}
+
 const more = [];
 if (values.ca) {
   // Over wss the WebSocket library opens the TLS connection, with its own options.
@@ -31,6 +67,8 @@ if (values.ca) {
 if (values.cert) more.push(["no connection without a certificate", ({ refused }) => refused({ cert: undefined, key: undefined })]);
 if (values.user) {
   more.push(["no connection with a wrong password", ({ refused }) => refused({ password: "wrong" })]);
+  more.push(["SCRAM, and once more on the same connection", scram]);
+  more.push(["no connection with SCRAM and a wrong password", scramWithAWrongPassword]);
   more.push(["no connection without a user", ({ refused }) => refused({ username: undefined, password: undefined })]);
 }
 

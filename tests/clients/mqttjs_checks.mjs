@@ -40,6 +40,7 @@ class Client {
     const settings = { ...given.options, clientId, protocolVersion, clean, will, reconnectPeriod: 0, resubscribe: false, ...more };
     client.mqtt = given.mqtt.connect(given.url, { ...settings, properties: { ...properties, ...more.properties } });
     if (protocolVersion !== 5) delete client.mqtt.options.properties;
+    if (more.handleAuth) client.mqtt.handleAuth = more.handleAuth;
     open.add(client);
     client.mqtt.on("message", (topic, payload, packet) => {
       const message = { topic, payload, qos: packet.qos, retain: packet.retain, properties: packet.properties };
@@ -56,6 +57,7 @@ class Client {
     );
     client.mqtt.on("error", () => {}); // seen by the check as a missing message
     client.sessionPresent = connack.sessionPresent;
+    client.connack = connack;
     return client;
   }
 
