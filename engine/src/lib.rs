@@ -17,6 +17,7 @@ mod io;
 mod memory;
 mod message;
 mod names;
+mod places;
 mod principal;
 mod receipt;
 mod record;

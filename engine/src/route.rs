@@ -7,10 +7,10 @@
 use bytestring::ByteString;
 use protocol::SubscribeOptions;
 use rustc_hash::FxHashMap;
-use slab::Slab;
 use smallvec::{SmallVec, smallvec};
 
 use crate::names::ByName;
+use crate::places::Places;
 use crate::share::GroupKey;
 
 /// A session's place in the shard, valid while the session lives.
@@ -141,14 +141,14 @@ impl<T: Keyed> Listed<T> {
 
 #[derive(Debug)]
 pub(crate) struct Routes {
-    nodes: Slab<Node>,
+    nodes: Places<Node>,
     root: usize,
     len: usize,
 }
 
 impl Default for Routes {
     fn default() -> Self {
-        let mut nodes = Slab::new();
+        let mut nodes = Places::new();
         let root = nodes.insert(Node::default());
         Self { nodes, root, len: 0 }
     }

@@ -71,7 +71,7 @@ impl Core {
     /// Takes in what the socket has, for a slice at most.
     fn poll_reading(&mut self, cx: &mut Context<'_>, id: ConnId) -> Poll<()> {
         loop {
-            let paused = self.reading_paused;
+            let (paused, unread_bytes_max) = (self.reading_paused, 2 * self.limits.unsent_bytes_high);
             let Some(connection) = self.connections.get_mut(super::slot(id)).filter(|c| c.id == id) else {
                 return Poll::Ready(());
             };
@@ -92,6 +92,10 @@ impl Core {
                     return Poll::Pending;
                 }
                 Phase::New | Phase::Challenged | Phase::Open if connection.held.is_some() => {
+                    return Poll::Pending;
+                }
+                // Whoever does not take its answers asks for no more of them. If it goes on so, its silence ends it.
+                Phase::Open if connection.is_blocked && connection.out.len() > unread_bytes_max => {
                     return Poll::Pending;
                 }
                 Phase::New | Phase::Authenticating | Phase::Challenged | Phase::Open => {}

@@ -146,6 +146,17 @@ impl RawClient {
         }
     }
 
+    /// Reads so many bytes and throws them away.
+    pub(crate) fn expect_bytes(&mut self, mut bytes: usize) {
+        while bytes > 0 {
+            self.buf.clear();
+            let read = self.read_more();
+            assert!(read > 0, "{bytes} bytes are missing");
+            bytes = bytes.checked_sub(read).expect("no more than was asked for");
+        }
+        self.buf.clear();
+    }
+
     fn read_more(&mut self) -> usize {
         let mut chunk = [0; 65_536];
         let read = self.stream.read(&mut chunk).expect("the broker answers or closes");

@@ -1,12 +1,15 @@
 //! What a client can make the broker hold, and how long.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
 
 use broker::RunningBroker;
 use protocol::{Packet, ProtocolVersion, QoS, ReasonCode};
 
 use crate::{
-    harness::{PATIENCE, RawClient, TestBroker, connect, publish},
+    harness::{PATIENCE, RawClient, TestBroker, connect, dial, publish},
     http::metric,
 };
 
@@ -114,4 +117,41 @@ fn publishing_faster_than_the_disk_only_waits() {
     for id in 1..=4_000 {
         publisher.expect_puback(id);
     }
+}
+
+#[test]
+fn a_client_that_takes_no_answers_is_asked_for_no_more() {
+    let broker = TestBroker::start_with(|config| {
+        config.mqtt.unsent_bytes_high = 65_536;
+        config.mqtt.unsent_bytes_low = 16_384;
+        config.http.enabled = true;
+        config.http.listen = broker::config::HostPort::new("127.0.0.1", 0);
+    });
+    let stream = dial(broker.addr());
+    // The system keeps little of what comes.
+    socket2::SockRef::from(&stream).set_recv_buffer_size(128 * 1024).unwrap();
+    let mut writer = stream.try_clone().unwrap();
+    let mut deaf = RawClient::over(stream, ProtocolVersion::V5);
+    deaf.send(&connect(ProtocolVersion::V5, "deaf"));
+    deaf.expect_connack(ReasonCode::Success);
+    let http = broker.running().http_addr().unwrap();
+    // Far more than the sockets' own buffers take.
+    let pings = 4 * 1024 * 1024;
+    let writing = std::thread::spawn(move || writer.write_all(&[0xc0, 0x00].repeat(pings)).unwrap());
+    let mut seen = 0;
+    loop {
+        // Twice the mark, and what one slice brings.
+        assert!(metric(http, "postrider_buffered_bytes") <= 4 * 65_536);
+        let packets = metric(http, "postrider_packets_received_total");
+        if packets == seen && packets > 100_000 {
+            break;
+        }
+        seen = packets;
+    }
+    assert!(seen < pings as u64, "all was taken");
+    broker.connected("another").ping();
+    // It reads at last and gets every answer.
+    deaf.expect_bytes(2 * pings);
+    writing.join().unwrap();
+    deaf.ping();
 }

@@ -31,7 +31,6 @@ use std::sync::Arc;
 use bytestring::ByteString;
 use protocol::{Packet, ProtocolVersion, ReasonCode};
 use rustc_hash::FxHashMap;
-use slab::Slab;
 
 pub use recover::RecoverError;
 
@@ -40,6 +39,7 @@ use crate::conversation::Conversations;
 use crate::gate::Gate;
 use crate::memory::{Account, Held, Memory};
 use crate::names::ByName;
+use crate::places::Places;
 use crate::receipt::{Receipts, Told};
 use crate::record::{Entry, RecordBuilder, SessionNo};
 use crate::retained::Retained;
@@ -61,7 +61,7 @@ pub struct Shard {
     rights_epoch: u32,
     rng: fastrand::Rng,
     gate: Gate,
-    sessions: Slab<Session>,
+    sessions: Places<Session>,
     by_client: ByName<SessionKey>,
     by_no: FxHashMap<SessionNo, SessionKey>,
     conns: FxHashMap<ConnId, Conn>,
@@ -162,7 +162,7 @@ impl Shard {
         Self {
             gate: Gate::new(config.planted_ack_before_commit),
             rng: fastrand::Rng::with_seed(seed),
-            sessions: Slab::new(),
+            sessions: Places::new(),
             by_client: ByName::default(),
             by_no: FxHashMap::default(),
             conns: FxHashMap::default(),

@@ -309,7 +309,7 @@ impl Shard {
         remains.sort_unstable();
         self.backlog.extend(remains.into_iter().map(Work::HandOver));
         let mut left = BTreeSet::new();
-        for (key, session) in &self.sessions {
+        for (key, session) in self.sessions.iter() {
             for no in session.queue.groups() {
                 if self.groups.numbered(no).is_some_and(|group| !self.groups.get(group).has(key)) {
                     left.insert((session.no, no));
@@ -328,7 +328,7 @@ impl Shard {
                 holders.push((delivery.message.no, group, session));
             }
         };
-        for (_, s) in &self.sessions {
+        for (_, s) in self.sessions.iter() {
             s.in_flight.iter().map(|f| &f.delivery).chain(s.queue.iter()).for_each(|d| note(s.no, d));
         }
         for (no, remains) in &self.remains {

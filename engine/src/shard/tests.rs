@@ -495,7 +495,7 @@ impl World {
         assert_eq!(self.shard.by_no.len(), self.shard.sessions.len());
         let subscriptions: usize = self.shard.sessions.iter().map(|(_, s)| s.subscriptions.len()).sum();
         assert!(self.shard.routes.len() <= subscriptions);
-        for (key, s) in &self.shard.sessions {
+        for (key, s) in self.shard.sessions.iter() {
             assert_eq!(self.shard.by_client[&s.client_id], key);
             let ids: BTreeSet<_> = s.in_flight.iter().map(|f| f.packet_id).collect();
             assert_eq!(ids.len(), s.in_flight.len(), "packet ids repeat");

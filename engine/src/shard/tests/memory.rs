@@ -14,7 +14,7 @@ pub(super) fn check(shard: &Shard) {
         assert!(m.held.bytes() > m.bytes(), "a message that is not counted");
     };
     let mut sum = 0;
-    for (_, s) in &shard.sessions {
+    for (_, s) in shard.sessions.iter() {
         let deliveries = || s.queue.iter().chain(s.in_flight.iter().map(|f| &f.delivery));
         deliveries().for_each(|d| see(&d.message));
         let entries: usize = deliveries().map(entry_bytes).sum();

@@ -30,7 +30,7 @@ pub(super) fn check(shard: &Shard) {
             assert!(shard.groups.numbered(share.no).is_some(), "a group that a message names is gone");
         }
     };
-    for (key, s) in &shard.sessions {
+    for (key, s) in shard.sessions.iter() {
         let shared: BTreeSet<_> = s.subscriptions.keys().filter(|f| f.starts_with("$share/")).collect();
         let joined = members.keys().filter(|(session, _)| *session == key).map(|(_, full)| full);
         assert_eq!(shared, joined.collect());
