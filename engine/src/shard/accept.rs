@@ -114,7 +114,9 @@ impl Shard {
         let plan = self.plan(&mut offer)?;
         // The last that can refuse.
         let head = if plan.is_conversation { Some(self.next_head(now, &offer.topic)?) } else { None };
-        if plan.recorded || offer.qos > QoS::AtMostOnce {
+        // Another one is gone when its turn ends.
+        let may_stay = plan.recorded || offer.qos > QoS::AtMostOnce;
+        if may_stay {
             // It may stay for long: a slice would keep the read buffer that it came in.
             (offer.topic, offer.payload) = (compact(&offer.topic), Bytes::copy_from_slice(&offer.payload));
             compact_properties(&mut offer.properties);
@@ -138,7 +140,7 @@ impl Shard {
             properties: offer.properties,
             held: Held::default(),
         };
-        let message = message.counted(&self.account);
+        let message = if may_stay { message.counted(&self.account) } else { Arc::new(message) };
         self.keep(&message, &plan, head);
         if let Some((packet_id, key)) = offer.incoming.zip(offer.by.session) {
             self.take_incoming(key, packet_id, message.seq, plan.id.clone());

@@ -48,7 +48,7 @@ use crate::route::{Matches, Routes, SessionKey};
 use crate::session::Session;
 use crate::share::Groups;
 use crate::timers::{Deadline, Timers};
-use crate::{CloseReason, Config, ConnId, Input, Now, Output, Stats, Ticket};
+use crate::{CloseReason, Config, ConnId, Input, Now, OnFull, Output, Stats, Ticket};
 use backlog::Work;
 use share::Remains;
 
@@ -84,6 +84,8 @@ pub struct Shard {
     next_message: u64,
     next_session: u64,
     store_full: bool,
+    /// Whether a queue may be one that refuses publishes: then each recipient's is asked.
+    some_reject: bool,
     /// Nothing is read from any connection for a while.
     is_unread: bool,
     /// Since when all are read.
@@ -185,6 +187,7 @@ impl Shard {
             next_message: 1,
             next_session: 1,
             store_full: false,
+            some_reject: config.on_full == OnFull::Reject,
             is_unread: false,
             read_since_ms: 0,
             shut_down: false,

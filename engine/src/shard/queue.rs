@@ -68,6 +68,9 @@ impl Shard {
         targets: &[Target],
         in_conversation: bool,
     ) -> Result<(), Refused> {
+        if !self.some_reject {
+            return Ok(());
+        }
         // A session may be a recipient several times: by its own subscriptions, and by groups.
         let mut queued: FxHashMap<SessionKey, usize> = FxHashMap::default();
         let is_shared = targets.iter().any(|t| t.share.is_some());

@@ -27,7 +27,7 @@ use crate::record::{Entry, SessionNo, Source};
 use crate::rights::{NodeRules, Rights, topics_of};
 use crate::route::SessionKey;
 use crate::session::{FlightState, Recheck, Session};
-use crate::{CloseReason, ConnId, Now};
+use crate::{CloseReason, ConnId, Now, OnFull};
 
 /// Why a message ends that its recipient may not read any more (docs/protocol.md section 4).
 pub(super) const NOT_AUTHORIZED: &str = "not_authorized";
@@ -73,6 +73,7 @@ impl Shard {
             .principal
             .as_ref()
             .is_some_and(|before| before.rules == principal.rules && before.groups == principal.groups);
+        self.some_reject |= principal.limits.on_full == Some(OnFull::Reject);
         session.principal = Some(principal);
         let is_checked = is_same && session.checked_epoch == self.rights_epoch && !session.holds_unreadable;
         if rights.is_unrestricted() || session.holds_nothing() || is_checked {
@@ -97,26 +98,27 @@ impl Shard {
         self.sessions[key].checked_epoch != self.rights_epoch
     }
 
-    /// Brings a connection's rights up to the node's rules of now.
-    pub(super) fn refresh_rights(&mut self, conn: ConnId) {
-        let Some(c) = self.conns.get_mut(&conn).filter(|c| !c.rights.are_of(&self.rules)) else { return };
-        let session = &self.sessions[c.session];
-        let Some(principal) = session.principal.as_deref() else { return };
-        c.rights = Rights::new(&self.rules, principal, &session.client_id, &session.user);
+    /// Returns a connection's rights, brought up to the node's rules of now.
+    fn rights_in_force(&mut self, conn: ConnId) -> Option<&mut Rights> {
+        let c = self.conns.get_mut(&conn)?;
+        if !c.rights.are_of(&self.rules) {
+            let session = &self.sessions[c.session];
+            let principal = session.principal.as_deref()?;
+            c.rights = Rights::new(&self.rules, principal, &session.client_id, &session.user);
+        }
+        Some(&mut c.rights)
     }
 
     /// Says whether a message may go out to the connection of a session that is suspect.
     pub(super) fn may_send(&mut self, conn: ConnId, topic: &str) -> bool {
-        self.refresh_rights(conn);
-        self.conns.get(&conn).is_none_or(|c| c.rights.may_read(topic))
+        self.rights_in_force(conn).is_none_or(|rights| rights.may_read(topic))
     }
 
     /// Asks whether the session's connection may publish to the topic. A will is asked for by itself.
     pub(super) fn check_publish(&mut self, key: SessionKey, topic: &ByteString) -> Result<(), Refused> {
         let Some(conn) = self.sessions[key].conn else { return Ok(()) };
-        self.refresh_rights(conn);
-        let Some(c) = self.conns.get_mut(&conn) else { return Ok(()) };
-        c.rights.may_publish(topic).map_err(|denied| Refused::not_authorized(&denied))
+        let Some(rights) = self.rights_in_force(conn) else { return Ok(()) };
+        rights.may_publish(topic).map_err(|denied| Refused::not_authorized(&denied))
     }
 
     /// Asks whether a will may be published now: rules may have changed since it was left. Of a session that
@@ -134,9 +136,8 @@ impl Shard {
         filter: &str,
     ) -> Result<(), (ReasonCode, String)> {
         let Some(conn) = self.sessions[key].conn else { return Ok(()) };
-        self.refresh_rights(conn);
-        let Some(c) = self.conns.get(&conn) else { return Ok(()) };
-        c.rights.may_subscribe(topics_of(filter)).map_err(|d| (ReasonCode::NotAuthorized, d.to_string()))
+        let Some(rights) = self.rights_in_force(conn) else { return Ok(()) };
+        rights.may_subscribe(topics_of(filter)).map_err(|d| (ReasonCode::NotAuthorized, d.to_string()))
     }
 
     pub(super) fn rights_of(&self, session: &Session) -> Option<Rights> {
