@@ -41,19 +41,6 @@ pub(crate) struct ClientCertificate {
     pub(crate) identity: String,
 }
 
-impl Peer {
-    /// Returns the IP address, if it has one.
-    pub(crate) fn ip(&self) -> Option<IpAddr> {
-        self.address.ip()
-    }
-
-    /// Says whether it is on this machine.
-    #[allow(dead_code, reason = "authentication reads it")]
-    pub(crate) fn is_loopback(&self) -> bool {
-        self.ip().is_none_or(|ip| ip.is_loopback())
-    }
-}
-
 impl PeerAddr {
     /// Returns the IP address, if it has one.
     pub(crate) fn ip(&self) -> Option<IpAddr> {

@@ -59,11 +59,14 @@ fn what_the_certs_command_tells_to_do_works() {
         assert!(published.success());
         let received = Command::new("mosquitto_sub")
             .args(told_arguments(&told, "mosquitto_sub", listen))
-            .args(["-C", "1", "-W", "60"])
+            .args(["-C", "1", "-W", "60", "-V", "5", "-F", "%t %p %P"])
             .current_dir(dir.path())
             .output()
             .expect("mosquitto_sub is installed");
-        assert_eq!(String::from_utf8_lossy(&received.stdout), "try/this hello\n");
+        let received = String::from_utf8_lossy(&received.stdout);
+        assert!(received.starts_with("try/this hello "), "{received}");
+        // The last device published: its certificate is its user.
+        assert_eq!(received.contains("im-from:truck-2"), !devices.is_empty(), "{received}");
     }
 }
 

@@ -354,3 +354,7 @@ impl Wire {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "door_tests.rs"]
+mod tests;

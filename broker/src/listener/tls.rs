@@ -222,14 +222,40 @@ fn describe(der: &CertificateDer<'_>, path: &Path) -> Result<String, String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
     let (from, to) = (validity.not_before, validity.not_after);
     let file = path.display();
-    if now > to.timestamp() {
-        tracing::warn!(%file, expired = %to, "certificate has expired: clients refuse it, put a new one in its place");
-    } else if now < from.timestamp() {
-        tracing::warn!(%file, %from, "certificate is not valid yet: look at this machine's clock");
-    } else if to.timestamp() - now < EXPIRES_SOON_S {
-        tracing::warn!(%file, expires = %to, "certificate expires soon: put a new one in its place");
+    match Age::of(now, from.timestamp(), to.timestamp()) {
+        Age::Good => {}
+        Age::Expired => {
+            tracing::warn!(%file, expired = %to, "certificate has expired: clients refuse it, put a new one in its place");
+        }
+        Age::Unborn => {
+            tracing::warn!(%file, %from, "certificate is not valid yet: look at this machine's clock");
+        }
+        Age::Late => {
+            tracing::warn!(%file, expires = %to, "certificate expires soon: put a new one in its place");
+        }
     }
     Ok(format!("certificate of {} until {to}", certificate.subject()))
+}
+
+/// How far a certificate is through its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Age {
+    Unborn,
+    Good,
+    Late,
+    Expired,
+}
+
+impl Age {
+    /// Judges by seconds since the Unix epoch.
+    fn of(now_s: i64, from_s: i64, to_s: i64) -> Self {
+        match now_s {
+            now if now > to_s => Self::Expired,
+            now if now < from_s => Self::Unborn,
+            now if to_s - now < EXPIRES_SOON_S => Self::Late,
+            _ => Self::Good,
+        }
+    }
 }
 
 /// Takes the client's name out of its certificate, whose signature is verified.

@@ -187,3 +187,18 @@ fn the_files_that_are_watched_are_all_that_are_read() {
     assert_eq!(names, ["server.crt", "server.key", "ca", "crl"]);
     assert!(Path::new(&watched[0]).exists());
 }
+
+#[test]
+fn a_certificate_is_told_about_before_it_ends_and_after() {
+    let (from, to) = (1_000_000, 100_000_000);
+    for (now, expected) in [
+        (from - 1, Age::Unborn),
+        (from, Age::Good),
+        (to - EXPIRES_SOON_S, Age::Good),
+        (to - EXPIRES_SOON_S + 1, Age::Late),
+        (to, Age::Late),
+        (to + 1, Age::Expired),
+    ] {
+        assert_eq!(Age::of(now, from, to), expected, "{now}");
+    }
+}

@@ -295,6 +295,11 @@ impl Wire {
         Ok(true)
     }
 
+    /// Says how much it may hold of what the socket did not take.
+    pub(crate) fn unsent_bytes_max(&self) -> usize {
+        if self.layers.tls.is_some() { UNSENT_BYTES_MAX } else { 0 }
+    }
+
     /// Says goodbye in each layer, after what is there to be sent.
     pub(crate) fn end(&mut self) {
         self.is_ending = true;

@@ -13,7 +13,8 @@ impl Core {
         let Some(connection) = self.connections.get_mut(super::slot(id)).filter(|c| c.id == id) else {
             return;
         };
-        let bytes = connection.out.len() + connection.cut.len();
+        let below = if connection.is_blocked { connection.transport.unsent_bytes_max() } else { 0 };
+        let bytes = connection.out.len() + connection.cut.len() + below;
         self.buffered = self.buffered + bytes - std::mem::replace(&mut connection.buffered, bytes);
         if self.buffered > self.limits.buffers_bytes_max {
             // Its end sheds.

@@ -94,6 +94,14 @@ impl Transport {
         }
     }
 
+    /// Says how much it may hold of what the socket did not take.
+    pub(super) fn unsent_bytes_max(&self) -> usize {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => 0,
+            Self::Wire(wire) => wire.unsent_bytes_max(),
+        }
+    }
+
     /// Says goodbye where the transport has a word for it, which may have to be sent.
     pub(super) fn end(&mut self) {
         if let Self::Wire(wire) = self {

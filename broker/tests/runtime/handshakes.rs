@@ -8,7 +8,7 @@ use std::{
 
 use broker::{
     Broker,
-    config::{ClientCertificateMode, HostPort, ListenerConfig, TlsVersion, Transport},
+    config::{ClientCertificateMode, Counted, HostPort, ListenerConfig, TlsVersion, Transport},
 };
 use protocol::{ProtocolVersion, ReasonCode};
 use rustls::{ClientConfig, HandshakeKind};
@@ -315,4 +315,49 @@ fn a_proxied_listener_takes_good_headers_and_nothing_else() {
             assert_eq!(rest, b"", "{header:?}");
         }
     }
+}
+
+/// The bounds by address are those of the client behind the proxy, not of the proxy.
+#[test]
+fn bounds_by_address_hold_for_the_address_that_the_proxy_tells() {
+    let authority = Authority::new();
+    let broker = with_all(&authority, |config| {
+        config.limits.unconnected_per_address_max = 1;
+        config.http.enabled = true;
+        config.http.listen = HostPort::new("127.0.0.1", 0);
+    });
+    let http = broker.running().http_addr().unwrap();
+    let from = |ip: &str| {
+        begin(addr(&broker, "proxied"), format!("PROXY TCP4 {ip} 127.0.0.1 1 1883\r\n").as_bytes())
+    };
+    let _first = from("203.0.113.7");
+    let deadline = Instant::now() + PATIENCE;
+    while metric(http, "postrider_sockets") < 1 {
+        assert!(Instant::now() < deadline, "the first one does not come in");
+    }
+    assert_eq!(from("203.0.113.7").read(&mut [0]).unwrap(), 0, "one too many from this address");
+    let mut other = RawClient::over(from("203.0.113.8"), V5);
+    other.send(&connect(V5, "other"));
+    other.expect_connack(ReasonCode::Success);
+}
+
+#[test]
+fn handshakes_that_failed_count_no_longer_against_their_address() {
+    let authority = Authority::new();
+    let broker = with_all(&authority, |config| {
+        config.abuse.loopback = Counted::Address;
+        config.limits.unconnected_per_address_max = 3;
+        // Longer than the test has patience: no end is one of time.
+        config.mqtt.handshake_timeout_s = 600;
+    });
+    for _ in 0..10 {
+        let mut stream = begin(addr(&broker, "tls"), b"no TLS at all");
+        // The alert, and the end.
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    connected(authority.tls(addr(&broker, "tls")), "one").ping();
+    // Those that hang do count: one more is closed at once.
+    let _hanging: Vec<_> = (0..3).map(|_| begin(addr(&broker, "tls"), b"")).collect();
+    let outcome = begin(addr(&broker, "tls"), b"").read(&mut [0]);
+    assert!(matches!(outcome, Ok(0)), "{outcome:?}");
 }
