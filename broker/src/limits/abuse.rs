@@ -225,13 +225,6 @@ impl Abuse {
         Ok(Seat { address, counted, listener, is_unconnected: true, user: None })
     }
 
-    /// Says whether all from this address are kept out: asked before a handshake that costs something.
-    #[allow(dead_code, reason = "asked by listeners with a handshake")]
-    pub(crate) fn is_banned(&mut self, now_ms: u64, address: IpAddr) -> bool {
-        self.counted(Some(address)) == Counted::Address
-            && self.bans.refuse(now_ms, &BanKey::Address(AddressKey::of(address))).is_some()
-    }
-
     /// Judges a CONNECT before its user is authenticated. After a delay [`Abuse::is_kept_out`] is asked
     /// instead.
     pub(crate) fn connect(

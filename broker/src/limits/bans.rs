@@ -70,7 +70,6 @@ pub(crate) enum Offence {
     /// Connected again and again.
     Flapping,
     /// Failed to authenticate again and again.
-    #[allow(dead_code, reason = "told by authentication")]
     Guessing,
     /// Sent what is no MQTT again and again.
     Malformed,

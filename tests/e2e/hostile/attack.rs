@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::deeds::DEEDS;
+use super::deeds::{DEEDS, Door};
 
 /// Hostile connections at a time.
 const AT_A_TIME: usize = 200;
@@ -24,6 +24,9 @@ const END_WITHIN: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attack {
     pub(super) broker: SocketAddr,
+    pub(super) tls: SocketAddr,
+    pub(super) web_socket: SocketAddr,
+    pub(super) proxy: SocketAddr,
     pub(super) seed: u64,
     pub(super) connections: usize,
     pub(super) silent: usize,
@@ -71,6 +74,15 @@ impl Attack {
         done
     }
 
+    fn address(self, door: Door) -> SocketAddr {
+        match door {
+            Door::Tcp => self.broker,
+            Door::Tls => self.tls,
+            Door::WebSocket => self.web_socket,
+            Door::Proxy => self.proxy,
+        }
+    }
+
     /// Connects and leaves; every other one so that the broker's answer is a reset.
     async fn pass_by(self, number: usize) -> Ended {
         let stream = TcpStream::connect(self.broker).await;
@@ -82,10 +94,10 @@ impl Attack {
 
     async fn misbehave(self, number: usize) -> Ended {
         let mut rng = Rng::with_seed(self.seed ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let deeds: Vec<_> = DEEDS.iter().filter(|(name, _)| name.contains(self.only)).collect();
-        let &(deed, act) = deeds[rng.usize(..deeds.len())];
+        let deeds: Vec<_> = DEEDS.iter().filter(|(name, ..)| name.contains(self.only)).collect();
+        let &(deed, door, act) = deeds[rng.usize(..deeds.len())];
         let done = timeout(END_WITHIN, async {
-            let Ok(stream) = TcpStream::connect(self.broker).await else { return };
+            let Ok(stream) = TcpStream::connect(self.address(door)).await else { return };
             let _ = stream.set_nodelay(true);
             let mut peer = Peer { stream, number };
             act(&mut peer, rng).await;

@@ -12,45 +12,65 @@ use protocol::{
 };
 
 use super::attack::Peer;
+use super::door_deeds;
 use crate::raw_client::{connect_packet, durable_connect, id, message, retained, will};
 
 type Act = for<'a> fn(&'a mut Peer, Rng) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
+/// Where a deed is done.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Door {
+    Tcp,
+    Tls,
+    WebSocket,
+    Proxy,
+}
+
 /// Names and boxes the deeds.
 macro_rules! deeds {
-    ($($name:literal: $act:ident,)+) => {
+    ($($name:literal: $door:ident $act:path,)+) => {
         /// Every deed with its name.
-        pub(super) const DEEDS: &[(&str, Act)] = &[ $( ($name, |peer, rng| Box::pin($act(peer, rng))), )+ ];
+        pub(super) const DEEDS: &[(&str, Door, Act)] =
+            &[ $( ($name, Door::$door, |peer, rng| Box::pin($act(peer, rng))), )+ ];
     };
 }
 
 deeds! {
-    "random bytes": random_bytes,
-    "half a CONNECT": half_a_connect,
-    "lies about lengths": length_lies,
-    "sends a byte at a time": slow_sending,
-    "random bytes behind a good CONNECT": garbage_after_connect,
-    "a good packet with one byte changed": one_byte_changed,
-    "topics of 64 KB": giant_topics,
-    "filters of 65,535 levels": deep_filters,
-    "10,000 subscriptions": many_subscriptions,
-    "wildcard bombs": wildcard_bombs,
-    "asks for much and reads nothing": slow_reading,
-    "pings and reads nothing": deaf_pings,
-    "packets after DISCONNECT": after_disconnect,
-    "packets that only a broker sends": broker_packets,
-    "QoS 2 without PUBREL": qos2_flood,
-    "retained messages without end": retained_flood,
-    "topic aliases 0, unknown and above the maximum": aliases,
-    "acknowledges what nobody sent": false_acks,
-    "takes sessions over": takeovers,
-    "durable sessions without end": durable_sessions,
-    "large wills": wills,
-    "ill-formed UTF-8": ill_formed_text,
-    "AUTH without method": auth_unasked,
-    "silent over its keep-alive": silence,
-    "speaks HTTP": http,
-    "speaks TLS": tls,
+    "random bytes": Tcp random_bytes,
+    "half a CONNECT": Tcp half_a_connect,
+    "lies about lengths": Tcp length_lies,
+    "sends a byte at a time": Tcp slow_sending,
+    "random bytes behind a good CONNECT": Tcp garbage_after_connect,
+    "a good packet with one byte changed": Tcp one_byte_changed,
+    "topics of 64 KB": Tcp giant_topics,
+    "filters of 65,535 levels": Tcp deep_filters,
+    "10,000 subscriptions": Tcp many_subscriptions,
+    "wildcard bombs": Tcp wildcard_bombs,
+    "asks for much and reads nothing": Tcp slow_reading,
+    "pings and reads nothing": Tcp deaf_pings,
+    "packets after DISCONNECT": Tcp after_disconnect,
+    "packets that only a broker sends": Tcp broker_packets,
+    "QoS 2 without PUBREL": Tcp qos2_flood,
+    "retained messages without end": Tcp retained_flood,
+    "topic aliases 0, unknown and above the maximum": Tcp aliases,
+    "acknowledges what nobody sent": Tcp false_acks,
+    "takes sessions over": Tcp takeovers,
+    "durable sessions without end": Tcp durable_sessions,
+    "large wills": Tcp wills,
+    "ill-formed UTF-8": Tcp ill_formed_text,
+    "AUTH without method": Tcp auth_unasked,
+    "silent over its keep-alive": Tcp silence,
+    "speaks HTTP": Tcp http,
+    "speaks TLS": Tcp tls,
+    "random bytes to a TLS listener": Tls door_deeds::random_bytes,
+    "half a ClientHello": Tls door_deeds::half_a_hello,
+    "random bytes to a WebSocket listener": WebSocket door_deeds::random_bytes,
+    "HTTP requests without end": WebSocket door_deeds::endless_request,
+    "HTTP requests that are none": WebSocket door_deeds::bad_requests,
+    "bad WebSocket frames": WebSocket door_deeds::bad_frames,
+    "WebSocket frames of one byte, and pings": WebSocket door_deeds::tiny_frames,
+    "bad PROXY headers": Proxy door_deeds::bad_proxy_headers,
+    "random bytes to a PROXY listener": Proxy door_deeds::random_bytes,
 }
 
 fn bytes_of(packets: &[Packet], version: ProtocolVersion) -> BytesMut {
@@ -61,11 +81,11 @@ fn bytes_of(packets: &[Packet], version: ProtocolVersion) -> BytesMut {
     out
 }
 
-fn version(rng: &mut Rng) -> ProtocolVersion {
+pub(super) fn version(rng: &mut Rng) -> ProtocolVersion {
     if rng.bool() { ProtocolVersion::V5 } else { ProtocolVersion::V311 }
 }
 
-fn connect_bytes(peer: &Peer, version: ProtocolVersion) -> BytesMut {
+pub(super) fn connect_bytes(peer: &Peer, version: ProtocolVersion) -> BytesMut {
     let connect = connect_packet(&format!("hostile-{}", peer.number), version);
     bytes_of(&[Packet::Connect(Box::new(connect))], version)
 }
@@ -81,7 +101,7 @@ async fn come_in(peer: &mut Peer, version: ProtocolVersion) -> bool {
     enter(peer, connect).await
 }
 
-fn random(rng: &mut Rng, len: usize) -> Vec<u8> {
+pub(super) fn random(rng: &mut Rng, len: usize) -> Vec<u8> {
     (0..len).map(|_| rng.u8(..)).collect()
 }
 

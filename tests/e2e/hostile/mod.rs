@@ -8,6 +8,7 @@
 
 mod attack;
 mod deeds;
+mod door_deeds;
 mod process;
 mod witness;
 
@@ -21,6 +22,7 @@ use self::{
     witness::{Summary, Witness},
 };
 use crate::broker_process::{Broker, Build};
+use crate::transport::make_certificate;
 
 /// Connections that do one bad thing each.
 const CONNECTIONS: usize = 10_000;
@@ -38,6 +40,8 @@ const REST: Duration = Duration::from_secs(4);
 const CONFIG: &str = r#"
 [mqtt]
 connect_timeout_s = 2
+handshake_timeout_s = 2
+handshakes_max = 100
 close_timeout_s = 2
 packet_bytes_max = 262144
 unsent_bytes_high = 131072
@@ -57,6 +61,16 @@ buffers_bytes_max = 67108864
 unconnected_max = 500
 [log]
 filter = "error"
+[[listener]]
+name = "web"
+transport = "ws"
+listen = "127.0.0.1:0"
+[[listener]]
+name = "behind-proxy"
+listen = "127.0.0.1:0"
+proxy_protocol = true
+[auth]
+anonymous = "allow"
 "#;
 
 /// Memory the broker may have at most, over what it had before the attack: the bounds above, each twice for
@@ -72,7 +86,14 @@ fn number(name: &str, default: u64) -> u64 {
 fn ten_thousand_hostile_clients_disturb_nobody() {
     let connections = number("POSTRIDER_TEST_HOSTILE", CONNECTIONS as u64) as usize;
     let seed = number("POSTRIDER_TEST_SEED", SEED);
-    let broker = Broker::start_with(Build::Release, Some(CONFIG));
+    let certificates = tempfile::tempdir().expect("a temporary directory");
+    make_certificate(certificates.path());
+    let dir = certificates.path().display();
+    let tls = format!(
+        "[[listener]]\nname = \"tls\"\ntransport = \"tls\"\nlisten = \"127.0.0.1:0\"\n\
+         certificate = \"{dir}/server.crt\"\nkey = \"{dir}/server.key\"\n"
+    );
+    let broker = Broker::start_with(Build::Release, Some(&format!("{CONFIG}{tls}")));
     let process = Process::of(broker.pid());
     let witness = Witness::start(broker.address());
     let rest = witness.measure_for(REST);
@@ -81,7 +102,17 @@ fn ten_thousand_hostile_clients_disturb_nobody() {
     let started = Instant::now();
     let only = std::env::var("POSTRIDER_TEST_DEED").unwrap_or_default().leak();
     let silent = if only.is_empty() { SILENT } else { 0 };
-    let attack = Attack { broker: broker.address(), seed, connections, silent, only };
+    let listener = |name| broker.listener(name).parse().expect("an address");
+    let attack = Attack {
+        broker: broker.address(),
+        tls: listener("tls"),
+        web_socket: listener("web"),
+        proxy: listener("behind-proxy"),
+        seed,
+        connections,
+        silent,
+        only,
+    };
     let done = attack.run();
     let took = started.elapsed();
     let attacked = witness.stop();
