@@ -1,6 +1,7 @@
 //! Who comes in, seen from outside: the real binary, its `passwd` command, its files and its log.
 
 mod enhanced;
+mod guessing;
 mod hook;
 mod passwords;
 mod reload;
