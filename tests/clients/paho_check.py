@@ -92,7 +92,7 @@ class Client:
         self.ended.set()
         self.connected.put(None)
 
-    def open(self):
+    def open(self, patience_s=PATIENCE_S):
         """Connects and returns the flag of the session and the code of CONNACK."""
         host, port = ARGS.url.hostname, ARGS.url.port
         if self.version == mqtt.MQTTv5:
@@ -102,7 +102,7 @@ class Client:
         else:
             self.paho.connect(host, port)
         self.paho.loop_start()
-        connack = take(self.connected, "CONNACK")
+        connack = take(self.connected, "CONNACK", patience_s)
         if not connack:
             raise Failed("the connection ended before CONNACK")
         return connack
@@ -152,12 +152,12 @@ def session_present(flags):
     return flags.session_present if hasattr(flags, "session_present") else bool(flags["session present"])
 
 
-def take(source, what):
+def take(source, what, patience_s=PATIENCE_S):
     """Returns the next item or fails."""
     try:
-        return source.get(timeout=PATIENCE_S)
+        return source.get(timeout=patience_s)
     except queue.Empty:
-        raise Failed(f"no {what} within {PATIENCE_S} s") from None
+        raise Failed(f"no {what} within {patience_s} s") from None
 
 
 def expect(got, wanted, what):
@@ -336,7 +336,8 @@ def refused(what, change):
     vars(ARGS).update(change)
     try:
         client = Client("paho-refused", mqtt.MQTTv5)
-        present, reason = client.open()
+        # paho-mqtt 1 says nothing when TLS fails after its connect.
+        present, reason = client.open(patience_s=5)
     except (OSError, Failed):
         return
     finally:
