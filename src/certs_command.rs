@@ -236,10 +236,10 @@ fn explain(files: &Files<'_>, args: &Args) -> anyhow::Result<()> {
     let (first, last) = (args.device.first(), args.device.last());
     say(&format!("    mosquitto_sub {} -t 'try/#' -v", client(first)))?;
     say(&format!("    mosquitto_pub {} -t try/this -m hello", client(last)))?;
-    say(&format!(
-        "\nA client that is no device of yours needs {ca} only. Keep {} to yourself: whoever has it makes devices.",
-        path("ca.key")
-    ))?;
+    if !args.device.is_empty() {
+        say(&format!("\nWith client_certificate = \"optional\" a client without one needs {ca} only."))?;
+    }
+    say(&format!("\nKeep {} to yourself: whoever has it makes devices.", path("ca.key")))?;
     Ok(())
 }
 
