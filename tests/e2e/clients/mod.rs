@@ -207,6 +207,7 @@ fn config(way: Way, dir: &Path, certificates: &Certificates) -> String {
     format!("[[listener]]\nname = \"more\"\nlisten = {listen:?}\n{more}\n")
 }
 
+// [MQTT-7.0.0-2] (3.1.1): clients that know nothing of postrider need nothing of it.
 #[test]
 fn mosquittos_clients_work() {
     by(Way::Tcp, mosquitto(), 23);
