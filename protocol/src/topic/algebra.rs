@@ -2,6 +2,9 @@
 //!
 //! Rights are decided by this, and the filters come from clients: both go over the levels once, without
 //! recursion and without memory of their own.
+//!
+//! The empty topic counts as a topic here, although nobody can publish to it: so `+/+/#` does not cover `/#`, and `+`
+//! meets it. For rights that errs on the side of refusing.
 
 /// One level of a filter.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,7 +84,7 @@ mod tests {
     use super::*;
     use crate::topic::{TopicFilter, filter_matches};
 
-    /// Every topic of up to four levels over levels that filters name, and one that none names.
+    /// Every topic of up to four levels over levels that filters name, and one that none names; the empty one too.
     fn topics() -> Vec<String> {
         let levels = ["", "a", "b", "$a", "z"];
         let mut all: Vec<Vec<&str>> = vec![vec![]];
@@ -90,7 +93,6 @@ mod tests {
             all = all.iter().flat_map(|t| levels.map(|l| [&t[..], &[l]].concat())).collect();
             topics.extend(all.iter().map(|t| t.join("/")));
         }
-        topics.retain(|t| !t.is_empty());
         topics
     }
 
@@ -144,6 +146,9 @@ mod tests {
             ("a/+/c", "a/b/+", false, true),
             ("a/+/c", "b/#", false, false),
             ("a/+", "a/+/+", false, false),
+            // They differ in the empty topic alone.
+            ("+/+/#", "/#", false, true),
+            ("+", "/#", false, true),
         ] {
             assert_eq!(filter_covers(outer, inner), covers, "{outer} covers {inner}");
             assert_eq!(filters_overlap(outer, inner), meets, "{outer} meets {inner}");
