@@ -23,11 +23,12 @@ use engine::ConnId;
 
 use super::{Alarm, Core, Shared};
 
-/// A connection is decoded for this long at a time, and a packet.
-const SLICE: Duration = Duration::from_micros(250);
+/// A connection is decoded for this long at a time, and a packet: long enough that messages to many subscribers
+/// share their writes.
+const SLICE: Duration = Duration::from_millis(1);
 
 /// Slices are granted for this long before the sockets of all others are looked at.
-const ROUND: Duration = Duration::from_micros(500);
+const ROUND: Duration = Duration::from_millis(1);
 
 /// Those with little debt are served at once for this long a turn, all together.
 const LIGHT_TURN: Duration = Duration::from_millis(1);
