@@ -3,7 +3,7 @@
 //! One log record holds the entries of one input, so that they become durable together or not at all.
 //! Layout: a version byte, then entries, each a kind byte and its fields; integers are little-endian,
 //! strings and byte fields have a `u32` length before them. A golden fixture pins each version; records of
-//! version 1, which knew no shared groups, are still read.
+//! versions 1, which knew no shared groups, and 2 are still read.
 
 mod layout;
 
@@ -18,7 +18,7 @@ use layout::{Writer, write_entry, write_message};
 pub(crate) use layout::read_record;
 
 /// Version of the layout that is written; older ones are read, a newer one is refused.
-pub(crate) const VERSION: u8 = 2;
+pub(crate) const VERSION: u8 = 3;
 
 /// Number of a session in this shard, over restarts; a client id that comes back after its session ended
 /// gets a new one.
