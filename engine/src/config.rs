@@ -2,6 +2,8 @@
 
 use protocol::TopicFilter;
 
+use crate::planted::Planted;
+
 /// Every limit and rule the engine knows; the caller parses them from its configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -60,10 +62,9 @@ pub struct Config {
     /// Bytes that the shard may hold in memory, as it counts them; 0 = no bound. Near it QoS 0 messages are no
     /// longer queued, at it what would need more is refused; what was acknowledged stays.
     pub memory_bytes_max: usize,
-    /// Test only: report acknowledgements before their record is durable. Exists so that the simulation
-    /// can show that it finds this bug.
+    /// Test only: a mistake made on purpose, so that the simulation can show that it finds it.
     #[doc(hidden)]
-    pub planted_ack_before_commit: bool,
+    pub planted: Option<Planted>,
 }
 
 /// One `[[conversation]]` rule (docs/protocol.md section 2).
@@ -144,7 +145,7 @@ impl Default for Config {
             ],
             receipts_listed_max: 50,
             memory_bytes_max: 0,
-            planted_ack_before_commit: false,
+            planted: None,
         }
     }
 }

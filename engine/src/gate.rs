@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use crate::planted::Planted;
 use crate::{Output, Ticket};
 
 #[derive(Debug, Default)]
@@ -16,13 +17,12 @@ pub(crate) struct Gate {
     committed: u64,
     ready: VecDeque<Output>,
     waiting: VecDeque<(u64, Output)>,
-    /// Test only: let everything pass before its record is durable.
-    open: bool,
+    planted: Option<Planted>,
 }
 
 impl Gate {
-    pub(crate) fn new(open: bool) -> Self {
-        Self { open, ..Self::default() }
+    pub(crate) fn new(planted: Option<Planted>) -> Self {
+        Self { planted, ..Self::default() }
     }
 
     /// The number that the next record will get.
@@ -44,7 +44,7 @@ impl Gate {
     /// `conn_gate` is the connection's own mark, raised here.
     pub(crate) fn push(&mut self, output: Output, ticket: u64, conn_gate: &mut u64) {
         *conn_gate = ticket.max(*conn_gate);
-        if self.open || *conn_gate <= self.committed {
+        if *conn_gate <= self.committed || self.passes_early(&output) {
             return self.ready.push_back(output);
         }
         // Behind an output with a later gate it leaves with that one. The connection's mark must say so: what
@@ -53,6 +53,16 @@ impl Gate {
             *conn_gate = (*newest).max(*conn_gate);
         }
         self.waiting.push_back((*conn_gate, output));
+    }
+
+    /// Test only: whether a planted bug lets it pass before its record is durable.
+    fn passes_early(&self, output: &Output) -> bool {
+        let is_message = matches!(output, Output::Send { packet: protocol::Packet::Publish(_), .. });
+        match self.planted {
+            Some(Planted::AckBeforeCommit) => !is_message,
+            Some(Planted::DeliveryBeforeCommit) => is_message,
+            _ => false,
+        }
     }
 
     pub(crate) fn committed(&mut self, ticket: u64) {
@@ -87,7 +97,7 @@ mod tests {
 
     #[test]
     fn an_output_stuck_behind_a_later_gate_is_not_passed_by_what_follows_it() {
-        let mut gate = Gate::new(false);
+        let mut gate = Gate::new(None);
         let (mut one, mut two) = (0, 0);
         gate.append(Bytes::new());
         gate.append(Bytes::new());
@@ -106,7 +116,7 @@ mod tests {
         fn outputs_of_one_connection_leave_in_the_order_they_were_made(
             steps in prop::collection::vec((0u64..4, 0u64..12, 0u8..5), 1..200),
         ) {
-            let mut gate = Gate::new(false);
+            let mut gate = Gate::new(None);
             let mut marks = [0; 4];
             let (mut made, mut left) = ([0; 4], [0; 4]);
             let mut gates = Vec::new();

@@ -18,6 +18,7 @@ mod memory;
 mod message;
 mod names;
 mod places;
+mod planted;
 mod principal;
 mod receipt;
 mod record;
@@ -35,5 +36,7 @@ pub use acl::{Access, Acl, AclRule, Who};
 pub use config::{Config, ConversationRule, OnFull, ReceiptsWanted};
 pub use io::{CloseReason, ConnId, Input, Now, Output, Stats, Ticket};
 pub use memory::{Memory, MemoryLevel};
+#[doc(hidden)]
+pub use planted::Planted;
 pub use principal::{Authentication, Principal, SessionLimits};
 pub use shard::{RecoverError, Shard};

@@ -98,7 +98,7 @@ fn clients() -> Vec<Client> {
 
 fn config(plan: Plan) -> Config {
     Config {
-        planted_ack_before_commit: plan.ack_before_commit,
+        planted: plan.ack_before_commit.then_some(engine::Planted::AckBeforeCommit),
         session_expiry_max_s: u32::MAX,
         ..Config::default()
     }

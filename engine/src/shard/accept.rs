@@ -17,6 +17,7 @@ use crate::message::{
     Delivery, Expiry, Message, MsgNo, Origin, Share, compact, compact_properties, own_id, queue_bytes,
     strip_broker_properties, user_property,
 };
+use crate::planted::Planted;
 use crate::principal::Principal;
 use crate::receipt;
 use crate::record::{EndCounts, Entry, TrackedRecipient};
@@ -334,6 +335,9 @@ impl Shard {
         subscribers.sort_unstable_by_key(|m| (m.session, m.identifier));
         let mut targets: Vec<_> =
             subscribers.chunk_by(|a, b| a.session == b.session).map(Target::of).collect();
+        if self.has_planted(Planted::OverlapTwice) {
+            targets = subscribers.iter().map(|one| Target::of(&[*one])).collect();
+        }
         for group in groups.iter().map(|key| self.groups.get(*key)) {
             let Some(member) = self.choose(group, load) else { continue };
             let (share, kept) = (Some(group.share.clone()), self.is_kept(group, member, load));

@@ -14,6 +14,7 @@ use super::{Conn, Shard, Wait};
 use crate::alias::TopicAliases;
 use crate::memory::CONNECTION_BYTES;
 use crate::message::{compact, compact_properties, strip_broker_properties};
+use crate::planted::Planted;
 use crate::principal::{Authentication, Principal, SessionLimits, lower};
 use crate::record::{Entry, SessionNo};
 use crate::rights::Rights;
@@ -212,7 +213,9 @@ impl Shard {
         let known = self.by_client.get(&connect.client_id).copied();
         match known {
             // [MQTT-3.1.2-4] Clean Start discards the session.
-            Some(key) if connect.clean_start => self.end_session(now, key),
+            Some(key) if connect.clean_start && !self.has_planted(Planted::CleanStartResumes) => {
+                self.end_session(now, key);
+            }
             // [MQTT-3.1.2-5] otherwise it is resumed.
             Some(key) => return (key, true),
             None => {}

@@ -12,6 +12,7 @@ use super::{Conn, Shard, Wait};
 use crate::alias::Alias;
 use crate::memory::MemoryLevel;
 use crate::message::{Delivery, Message};
+use crate::planted::Planted;
 use crate::receipt::Outcome;
 use crate::record::{Entry, SessionNo};
 use crate::route::SessionKey;
@@ -62,6 +63,9 @@ impl Shard {
         let logged = session.logs(&delivery);
         // All in flight is on this connection, in a window that has room and is never above 65,535.
         let packet_id = session.take_packet_id().expect("fewer messages are in flight than there are ids");
+        let reused = session.in_flight.back().map(|f| f.packet_id);
+        let reused = reused.filter(|_| self.config.planted == Some(Planted::PacketIdReused));
+        let packet_id = reused.unwrap_or(packet_id);
         let publish = match self.prepare(now, key, conn, &delivery, Some(packet_id)) {
             Ok(publish) => publish,
             // As if it had been sent.
@@ -106,7 +110,8 @@ impl Shard {
             }
             let Some(delivery) = session.pop_waiting() else { return self.gather_more(key) };
             bytes += delivery.message.bytes();
-            if delivery.message.expiry.is_some_and(|e| e.is_past(now)) {
+            let is_expired = delivery.message.expiry.is_some_and(|e| e.is_past(now));
+            if is_expired && !self.has_planted(Planted::ExpiryNotCounted) {
                 // [MQTT-3.3.2-5] expired before its delivery began.
                 self.end_waiting(now, key, &delivery, Outcome::Expired);
                 ended += 1;
@@ -128,6 +133,11 @@ impl Shard {
         if self.sessions[key].window_used == self.sessions[key].in_flight.len() {
             return;
         }
+        if self.has_planted(Planted::NotResent) {
+            self.sessions[key].window_used = self.sessions[key].in_flight.len();
+            self.sessions[key].in_flight.iter_mut().for_each(|f| f.on_this_connection = true);
+            return;
+        }
         for at in self.sessions[key].released() {
             let session = &mut self.sessions[key];
             let entry = &mut session.in_flight[at];
@@ -138,7 +148,10 @@ impl Shard {
             }
         }
         let (mut unfit, mut bytes) = (Vec::new(), 0);
-        for at in 0..self.sessions[key].in_flight.len() {
+        let in_flight = self.sessions[key].in_flight.len();
+        for at in 0..in_flight {
+            let is_reversed = self.has_planted(Planted::ResentOutOfOrder);
+            let at = if is_reversed { in_flight - 1 - at } else { at };
             let session = &self.sessions[key];
             let entry = &session.in_flight[at];
             if entry.on_this_connection {

@@ -40,6 +40,7 @@ use crate::gate::Gate;
 use crate::memory::{Account, Held, Memory};
 use crate::names::ByName;
 use crate::places::Places;
+use crate::planted::Planted;
 use crate::receipt::{Receipts, Told};
 use crate::record::{Entry, RecordBuilder, SessionNo};
 use crate::retained::Retained;
@@ -162,7 +163,7 @@ impl Shard {
     fn empty(config: Config, seed: u64) -> Self {
         let account = Account::default();
         Self {
-            gate: Gate::new(config.planted_ack_before_commit),
+            gate: Gate::new(config.planted),
             rng: fastrand::Rng::with_seed(seed),
             sessions: Places::new(),
             by_client: ByName::default(),
@@ -331,6 +332,11 @@ impl Shard {
         }
         self.turn.sends = sends;
         self.turn.closed.clear();
+    }
+
+    /// Test only: whether this mistake is to be made.
+    fn has_planted(&self, bug: Planted) -> bool {
+        self.config.planted == Some(bug)
     }
 
     fn write(&mut self, entry: &Entry) {

@@ -7,6 +7,7 @@ use super::Shard;
 use super::accept::{Refused, Target};
 use super::backlog::{ENDS_PER_TURN_MAX, Work};
 use crate::message::Delivery;
+use crate::planted::Planted;
 use crate::principal::lower;
 use crate::receipt::Outcome;
 use crate::record::SessionNo;
@@ -138,6 +139,9 @@ impl Shard {
             }
             let session = &mut self.sessions[key];
             let Some(dropped) = session.pop_at_most_once().or_else(|| session.pop_waiting()) else { return };
+            if self.has_planted(Planted::DroppedInSilence) {
+                continue;
+            }
             self.end_waiting(now, key, &dropped, Outcome::Dropped("queue_full"));
         }
         self.trim_later(key);

@@ -13,6 +13,7 @@ use super::checkpoint::RECORD_BYTES;
 use super::share::Remains;
 use crate::conversation::Head;
 use crate::message::{Delivery, Expiry, Message, MsgNo, Origin};
+use crate::planted::Planted;
 use crate::record::{Entry, MessageEntry, Recipient, SessionNo, Source, read_record};
 use crate::route::SessionKey;
 use crate::session::{Incoming, Session, Subscription};
@@ -88,6 +89,7 @@ impl Shard {
     }
 
     fn apply(&mut self, entry: Entry, bodies: &mut Bodies, now: Now) -> Result<(), String> {
+        let planted = self.config.planted;
         match entry {
             Entry::SessionOpened { session: no, client_id, user } => {
                 let mut session = Session::new(no, client_id.clone(), user, &self.account);
@@ -100,7 +102,7 @@ impl Shard {
             Entry::SessionConnected { session, expiry_s, will } => {
                 let session = self.logged_session(session)?;
                 (session.expiry_s, session.disconnected) = (expiry_s, None);
-                session.keep_will(will);
+                session.keep_will(will.filter(|_| planted != Some(Planted::WillLostAtRestart)));
             }
             Entry::SessionDisconnected { session, expiry_s, at_unix_ms, will } => {
                 let ago_ms = now.unix_ms.saturating_sub(at_unix_ms);
@@ -116,7 +118,9 @@ impl Shard {
                 if filter.share.is_some() && self.groups.named(&filter.full).is_none() {
                     return Err(format!("the group {:?} is not in the log", filter.full));
                 }
-                self.add_subscription(key, &filter, Subscription { options, identifier });
+                if planted != Some(Planted::SubscriptionLostAtRestart) {
+                    self.add_subscription(key, &filter, Subscription { options, identifier });
+                }
             }
             Entry::Unsubscribed { session, filter } => {
                 let key = self.logged_key(session)?;
@@ -125,12 +129,16 @@ impl Shard {
             Entry::Message(entry) => self.apply_message(*entry, bodies, now),
             Entry::RetainedCleared { topic } => drop(self.retained.clear(&topic)),
             Entry::Conversation { topic, seq, ts_unix_ms } => {
+                let seq = seq - u64::from(planted == Some(Planted::SeqReusedAfterRestart));
                 self.conversations.restore(&topic, Head { seq, ts_unix_ms });
             }
             Entry::Tracked { message, topic, seq, id, sender, wanted, of, ended, recipients } => {
                 self.next_message = self.next_message.max(message.0.saturating_add(1));
-                self.receipts.track(message, topic, seq, id, sender, wanted, of, ended, recipients);
+                if planted != Some(Planted::ReceiptsLostAtRestart) {
+                    self.receipts.track(message, topic, seq, id, sender, wanted, of, ended, recipients);
+                }
             }
+            Entry::IncomingTaken { .. } if planted == Some(Planted::Qos2IdForgottenAtRestart) => {}
             Entry::IncomingTaken { session, packet_id, seq, id } => {
                 self.logged_session(session)?.take_incoming(packet_id, Incoming { seq, id });
             }
@@ -194,7 +202,8 @@ impl Shard {
                 session.release(packet_id);
             }
             Entry::Ended { session, message, source, packet_id, state } => {
-                if let Some((state, recipient)) = state.zip(source.recipient(session)) {
+                let told = state.filter(|_| !self.has_planted(Planted::ReceiptsReopenedAtRestart));
+                if let Some((state, recipient)) = told.zip(source.recipient(session)) {
                     self.receipts.forget(message, recipient, state);
                 }
                 // Recipients whose session was not durable are named only for their receipts.
@@ -226,9 +235,10 @@ impl Shard {
         let message = message.counted(&self.account);
         self.next_message = self.next_message.max(message.no.0.saturating_add(1));
         if let Some(seq) = message.seq {
+            let seq = seq - u64::from(self.has_planted(Planted::SeqReusedAfterRestart));
             self.conversations.restore(&message.topic, Head { seq, ts_unix_ms: message.ts_unix_ms });
         }
-        if set_retained {
+        if set_retained && !self.has_planted(Planted::RetainedLostAtRestart) {
             self.retained.set(message.clone());
         }
         bodies.insert(message);

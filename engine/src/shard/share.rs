@@ -27,6 +27,7 @@ use super::queue::Way;
 use crate::Now;
 use crate::memory::{Account, Held, entry_bytes};
 use crate::message::{Delivery, Message, MsgNo, Origin};
+use crate::planted::Planted;
 use crate::receipt::Outcome;
 use crate::record::{Entry, GroupNo, SessionNo, Source};
 use crate::route::{SessionKey, Subscriber};
@@ -297,9 +298,14 @@ impl Shard {
             };
             let logged = remains.logs(&delivery);
             let (message, source) = (delivery.message.no, delivery.source());
+            if self.has_planted(Planted::HandOverLost) {
+                continue;
+            }
             let from = Ending { session, message, source, packet_id, logged };
             // [MQTT-4.8.2-5] QoS 2 that was in flight goes to nobody else.
-            let may_go = packet_id.is_none() || delivery.qos < QoS::ExactlyOnce;
+            let may_go = packet_id.is_none()
+                || delivery.qos < QoS::ExactlyOnce
+                || self.has_planted(Planted::HandOverTwice);
             let expired = packet_id.is_none() && delivery.message.expiry.is_some_and(|e| e.is_past(now));
             let to = self.group_of(&delivery).filter(|_| may_go && !expired);
             let to = to.and_then(|key| self.choose(self.groups.get(key), Load::of(&delivery.message)));

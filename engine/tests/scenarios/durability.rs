@@ -1,7 +1,7 @@
 //! What is promised is durable before it is seen, and comes back after a crash.
 
 use crate::node::*;
-use engine::Config;
+use engine::{Config, Planted};
 use protocol::*;
 
 #[test]
@@ -38,7 +38,7 @@ fn pubrel_and_pubcomp_wait_for_what_they_vouch_for() {
 
 #[test]
 fn the_planted_bug_acknowledges_before_the_commit() {
-    let mut node = Node::with(Config { planted_ack_before_commit: true, ..Config::default() });
+    let mut node = Node::with(Config { planted: Some(Planted::AckBeforeCommit), ..Config::default() });
     node.connect(1, "truck");
     node.subscribe(1, "t", QoS::AtLeastOnce);
     node.auto_commit = false;

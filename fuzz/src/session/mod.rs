@@ -22,7 +22,7 @@ pub(crate) fn run(input: &[u8]) {
 pub(crate) fn run_with(input: &[u8], acks_before_commit: bool) {
     let mut source = Source::new(input);
     let mut config = packets::config(&mut source);
-    config.planted_ack_before_commit = acks_before_commit;
+    config.planted = acks_before_commit.then_some(engine::Planted::AckBeforeCommit);
     let mut world = world::World::new(&mut source, config);
     for _ in 0..STEPS_MAX {
         if source.is_empty() {
