@@ -5,6 +5,7 @@
 //! holds the old records or the new ones whole, and opening removes the rest.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -12,12 +13,13 @@ use crate::disk::{Disk, DiskFile};
 use crate::error::LogError;
 use crate::file_disk::is_no_space;
 use crate::format::{END_OF_CHECKPOINT, FILE_HEADER_BYTES, FileHeader, Kind};
+use crate::index::GroupIndex;
 use crate::log::Log;
 use crate::pending::Pending;
 use crate::segment::{Sealed, TEMPORARY, name};
 
 /// Records are written in groups of about this size.
-const GROUP_BYTES: u64 = 1024 * 1024;
+const GROUP_BYTES: u64 = 64 * 1024;
 
 /// A checkpoint file that is being written.
 struct Writer<F> {
@@ -27,6 +29,7 @@ struct Writer<F> {
     end: u64,
     first_lsn: u64,
     next_lsn: u64,
+    index: GroupIndex,
 }
 
 /// Why a checkpoint was not written.
@@ -76,10 +79,12 @@ impl<D: Disk> Log<D> {
         (self.committed_lsn, self.synced_lsn) = (new.next_lsn - 1, new.next_lsn - 1);
         let mut old: Vec<_> =
             self.sealed.drain(..).map(|file| file.name()).filter(|old| *old != name).collect();
-        self.sealed.push_back(new);
+        self.sealed.push_back(Arc::new(new));
         if self.tail.front().is_some_and(|current| current.id <= covers) {
             old.extend(self.tail.pop_front().map(|current| current.name()));
         }
+        self.tell_files();
+        self.shared.tell_committed(self.committed_lsn);
         for file in old {
             if let Err(source) = self.disk.remove(&file) {
                 return Err(self.poison("remove", &file, source));
@@ -107,8 +112,17 @@ impl<D: Disk> Log<D> {
         }
         writer.finish().map_err(Failure::Write)?;
         writer.file.sync().map_err(Failure::Sync)?;
-        let (end, next_lsn) = (writer.end, writer.next_lsn);
-        Ok(Sealed { kind: Kind::Checkpoint, id, nonce: header.nonce, capacity: end, end, next_lsn })
+        let (end, next_lsn, index) = (writer.end, writer.next_lsn, writer.index);
+        Ok(Sealed {
+            kind: Kind::Checkpoint,
+            id,
+            nonce: header.nonce,
+            capacity: end,
+            end,
+            first_lsn,
+            next_lsn,
+            index,
+        })
     }
 }
 
@@ -124,6 +138,7 @@ impl<F: DiskFile> Writer<F> {
             end,
             first_lsn,
             next_lsn: first_lsn,
+            index: GroupIndex::default(),
         })
     }
 
@@ -150,6 +165,9 @@ impl<F: DiskFile> Writer<F> {
 
     fn write_group(&mut self, flags: u32) -> io::Result<()> {
         let group = self.pending.last().expect("the caller began one");
+        if group.count > 0 {
+            self.index.note(group.first_lsn, group.offset);
+        }
         let (offset, end, durable_lsn) = (group.offset, group.end(), group.first_lsn - 1);
         // Space first: a file system that finds out at the sync would make a full disk look like a broken
         // one.

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A directory.
-pub trait Disk: Debug + Send + 'static {
+pub trait Disk: Debug + Send + Sync + 'static {
     /// An open file.
     type File: DiskFile;
     /// Holds the lock until it is dropped.
@@ -83,7 +83,7 @@ pub enum LockError {
     },
 }
 
-impl<D: Disk + Sync> Disk for Arc<D> {
+impl<D: Disk> Disk for Arc<D> {
     type File = D::File;
     type Lock = D::Lock;
 

@@ -7,17 +7,22 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::disk::{Disk, DiskFile, LockError};
 use crate::error::{LogError, OpenError};
 use crate::file_disk::{FileDisk, is_no_space};
 use crate::format::{FILE_HEADER_BYTES, FileHeader, GROUP_HEADER_BYTES, Kind, group_bytes, record_bytes};
+use crate::index::GroupIndex;
 use crate::pending::Pending;
+use crate::reader::{Current, Shared};
 use crate::recover::{Recovered, TornTail, recover};
 use crate::segment::{Sealed, Segment, TEMPORARY};
 
 /// Least and most `segment_bytes`.
 const SEGMENT_BYTES_RANGE: (u64, u64) = (4096, 1 << 30);
+/// A commit is written in groups of about this size, so that a record is found without reading many others.
+const GROUP_BYTES: u64 = 64 * 1024;
 /// Kept free at the end of every segment: room for an empty group.
 const MARKER_BYTES: u64 = GROUP_HEADER_BYTES as u64;
 /// Least and most `record_bytes_max`.
@@ -66,10 +71,12 @@ impl Default for LogConfig {
 /// A segmented log in a directory that it has for itself.
 #[derive(Debug)]
 pub struct Log<D: Disk = FileDisk> {
-    pub(crate) disk: D,
+    pub(crate) disk: Arc<D>,
     pub(crate) config: LogConfig,
     _lock: D::Lock,
-    pub(crate) sealed: VecDeque<Sealed>,
+    /// What readers know.
+    pub(crate) shared: Arc<Shared<D>>,
+    pub(crate) sealed: VecDeque<Arc<Sealed>>,
     pub(crate) tail: VecDeque<Segment<D::File>>,
     pub(crate) pending: Pending,
     /// Number of the first record that is still needed; every group names it.
@@ -111,12 +118,15 @@ impl<D: Disk> Log<D> {
             LockError::Locked { pid } => OpenError::Locked { dir: disk.path(""), pid },
             LockError::Io { file, source } => OpenError::Io { action: "lock", file, source },
         })?;
-        let Recovered { sealed, tail, start_lsn, next_lsn, torn } = recover(&disk, config.segment_bytes)?;
+        let Recovered { sealed, tail, current_index, start_lsn, next_lsn, torn } =
+            recover(&disk, config.segment_bytes)?;
+        let disk = Arc::new(disk);
         let mut log = Self {
+            shared: Shared::new(disk.clone()),
             disk,
             config,
             _lock: lock,
-            sealed,
+            sealed: sealed.into_iter().map(Arc::new).collect(),
             tail,
             pending: Pending::default(),
             start_lsn,
@@ -129,6 +139,8 @@ impl<D: Disk> Log<D> {
             torn,
             planted_skip_sync: false,
         };
+        log.shared.tell_files(&log.sealed, log.describe_current(current_index));
+        log.shared.tell_committed(next_lsn - 1);
         // The dropping may have been cut short.
         let finished = log.ensure_spare().and_then(|()| log.drop_before(Lsn(start_lsn)));
         finished.map_err(|error| match error {
@@ -158,7 +170,7 @@ impl<D: Disk> Log<D> {
             return Err(LogError::TooLarge { bytes: record.len(), bytes_max: self.config.record_bytes_max });
         }
         let fits = self.pending.last().is_some_and(|group| {
-            group.count < u32::MAX
+            (group.count == 0 || group.end_with(record.len()) - group.offset <= GROUP_BYTES)
                 && group.end_with(record.len()) + MARKER_BYTES <= self.tail[group.tail_index].capacity
         });
         if !fits {
@@ -219,6 +231,7 @@ impl<D: Disk> Log<D> {
             self.sync_dir()?;
             self.sealed.pop_front();
         }
+        self.tell_files();
         if self.is_full { self.ensure_spare() } else { Ok(()) }
     }
 
@@ -280,6 +293,7 @@ impl<D: Disk> Log<D> {
             pending.clear();
             self.pending = pending;
             written?;
+            self.shared.tell_committed(self.committed_lsn);
         }
         Ok(Lsn(self.committed_lsn))
     }
@@ -305,8 +319,8 @@ impl<D: Disk> Log<D> {
         let mut rotations = 0;
         for index in 0..pending.groups().len() {
             let group = &pending.groups()[index];
-            let (tail_index, offset, end, next_lsn) =
-                (group.tail_index, group.offset, group.end(), group.next_lsn());
+            let (tail_index, offset, end) = (group.tail_index, group.offset, group.end());
+            let (first_lsn, next_lsn) = (group.first_lsn, group.next_lsn());
             while rotations < tail_index {
                 self.rotate()?;
                 rotations += 1;
@@ -318,6 +332,7 @@ impl<D: Disk> Log<D> {
                 return Err(self.poison("write", &name, source));
             }
             current.end = end;
+            self.shared.tell_group((next_lsn > first_lsn).then_some(first_lsn), offset, end);
             self.is_dirty = true;
             self.committed_lsn = next_lsn - 1;
         }
@@ -336,15 +351,35 @@ impl<D: Disk> Log<D> {
     fn rotate(&mut self) -> Result<(), LogError> {
         self.sync_current()?;
         let old = self.tail.pop_front().expect("there is a later segment, so there is this one");
-        self.sealed.push_back(Sealed {
+        let index = self.shared.current().map(|current| current.index).unwrap_or_default();
+        let next_lsn = self.committed_lsn + 1;
+        self.sealed.push_back(Arc::new(Sealed {
             kind: Kind::Segment,
             id: old.id,
             nonce: old.nonce,
             capacity: old.capacity,
             end: old.end,
-            next_lsn: self.committed_lsn + 1,
-        });
+            first_lsn: index.entries().first().map_or(next_lsn, |first| first.first_lsn),
+            next_lsn,
+            index,
+        }));
+        self.tell_files();
         Ok(())
+    }
+
+    /// Tells the readers which files there are.
+    pub(crate) fn tell_files(&self) {
+        let known = self.shared.current();
+        let index = match (known, self.tail.front()) {
+            (Some(known), Some(current)) if known.id == current.id => known.index,
+            _ => GroupIndex::default(),
+        };
+        self.shared.tell_files(&self.sealed, self.describe_current(index));
+    }
+
+    fn describe_current(&self, index: GroupIndex) -> Option<Current> {
+        let current = self.tail.front()?;
+        Some(Current { id: current.id, nonce: current.nonce, end: current.end, index })
     }
 
     pub(crate) fn sync_current(&mut self) -> Result<(), LogError> {
@@ -370,12 +405,12 @@ impl<D: Disk> Log<D> {
         let start = FILE_HEADER_BYTES as u64;
         let need = group_bytes(record_bytes(payload_bytes));
         let (mut index, mut offset) = match self.pending.last() {
-            Some(group) => (group.tail_index + 1, start),
+            Some(group) => (group.tail_index, group.end()),
             None => (0, self.tail.front().map_or(start, |current| current.end)),
         };
         let has_room = |segment: &Segment<D::File>, offset| offset + need + MARKER_BYTES <= segment.capacity;
-        if offset > start && !self.tail.front().is_some_and(|current| has_room(current, offset)) {
-            (index, offset) = (1, start);
+        if offset > start && !self.tail.get(index).is_some_and(|segment| has_room(segment, offset)) {
+            (index, offset) = (index + 1, start);
         }
         if !self.tail.get(index).is_some_and(|segment| has_room(segment, offset))
             && !self.make_room(index, start + need + MARKER_BYTES)?
@@ -458,6 +493,9 @@ impl<D: Disk> Log<D> {
             Ok(file) => {
                 let end = FILE_HEADER_BYTES as u64;
                 self.tail.push_back(Segment { id, nonce: header.nonce, file, capacity, end });
+                if self.tail.len() == 1 {
+                    self.tell_files();
+                }
                 Ok(true)
             }
             Err(error) if is_no_space(&error) => {

@@ -11,6 +11,7 @@ use crate::disk::{Disk, DiskFile};
 use crate::error::OpenError;
 use crate::file_disk::is_no_space;
 use crate::format::{FILE_HEADER_BYTES, HeaderError, Kind, VERSION};
+use crate::index::GroupIndex;
 use crate::scan::{Bad, Scan, Window, find_proof, read_file_header, scan};
 use crate::segment::{Sealed, Segment, TEMPORARY, name, parse_name};
 
@@ -35,6 +36,8 @@ pub(crate) struct Recovered<F> {
     pub(crate) sealed: VecDeque<Sealed>,
     /// First the segment that is written to, then empty ones.
     pub(crate) tail: VecDeque<Segment<F>>,
+    /// Where the groups of the first one are.
+    pub(crate) current_index: GroupIndex,
     /// Number of the first record that is still needed.
     pub(crate) start_lsn: u64,
     pub(crate) next_lsn: u64,
@@ -165,8 +168,16 @@ impl<F: DiskFile> Check<F> {
         self.note(disk.path(&file), &scan);
         self.next_lsn = Some(next_lsn);
         let capacity = window.len();
-        self.checkpoint =
-            Some(Sealed { kind: Kind::Checkpoint, id, nonce, capacity, end: scan.end, next_lsn });
+        self.checkpoint = Some(Sealed {
+            kind: Kind::Checkpoint,
+            id,
+            nonce,
+            capacity,
+            end: scan.end,
+            first_lsn: scan.first_lsn.unwrap_or(next_lsn),
+            next_lsn,
+            index: scan.index,
+        });
         Ok(())
     }
 
@@ -242,25 +253,39 @@ fn repair<D: Disk>(
     }
     let mut sealed: VecDeque<_> = check.checkpoint.into_iter().collect();
     let mut tail = VecDeque::new();
+    let mut current_index = GroupIndex::default();
     let current = check.segments.iter().rposition(|segment| !segment.scan.is_empty()).unwrap_or(0);
     for (index, segment) in check.segments.into_iter().enumerate() {
         if index >= current {
             let name = name(Kind::Segment, segment.id);
+            if index == current {
+                current_index.clone_from(&segment.scan.index);
+            }
             let repaired = repair_segment(segment, segment_bytes);
             tail.push_back(repaired.map_err(|source| failed(disk, "repair", &name, source))?);
             continue;
         }
+        let next_lsn = segment.scan.next_lsn.expect("the check refuses a log without a number to go on from");
         sealed.push_back(Sealed {
             kind: Kind::Segment,
             id: segment.id,
             nonce: segment.nonce,
             capacity: segment.len,
             end: segment.scan.end,
-            next_lsn: segment.scan.next_lsn.expect("the check refuses a log without a number to go on from"),
+            first_lsn: segment.scan.first_lsn.unwrap_or(next_lsn),
+            next_lsn,
+            index: segment.scan.index,
         });
     }
     let start_lsn = check.start_lsn;
-    Ok(Recovered { sealed, tail, start_lsn, next_lsn: check.next_lsn.unwrap_or(1), torn: check.torn })
+    Ok(Recovered {
+        sealed,
+        tail,
+        current_index,
+        start_lsn,
+        next_lsn: check.next_lsn.unwrap_or(1),
+        torn: check.torn,
+    })
 }
 
 fn repair_segment<F: DiskFile>(segment: Checked<F>, segment_bytes: u64) -> io::Result<Segment<F>> {

@@ -7,6 +7,7 @@ use crate::format::{
     ALIGN_BYTES, END_OF_CHECKPOINT, FILE_HEADER_BYTES, FileHeader, GROUP_HEADER_BYTES, GroupHeader,
     HeaderError, split_record,
 };
+use crate::index::GroupIndex;
 
 /// Read ahead; a larger group is read whole.
 const WINDOW_BYTES: usize = 256 * 1024;
@@ -148,6 +149,7 @@ pub(crate) struct Scan {
     /// What is wrong at `end`, if not all zeros.
     pub(crate) bad: Option<Bad>,
     pub(crate) is_ended_checkpoint: bool,
+    pub(crate) index: GroupIndex,
 }
 
 impl Scan {
@@ -173,6 +175,7 @@ pub(crate) fn scan<F: DiskFile>(
         unproven_from: start,
         bad: None,
         is_ended_checkpoint: false,
+        index: GroupIndex::default(),
     };
     loop {
         let group = match read_group(window, nonce, scan.end, |_, _| {})? {
@@ -192,6 +195,9 @@ pub(crate) fn scan<F: DiskFile>(
         }
         if group.durable_lsn + 1 == group.first_lsn {
             scan.unproven_from = scan.end;
+        }
+        if group.count > 0 {
+            scan.index.note(group.first_lsn, scan.end);
         }
         scan.first_lsn.get_or_insert(group.first_lsn);
         scan.start_lsn = scan.start_lsn.max(group.start_lsn);

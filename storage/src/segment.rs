@@ -1,6 +1,7 @@
 //! The files of a log as the open log knows them: their names, and what is in them.
 
 use crate::format::{FILE_HEADER_BYTES, Kind};
+use crate::index::GroupIndex;
 
 /// Suffix of a file that is being made; such files are removed when a log is opened.
 pub(crate) const TEMPORARY: &str = ".tmp";
@@ -24,9 +25,13 @@ pub(crate) struct Sealed {
     pub(crate) id: u64,
     pub(crate) nonce: u64,
     pub(crate) capacity: u64,
+    /// Where its groups end.
     pub(crate) end: u64,
+    /// Number of its first record, or of the first that could be there.
+    pub(crate) first_lsn: u64,
     /// Number after its last record.
     pub(crate) next_lsn: u64,
+    pub(crate) index: GroupIndex,
 }
 
 impl<F> Segment<F> {

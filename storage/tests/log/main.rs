@@ -9,5 +9,6 @@ mod damage;
 mod files;
 mod golden;
 mod kill;
+mod reader;
 mod simulation;
 mod support;
