@@ -1,7 +1,7 @@
 //! Compares what the engine counts with what the process takes:
 //! `cargo run --release -p postrider-engine --example memory`.
 
-use engine::{Config, ConnId, Input, Now, Output, Principal, Shard, Ticket};
+use engine::{Config, ConnId, Input, Now, Output, Principal, Recovery, Shard, Ticket};
 use protocol::{
     ByteString, Connect, ConnectProperties, Packet, PacketId, ProtocolVersion, Publish, QoS, Subscribe,
     SubscribeFilter, SubscribeOptions,
@@ -22,7 +22,7 @@ struct Filled {
 
 impl Filled {
     fn new() -> Self {
-        let shard = Shard::recover(Config::default(), 1, NOW, std::iter::empty()).expect("an empty log");
+        let shard = Shard::recover(Config::default(), 1, NOW, Recovery::of_log([])).expect("an empty log");
         Self { shard, counted: 0, resident: resident_bytes() }
     }
 

@@ -21,8 +21,10 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    pub(crate) fn new(planted: Option<Planted>) -> Self {
-        Self { planted, ..Self::default() }
+    /// Numbers go on from `next`: everything before it is durable.
+    pub(crate) fn new(planted: Option<Planted>, next: Ticket) -> Self {
+        let last = next.0.saturating_sub(1);
+        Self { planted, last, committed: last, ..Self::default() }
     }
 
     /// The number that the next record will get.
@@ -97,7 +99,7 @@ mod tests {
 
     #[test]
     fn an_output_stuck_behind_a_later_gate_is_not_passed_by_what_follows_it() {
-        let mut gate = Gate::new(None);
+        let mut gate = Gate::new(None, Ticket(1));
         let (mut one, mut two) = (0, 0);
         gate.append(Bytes::new());
         gate.append(Bytes::new());
@@ -116,7 +118,7 @@ mod tests {
         fn outputs_of_one_connection_leave_in_the_order_they_were_made(
             steps in prop::collection::vec((0u64..4, 0u64..12, 0u8..5), 1..200),
         ) {
-            let mut gate = Gate::new(None);
+            let mut gate = Gate::new(None, Ticket(1));
             let mut marks = [0; 4];
             let (mut made, mut left) = ([0; 4], [0; 4]);
             let mut gates = Vec::new();

@@ -24,9 +24,14 @@ pub struct Now {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId(pub u64);
 
-/// Number of a record in the log order of this shard: 1, 2, 3 …
+/// Number of a record in the log: 1, 2, 3 … over restarts, the log's own number of it. So it is also the place where what the record
+/// holds can be read again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
+
+/// Number of a request for records; a shard never uses one twice while it lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FetchId(pub u64);
 
 /// Something that happened to the shard.
 #[derive(Clone, Debug)]
@@ -126,6 +131,13 @@ pub enum Input {
         /// The newest durable record.
         ticket: Ticket,
     },
+    /// The records of an [`Output::Fetch`], in its order.
+    Fetched {
+        /// Which.
+        fetch: FetchId,
+        /// The records; `None` for one that the log does not have.
+        records: Vec<Option<Bytes>>,
+    },
     /// `next_deadline_ms` has come.
     Timer,
     /// The store cannot take more messages (`true`) or can again; publishes that need it are refused,
@@ -161,6 +173,13 @@ pub enum Output {
         ticket: Ticket,
         /// Its bytes; `Shard::recover` takes them back.
         record: Bytes,
+    },
+    /// Read these records, all of them durable, and say `Fetched`. What comes meanwhile is served.
+    Fetch {
+        /// Its number.
+        fetch: FetchId,
+        /// Numbers of the records.
+        places: Vec<Ticket>,
     },
 }
 

@@ -22,6 +22,7 @@ mod planted;
 mod principal;
 mod receipt;
 mod record;
+mod recovery;
 mod reserved;
 mod retained;
 mod rights;
@@ -30,13 +31,15 @@ mod session;
 mod shard;
 mod share;
 mod timers;
+pub mod view;
 mod waiting;
 
 pub use acl::{Access, Acl, AclRule, Who};
 pub use config::{Config, ConversationRule, OnFull, ReceiptsWanted};
-pub use io::{CloseReason, ConnId, Input, Now, Output, Stats, Ticket};
+pub use io::{CloseReason, ConnId, FetchId, Input, Now, Output, Stats, Ticket};
 pub use memory::{Memory, MemoryLevel};
 #[doc(hidden)]
 pub use planted::Planted;
 pub use principal::{Authentication, Principal, SessionLimits};
-pub use shard::{RecoverError, Shard};
+pub use recovery::{RecoverError, Recovery};
+pub use shard::Shard;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use engine::{Config, ConnId, Input, Now, Output, Shard, Ticket};
+use engine::{Config, ConnId, Input, Now, Output, Recovery, Shard, Ticket};
 use protocol::{Packet, QoS};
 use storage::sim::SimDisk;
 use storage::{Log, LogConfig};
@@ -115,7 +115,7 @@ impl World {
         let log = Log::open_on(disk.clone(), log_config()).expect("an empty disk opens");
         let now = Now { monotonic_ms: 1, unix_ms: 1_800_000_000_000 };
         let shard =
-            Shard::recover(config(plan), seed, now, std::iter::empty()).expect("an empty log is right");
+            Shard::recover(config(plan), seed, now, Recovery::of_log([])).expect("an empty log is right");
         Self {
             rng: fastrand::Rng::with_seed(seed),
             plan,
@@ -311,6 +311,7 @@ impl World {
                         link.to_client.push_back(packet);
                     }
                 }
+                Output::Fetch { .. } => return Err("bodies stay in memory without a bound for them".into()),
                 Output::Close { conn, .. } => {
                     if let Some(link) = self.links.get_mut(&conn) {
                         link.closed = true;
@@ -348,14 +349,18 @@ impl World {
         self.disk = Arc::new(self.disk.crash(&mut self.rng));
         self.log =
             Log::open_on(self.disk.clone(), log_config()).map_err(|e| format!("open after a crash: {e}"))?;
+        let records = self.log.replay().map_err(|e| e.to_string())?;
         let records: Result<Vec<_>, _> =
-            self.log.replay().map_err(|e| e.to_string())?.map(|r| r.map(|(_, record)| record)).collect();
+            records.map(|r| r.map(|(lsn, record)| (Ticket(lsn.0), record))).collect();
         let records = records.map_err(|e| format!("replay: {e}"))?;
+        let next = Ticket(self.log.next_lsn().0);
+        let (rows, applied) = (std::iter::empty(), Ticket(0));
+        let from = Recovery { rows, applied, records: records.into_iter(), next };
         self.now.monotonic_ms = 1;
         let seed = self.rng.u64(..);
-        let shard = Shard::recover(config(self.plan), seed, self.now, records.into_iter());
+        let shard = Shard::recover(config(self.plan), seed, self.now, from);
         self.shard = shard.map_err(|e| format!("recover: {e}"))?;
-        (self.appended, self.committed) = (Ticket(0), Ticket(0));
+        (self.appended, self.committed) = (Ticket(next.0 - 1), Ticket(next.0 - 1));
         self.pump()?;
         self.check_checkpoint()
     }
@@ -363,7 +368,8 @@ impl World {
     /// A checkpoint must say the same as the log it stands for.
     fn check_checkpoint(&self) -> Result<(), String> {
         let records = self.shard.checkpoint();
-        let rebuilt = Shard::recover(config(self.plan), 1, self.now, records.iter().cloned());
+        let rebuilt =
+            Shard::recover(config(self.plan), 1, self.now, Recovery::of_log(records.iter().cloned()));
         let rebuilt = rebuilt.map_err(|e| format!("recover from a checkpoint: {e}"))?;
         if rebuilt.checkpoint() != records {
             return Err("a checkpoint rebuilds another state than its log".into());

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use engine::{Input, Now, RecoverError};
+use engine::{Input, Now, RecoverError, Recovery, Ticket};
 use storage::{Log, LogConfig, LogError, OpenError};
 
 use super::{Core, clock::Clock};
@@ -98,16 +98,18 @@ impl Store {
         let mut records = 0;
         let mut failed = None;
         let replayed = log.replay()?.map_while(|record| match record {
-            Ok((_, bytes)) => {
+            Ok((lsn, bytes)) => {
                 records += 1;
-                Some(bytes)
+                Some((Ticket(lsn.0), bytes))
             }
             Err(error) => {
                 failed = Some(error);
                 None
             }
         });
-        let engine = engine::Shard::recover(config.engine(), seed, clock.now(), replayed);
+        let next = Ticket(log.next_lsn().0);
+        let from = Recovery { rows: std::iter::empty(), applied: Ticket(0), records: replayed, next };
+        let engine = engine::Shard::recover(config.engine(), seed, clock.now(), from);
         // A record that could not be read ends the replay early: the engine's own verdict means nothing then.
         if let Some(error) = failed {
             return Err(error.into());

@@ -294,6 +294,8 @@ impl Core {
         let Store { log, engine, clock, state, .. } = store;
         let events = Arc::clone(inbox);
         inbox.set_log_bytes(log.bytes());
+        // Records are numbered as the log does.
+        let newest = log.next_lsn().0 - 1;
         Self {
             engine,
             sys: sys::Sys::new(config.mqtt.sys_interval_s),
@@ -313,8 +315,8 @@ impl Core {
             dirty: Vec::new(),
             broken: Vec::new(),
             batch: Vec::new(),
-            last_ticket: 0,
-            committed: 0,
+            last_ticket: newest,
+            committed: newest,
             turn: Alarm::default(),
             timer: Alarm::default(),
             timer_ms: 0,

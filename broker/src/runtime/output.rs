@@ -38,6 +38,8 @@ impl Core {
                     self.batch.push(record);
                     self.last_ticket = ticket;
                 }
+                // Bodies have no bound that would let one leave memory: see `Config::engine`.
+                Output::Fetch { fetch, .. } => tracing::error!(fetch = fetch.0, "nothing reads the log"),
             }
         }
         self.turn.raise();

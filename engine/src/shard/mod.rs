@@ -32,8 +32,6 @@ use bytestring::ByteString;
 use protocol::{Packet, ProtocolVersion, ReasonCode};
 use rustc_hash::FxHashMap;
 
-pub use recover::RecoverError;
-
 use crate::alias::TopicAliases;
 use crate::conversation::Conversations;
 use crate::gate::Gate;
@@ -160,10 +158,10 @@ const ANSWERS_WAITING_MAX: u32 = 70_000;
 const DEADLINES_PER_TIMER_MAX: usize = 1_000;
 
 impl Shard {
-    fn empty(config: Config, seed: u64) -> Self {
+    fn empty(config: Config, seed: u64, next: Ticket) -> Self {
         let account = Account::default();
         Self {
-            gate: Gate::new(config.planted),
+            gate: Gate::new(config.planted, next),
             rng: fastrand::Rng::with_seed(seed),
             sessions: Places::new(),
             by_client: ByName::default(),
@@ -228,6 +226,8 @@ impl Shard {
             }
             Input::Drained { conn } => self.drained(now, conn),
             Input::Reading { conn, paused } => self.set_reading(now, conn, paused),
+            // Nothing is asked for yet: what comes back is of a shard that is gone.
+            Input::Fetched { .. } => {}
             Input::Timer => self.timer(now),
             Input::StoreFull { full } => self.store_full = full,
             Input::Shutdown => self.shut_down(now),

@@ -18,17 +18,7 @@ use crate::record::{Entry, MessageEntry, Recipient, SessionNo, Source, read_reco
 use crate::route::SessionKey;
 use crate::session::{Incoming, Session, Subscription};
 use crate::timers::Deadline;
-use crate::{Config, Now};
-
-/// Why records of a log cannot be taken back.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("record {index} of the log cannot be taken back: {what}")]
-pub struct RecoverError {
-    /// Which record, from 0.
-    pub index: u64,
-    /// What is wrong with it.
-    pub what: String,
-}
+use crate::{Config, Now, RecoverError, Recovery, Ticket};
 
 /// Message bodies met in the log, while it is replayed.
 #[derive(Default)]
@@ -53,39 +43,52 @@ impl Bodies {
 }
 
 impl Shard {
-    /// Rebuilds a shard from its log, oldest record first. Poll its outputs before the first input: what
-    /// died with the process is told then.
+    /// Rebuilds a shard. Poll its outputs before the first input: what died with the process is told then.
     ///
     /// # Errors
-    /// A record is not one that this version writes, or contradicts those before it.
-    pub fn recover(
+    /// A row or a record is not one that this version writes, or contradicts those before it.
+    pub fn recover<V, R>(
         config: Config,
         seed: u64,
         now: Now,
-        records: impl Iterator<Item = Bytes>,
-    ) -> Result<Self, RecoverError> {
-        let mut shard = Self::replay(config, seed, now, records)?;
+        from: Recovery<V, R>,
+    ) -> Result<Self, RecoverError>
+    where
+        V: Iterator<Item = (Bytes, Bytes)>,
+        R: Iterator<Item = (Ticket, Bytes)>,
+    {
+        let mut shard = Self::replay(config, seed, now, from)?;
         shard.resume_time(now);
         Ok(shard)
     }
 
-    /// Takes the state back as the log says it, with all clocks standing.
-    pub(super) fn replay(
+    /// Takes the state back as rows and log say it, with all clocks standing.
+    pub(super) fn replay<V, R>(
         config: Config,
         seed: u64,
         now: Now,
-        records: impl Iterator<Item = Bytes>,
-    ) -> Result<Self, RecoverError> {
-        let mut shard = Self::empty(config, seed);
+        from: Recovery<V, R>,
+    ) -> Result<Self, RecoverError>
+    where
+        V: Iterator<Item = (Bytes, Bytes)>,
+        R: Iterator<Item = (Ticket, Bytes)>,
+    {
+        let mut shard = Self::empty(config, seed, from.next);
         let mut bodies = Bodies::default();
-        for (index, record) in (0..).zip(records) {
-            let entries = read_record(&record).map_err(|what| RecoverError { index, what })?;
-            for entry in entries {
-                shard.apply(entry, &mut bodies, now).map_err(|what| RecoverError { index, what })?;
-            }
+        for (key, value) in from.rows {
+            let applied = shard.apply_record(&value, &mut bodies, now);
+            applied.map_err(|what| RecoverError::Row { key, what })?;
+        }
+        for (ticket, record) in from.records {
+            let applied = shard.apply_record(&record, &mut bodies, now);
+            applied.map_err(|what| RecoverError::Record { ticket, what })?;
             bodies.sweep();
         }
         Ok(shard)
+    }
+
+    fn apply_record(&mut self, record: &Bytes, bodies: &mut Bodies, now: Now) -> Result<(), String> {
+        read_record(record)?.into_iter().try_for_each(|entry| self.apply(entry, bodies, now))
     }
 
     fn apply(&mut self, entry: Entry, bodies: &mut Bodies, now: Now) -> Result<(), String> {

@@ -16,7 +16,7 @@ use protocol::*;
 use super::Shard;
 use crate::message::Origin;
 use crate::record::{Entry, read_record};
-use crate::{Acl, Config, ConnId, Input, Now, OnFull, Output, Principal, Ticket};
+use crate::{Acl, Config, ConnId, Input, Now, OnFull, Output, Principal, Recovery, Ticket};
 
 const CLIENTS: [&str; 4] = ["a", "b", "c", "d"];
 const TOPICS: [&str; 10] =
@@ -270,8 +270,6 @@ struct World {
     shard: Shard,
     now: Now,
     log: Vec<Bytes>,
-    /// Records that were there when the shard was made.
-    log_before: usize,
     committed: usize,
     /// Each client's newest connection.
     conns: BTreeMap<usize, ConnId>,
@@ -288,10 +286,9 @@ impl World {
         let now = Now { monotonic_ms: 1_000, unix_ms: 1_800_000_000_000 };
         Self {
             bounds,
-            shard: Shard::recover(config(bounds), 1, now, std::iter::empty()).unwrap(),
+            shard: Shard::recover(config(bounds), 1, now, Recovery::of_log([])).unwrap(),
             now,
             log: Vec::new(),
-            log_before: 0,
             committed: 0,
             conns: BTreeMap::new(),
             next_conn: 1,
@@ -376,7 +373,7 @@ impl World {
             }
             Op::Commit => {
                 self.committed = self.log.len();
-                Input::Committed { ticket: Ticket((self.log.len() - self.log_before) as u64) }
+                Input::Committed { ticket: Ticket(self.log.len() as u64) }
             }
             Op::Crash { keeps_uncommitted } => return self.crash(keeps_uncommitted),
             Op::StoreFull(full) => Input::StoreFull { full },
@@ -392,11 +389,12 @@ impl World {
         if !keeps_uncommitted {
             self.log.truncate(self.committed);
         }
-        self.log_before = self.log.len();
         self.committed = self.log.len();
         self.now.monotonic_ms = 1;
         self.conns.clear();
-        self.shard = Shard::recover(config(self.bounds), 2, self.now, self.log.iter().cloned()).unwrap();
+        self.shard =
+            Shard::recover(config(self.bounds), 2, self.now, Recovery::of_log(self.log.iter().cloned()))
+                .unwrap();
         self.pump();
     }
 
@@ -405,10 +403,16 @@ impl World {
             match output {
                 Output::Append { ticket, record } => {
                     self.log.push(record);
-                    assert_eq!(ticket.0 as usize, self.log.len() - self.log_before);
+                    assert_eq!(ticket.0 as usize, self.log.len());
                 }
                 Output::Send { conn, packet } => self.sent(conn, packet),
                 Output::Close { conn, .. } => assert!(self.closed.insert(conn), "{conn:?} closed twice"),
+                Output::Fetch { fetch, places } => {
+                    assert!(places.iter().all(|place| place.0 as usize <= self.committed), "{places:?}");
+                    let record = |place: &Ticket| self.log.get(place.0 as usize - 1).cloned();
+                    let records = places.iter().map(record).collect();
+                    self.shard.handle(self.now, Input::Fetched { fetch, records });
+                }
             }
         }
     }
@@ -444,7 +448,9 @@ impl World {
 
     /// The log and the state say the same, and the state holds its own invariants.
     fn check(&mut self) {
-        let mut replayed = Shard::replay(config(self.bounds), 3, self.now, self.log.iter().cloned()).unwrap();
+        let mut replayed =
+            Shard::replay(config(self.bounds), 3, self.now, Recovery::of_log(self.log.iter().cloned()))
+                .unwrap();
         // Numbers that no record mentions are given again after a restart.
         replayed.next_message = self.shard.next_message;
         replayed.next_session = self.shard.next_session;
@@ -452,7 +458,8 @@ impl World {
         replayed.groups.sweep_now();
         let (live, from_log) = (self.shard.checkpoint(), replayed.checkpoint());
         assert_eq!(share::named(&live), share::named(&from_log), "live and replayed state differ");
-        let again = Shard::replay(config(self.bounds), 4, self.now, live.iter().cloned()).unwrap();
+        let again =
+            Shard::replay(config(self.bounds), 4, self.now, Recovery::of_log(live.iter().cloned())).unwrap();
         assert_eq!(again.checkpoint(), live, "a checkpoint rebuilds another state");
         self.check_sessions();
     }
@@ -573,7 +580,7 @@ proptest! {
                 }
             }
         }
-        let recovered = Shard::recover(config(bounds), 1, world.now, log.into_iter().map(Bytes::from));
+        let recovered = Shard::recover(config(bounds), 1, world.now, Recovery::of_log(log.into_iter().map(Bytes::from)));
         if let Ok(mut shard) = recovered {
             world.now.monotonic_ms += 200_000;
             world.now.unix_ms += 200_000;

@@ -1,7 +1,7 @@
 //! What is promised is durable before it is seen, and comes back after a crash.
 
 use crate::node::*;
-use engine::{Config, Planted};
+use engine::{Config, Planted, RecoverError, Recovery, Ticket};
 use protocol::*;
 
 #[test]
@@ -92,7 +92,9 @@ fn a_checkpoint_rebuilds_the_same_state_as_the_log() {
     node.packet(3, Packet::PubRec(ack(1, ReasonCode::Success)));
     node.restart(usize::MAX);
     let records = node.shard.checkpoint();
-    let rebuilt = engine::Shard::recover(Config::default(), 9, node.now, records.iter().cloned()).unwrap();
+    let rebuilt =
+        engine::Shard::recover(Config::default(), 9, node.now, Recovery::of_log(records.iter().cloned()))
+            .unwrap();
     assert_eq!(rebuilt.checkpoint(), records);
     assert_eq!(rebuilt.stats(), node.shard.stats());
 }
@@ -101,8 +103,8 @@ fn a_checkpoint_rebuilds_the_same_state_as_the_log() {
 fn a_record_of_another_version_is_refused_with_its_place() {
     let records = [Bytes::from_static(&[99, 1, 2])];
     let now = Node::new().now;
-    let error = engine::Shard::recover(Config::default(), 1, now, records.into_iter()).unwrap_err();
-    assert_eq!(error.index, 0);
+    let error = engine::Shard::recover(Config::default(), 1, now, Recovery::of_log(records)).unwrap_err();
+    assert!(matches!(error, RecoverError::Record { ticket: Ticket(1), .. }), "{error:?}");
     assert!(error.to_string().contains("version 99"), "{error}");
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
-use engine::{CloseReason, Config, ConnId, Input, Now, Output, Principal, Shard, Ticket};
+use engine::{CloseReason, Config, ConnId, Input, Now, Output, Principal, Recovery, Shard, Ticket};
 use protocol::*;
 
 pub(crate) struct Node {
@@ -27,7 +27,7 @@ impl Node {
 
     pub(crate) fn with(config: Config) -> Self {
         let now = Now { monotonic_ms: 1_000, unix_ms: 1_800_000_000_000 };
-        let shard = Shard::recover(config.clone(), 1, now, std::iter::empty()).unwrap();
+        let shard = Shard::recover(config.clone(), 1, now, Recovery::of_log([])).unwrap();
         let (log, sent) = (Vec::new(), Vec::new());
         let (closed, versions) = (BTreeMap::new(), BTreeMap::new());
         Self { config, shard, now, log, appended: Ticket(0), auto_commit: true, sent, closed, versions }
@@ -46,8 +46,10 @@ impl Node {
     }
 
     fn come_back(&mut self) {
-        self.shard = Shard::recover(self.config.clone(), 2, self.now, self.log.iter().cloned()).unwrap();
-        self.appended = Ticket(0);
+        self.shard =
+            Shard::recover(self.config.clone(), 2, self.now, Recovery::of_log(self.log.iter().cloned()))
+                .unwrap();
+        self.appended = Ticket(self.log.len() as u64);
         self.sent.clear();
         self.pump();
     }
@@ -76,6 +78,11 @@ impl Node {
                     let version = self.versions[&conn];
                     protocol::encode(&packet, version, &mut Default::default()).expect("it can be sent");
                     self.sent.push((conn, packet));
+                }
+                Output::Fetch { fetch, places } => {
+                    let record = |place: &Ticket| self.log.get(place.0 as usize - 1).cloned();
+                    let records = places.iter().map(record).collect();
+                    self.shard.handle(self.now, Input::Fetched { fetch, records });
                 }
                 Output::Close { conn, reason } => {
                     assert!(self.closed.insert(conn.0, reason).is_none(), "closed twice");

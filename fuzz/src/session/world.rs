@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use engine::{Authentication, Config, ConnId, Input, Now, Output, Principal, Shard, Ticket};
+use engine::{Authentication, Config, ConnId, Input, Now, Output, Principal, Recovery, Shard, Ticket};
 use protocol::{Bytes, Connect, Decoder, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, Role};
 
 use super::super::source::Source;
@@ -45,7 +45,7 @@ impl World {
         let now = Now { monotonic_ms: 1, unix_ms: 1_800_000_000_000 };
         let seed = u64::from(source.byte());
         let shard =
-            Shard::recover(config.clone(), seed, now, std::iter::empty()).expect("an empty log is right");
+            Shard::recover(config.clone(), seed, now, Recovery::of_log([])).expect("an empty log is right");
         let mut world = Self {
             config,
             now,
@@ -228,7 +228,8 @@ impl World {
         self.pending.clear();
         self.links.clear();
         self.offered.clear();
-        (self.appended, self.committed, self.shut_down) = (0, 0, false);
+        let kept = self.durable.len() as u64;
+        (self.appended, self.committed, self.shut_down) = (kept, kept, false);
         self.seed += 1;
         self.now.monotonic_ms = 1;
         self.shard = self.rebuilt(&self.durable);
@@ -237,7 +238,7 @@ impl World {
     }
 
     fn rebuilt(&self, records: &[Bytes]) -> Shard {
-        Shard::recover(self.config.clone(), self.seed, self.now, records.iter().cloned())
+        Shard::recover(self.config.clone(), self.seed, self.now, Recovery::of_log(records.iter().cloned()))
             .expect("what the engine appended can be taken back")
     }
 
@@ -325,6 +326,7 @@ impl World {
                     self.pending.push_back(record);
                 }
                 Output::Send { conn, packet } => self.deliver(conn, &packet),
+                Output::Fetch { .. } => unreachable!("bodies stay in memory without a bound for them"),
                 Output::Close { conn, .. } => drop(self.links.remove(&conn)),
             }
         }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use engine::{Config, ConnId, Input, Now, Output, Principal, Shard, Ticket};
+use engine::{Config, ConnId, Input, Now, Output, Principal, Recovery, Shard, Ticket};
 use protocol::{
     ConnAck, ConnAckProperties, DecodeError, Decoder, Packet, ProtocolVersion, ReasonCode, Role, encode,
 };
@@ -44,7 +44,7 @@ impl Memory {
     pub(super) fn new(piece_bytes_max: usize) -> Self {
         let config = Config::default();
         let packet_bytes_max = config.packet_bytes_max;
-        let shard = Shard::recover(config, 7, START, std::iter::empty()).expect("an empty log is in order");
+        let shard = Shard::recover(config, 7, START, Recovery::of_log([])).expect("an empty log is in order");
         Self { shard, now: START, connections: Vec::new(), packet_bytes_max, piece_bytes_max }
     }
 
@@ -63,6 +63,7 @@ impl Memory {
                     Output::Send { conn, packet } => self.write(conn.0 as usize, &packet),
                     Output::Close { conn, .. } => self.connections[conn.0 as usize].phase = Phase::Closed,
                     Output::Append { ticket, .. } => newest = Some(ticket),
+                    Output::Fetch { .. } => unreachable!("bodies stay in memory without a bound for them"),
                 }
             }
             let Some(Ticket(ticket)) = newest else { return };

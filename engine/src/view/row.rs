@@ -1,0 +1,134 @@
+//! Which row an entry is about.
+//!
+//! Most kinds of entries say all about one thing: the newest one is the row, or ends it. They need one arm of
+//! [`Row::of`], nothing else. What moves messages is folded by the projector.
+
+use bytes::Bytes;
+use protocol::PacketId;
+
+use crate::record::{Entry, SessionNo};
+
+/// What an entry does to the row of what it is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "the projector that folds records into rows uses it")]
+pub(crate) enum Row {
+    /// The entry is the row.
+    Put(Key),
+    /// There is no such row any more.
+    Delete(Key),
+    /// The entry is a part of its session's row: it goes with the session.
+    PutPart(SessionNo, Part),
+    /// The session's row has no such part any more.
+    DeletePart(SessionNo, Part),
+}
+
+/// What rows are about, in the order in which they are taken back: what is named by others comes before them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Family {
+    /// A shared group by its number.
+    Group = 20,
+    // From here on sessions and messages are there.
+    // 100 and up: one family for each kind of things that stand for themselves.
+}
+
+/// The key of a row: its family, then what names the thing in it. Numbers are big-endian, so that keys stand in the
+/// order of numbers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Key(Vec<u8>);
+
+impl Key {
+    pub(crate) fn new(family: Family) -> Self {
+        Self(vec![family as u8])
+    }
+
+    pub(crate) fn u64(mut self, number: u64) -> Self {
+        self.0.extend_from_slice(&number.to_be_bytes());
+        self
+    }
+
+    /// Adds a name. Only the last one of a key may be of any length: what comes before others must be told apart
+    /// from them, see [`Self::name`].
+    #[allow(dead_code, reason = "kinds that are named by strings use it")]
+    pub(crate) fn last(mut self, name: &str) -> Self {
+        self.0.extend_from_slice(name.as_bytes());
+        self
+    }
+
+    /// Adds a name that others follow: its length stands before it.
+    #[allow(dead_code, reason = "kinds that are named by strings use it")]
+    pub(crate) fn name(mut self, name: &str) -> Self {
+        self.0.extend_from_slice(&(name.len() as u32).to_be_bytes());
+        self.last(name)
+    }
+
+    #[allow(dead_code, reason = "the projector that folds records into rows uses it")]
+    pub(crate) fn bytes(self) -> Bytes {
+        self.0.into()
+    }
+}
+
+/// What names a part of a session's row; parts are taken back in this order.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Part {
+    /// Whose it is.
+    Opened,
+    /// Whether it is connected, and its will.
+    Connection,
+    /// A subscription by its filter.
+    Subscription(bytestring::ByteString),
+    /// A QoS 2 publish between PUBREC and PUBREL.
+    Incoming(PacketId),
+}
+
+impl Row {
+    /// Returns what an entry does, if it is one that stands for itself.
+    #[allow(dead_code, reason = "the projector that folds records into rows uses it")]
+    pub(crate) fn of(entry: &Entry) -> Option<Self> {
+        Some(match entry {
+            Entry::SessionOpened { session, .. } => Self::PutPart(*session, Part::Opened),
+            Entry::SessionConnected { session, .. } | Entry::SessionDisconnected { session, .. } => {
+                Self::PutPart(*session, Part::Connection)
+            }
+            Entry::Subscribed { session, filter, .. } => {
+                Self::PutPart(*session, Part::Subscription(filter.clone()))
+            }
+            Entry::Unsubscribed { session, filter } => {
+                Self::DeletePart(*session, Part::Subscription(filter.clone()))
+            }
+            Entry::IncomingTaken { session, packet_id, .. } => {
+                Self::PutPart(*session, Part::Incoming(*packet_id))
+            }
+            Entry::IncomingReleased { session, packet_id } => {
+                Self::DeletePart(*session, Part::Incoming(*packet_id))
+            }
+            Entry::Group { group, .. } => Self::Put(Key::new(Family::Group).u64(group.0)),
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::GroupNo;
+
+    #[test]
+    fn keys_stand_in_the_order_of_numbers_and_names_do_not_run_into_each_other() {
+        let key = |n| Key::new(Family::Group).u64(n).bytes();
+        assert!(key(1) < key(2) && key(255) < key(256) && key(256) < key(u64::MAX));
+        let two = |a: &str, b: &str| Key::new(Family::Group).name(a).last(b).bytes();
+        assert_ne!(two("a", "bc"), two("ab", "c"));
+    }
+
+    #[test]
+    fn the_newest_entry_about_a_thing_is_its_row() {
+        let session = SessionNo(7);
+        let connected = Entry::SessionConnected { session, expiry_s: 1, will: None };
+        let disconnected = Entry::SessionDisconnected { session, expiry_s: 1, at_unix_ms: 2, will: None };
+        assert_eq!(Row::of(&connected), Row::of(&disconnected));
+        let group = Entry::Group { group: GroupNo(3), filter: "$share/g/t".into() };
+        assert_eq!(Row::of(&group), Some(Row::Put(Key::new(Family::Group).u64(3))));
+        assert_eq!(Row::of(&Entry::SessionEnded { session }), None);
+    }
+}
