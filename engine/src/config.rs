@@ -74,6 +74,27 @@ pub struct ConversationRule {
     pub filter: TopicFilter,
     /// Receipts for messages whose sender did not say which it wants.
     pub receipts: Option<ReceiptsWanted>,
+    /// How much of each conversation is kept.
+    pub retention: Retention,
+}
+
+/// How much of a conversation is kept for replay; whichever bound is met first decides, 0 = no bound. What
+/// waits in queues stays there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Seconds since a message was accepted.
+    pub age_s: u64,
+    /// Messages of one conversation.
+    pub messages: u64,
+    /// Bytes of its messages, as queues count them.
+    pub bytes: u64,
+}
+
+impl Default for Retention {
+    /// 30 days, 100,000 messages, 1 GiB.
+    fn default() -> Self {
+        Self { age_s: 30 * 24 * 3600, messages: 100_000, bytes: 1024 * 1024 * 1024 }
+    }
 }
 
 /// What happens to a message for a queue that is full.
@@ -140,8 +161,12 @@ impl Default for Config {
             topic_levels_max: 200,
             conversations_max: 1_000_000,
             conversations: vec![
-                ConversationRule { filter: filter("im/#"), receipts: None },
-                ConversationRule { filter: filter("dev/+/cmd"), receipts: Some(ReceiptsWanted::All) },
+                ConversationRule { filter: filter("im/#"), receipts: None, retention: Retention::default() },
+                ConversationRule {
+                    filter: filter("dev/+/cmd"),
+                    receipts: Some(ReceiptsWanted::All),
+                    retention: Retention::default(),
+                },
             ],
             receipts_listed_max: 50,
             memory_bytes_max: 0,

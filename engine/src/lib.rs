@@ -35,7 +35,7 @@ pub mod view;
 mod waiting;
 
 pub use acl::{Access, Acl, AclRule, Who};
-pub use config::{Config, ConversationRule, OnFull, ReceiptsWanted};
+pub use config::{Config, ConversationRule, OnFull, ReceiptsWanted, Retention};
 pub use io::{CloseReason, ConnId, FetchId, Input, Now, Output, Stats, Ticket};
 pub use memory::{Memory, MemoryLevel};
 #[doc(hidden)]

@@ -33,8 +33,10 @@ pub(crate) const RETAINED_BYTES: usize = 128;
 pub(crate) const GROUP_BYTES: usize = 384;
 /// A level in the tree of filters, with its table of the levels below.
 pub(crate) const ROUTE_BYTES: usize = 384;
-/// A conversation besides its topic.
-pub(crate) const CONVERSATION_BYTES: usize = 96;
+/// A conversation besides its topic and the messages that it keeps: its places in the tables.
+pub(crate) const CONVERSATION_BYTES: usize = 320;
+/// A user whose messages are kept, besides the name.
+pub(crate) const SENDER_BYTES: usize = 160;
 /// A message whose receipts are open, besides its strings; the tree of recipients has room for eleven.
 pub(crate) const TRACKING_BYTES: usize = 1_152;
 /// One of its recipients, besides the names.

@@ -202,6 +202,10 @@ pub(crate) enum Origin {
     Subscriptions,
     /// See [`Source::Retained`].
     Retained,
+    /// See [`Source::Envelope`].
+    Envelope,
+    /// See [`Source::RetainedEnvelope`].
+    RetainedEnvelope,
     /// A shared group.
     Group {
         share: Arc<Share>,
@@ -229,6 +233,8 @@ impl Delivery {
         match &self.origin {
             Origin::Subscriptions => Source::Subscriptions,
             Origin::Retained => Source::Retained,
+            Origin::Envelope => Source::Envelope,
+            Origin::RetainedEnvelope => Source::RetainedEnvelope,
             Origin::Group { share, .. } => Source::Group(share.no),
         }
     }

@@ -24,6 +24,8 @@ pub(crate) enum Deadline {
     MessageExpiry(MsgNo),
     /// The retained message that expires first has expired.
     RetainedExpiry,
+    /// The oldest message of a conversation is older than its rule allows.
+    Retention,
 }
 
 #[derive(Debug, Default)]

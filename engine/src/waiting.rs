@@ -122,9 +122,9 @@ impl Waiting {
         // their own.
         let anywhere = || self.places.iter().position(is_it);
         let at = match source {
-            Source::Subscriptions => in_order(),
+            Source::Subscriptions | Source::Envelope => in_order(),
             Source::Group(_) => in_order().or_else(anywhere),
-            Source::Retained => anywhere(),
+            Source::Retained | Source::RetainedEnvelope => anywhere(),
         };
         self.take_at(at?)
     }

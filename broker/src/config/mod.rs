@@ -495,6 +495,27 @@ pub struct ConversationRule {
     /// Receipts for messages whose sender did not say which it wants; absent = none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipts: Option<Receipts>,
+    /// Seconds that a message is kept, 0 = no bound.
+    #[serde(default = "default_retention_age_s")]
+    pub retention_age_s: u64,
+    /// Messages that each conversation keeps, 0 = no bound.
+    #[serde(default = "default_retention_messages")]
+    pub retention_messages: u64,
+    /// Bytes of the messages that each conversation keeps, 0 = no bound.
+    #[serde(default = "default_retention_bytes")]
+    pub retention_bytes: u64,
+}
+
+fn default_retention_age_s() -> u64 {
+    engine::Retention::default().age_s
+}
+
+fn default_retention_messages() -> u64 {
+    engine::Retention::default().messages
+}
+
+fn default_retention_bytes() -> u64 {
+    engine::Retention::default().bytes
 }
 
 /// Which receipts the sender of a message gets.
@@ -528,6 +549,18 @@ pub(crate) const CONVERSATION_KEYS: &[(&str, &str)] = &[
         "receipts",
         " receipts: \"delivered\", \"read\" or \"all\" for messages whose sender asks for none; absent = none.",
     ),
+    (
+        "retention_age_s",
+        " retention_age_s: seconds that a message is kept for replay, 0 = no bound; absent = 2592000 (30 days).",
+    ),
+    (
+        "retention_messages",
+        " retention_messages: messages that each conversation keeps, 0 = no bound; absent = 100000.",
+    ),
+    (
+        "retention_bytes",
+        " retention_bytes: bytes of the messages that each keeps, 0 = no bound; absent = 1073741824 (1 GiB).",
+    ),
 ];
 
 /// `[[conversation]]` rules at most.
@@ -535,7 +568,13 @@ pub(crate) const CONVERSATIONS_RULES_MAX: usize = 1_000;
 
 fn default_conversations() -> Vec<ConversationRule> {
     [("im/#", None), ("dev/+/cmd", Some(Receipts::All))]
-        .map(|(filter, receipts)| ConversationRule { filter: filter.to_owned(), receipts })
+        .map(|(filter, receipts)| ConversationRule {
+            filter: filter.to_owned(),
+            receipts,
+            retention_age_s: default_retention_age_s(),
+            retention_messages: default_retention_messages(),
+            retention_bytes: default_retention_bytes(),
+        })
         .into()
 }
 
@@ -583,6 +622,11 @@ impl ConversationRule {
             Receipts::Read => engine::ReceiptsWanted::Read,
             Receipts::All => engine::ReceiptsWanted::All,
         });
-        Some(engine::ConversationRule { filter, receipts })
+        let retention = engine::Retention {
+            age_s: self.retention_age_s,
+            messages: self.retention_messages,
+            bytes: self.retention_bytes,
+        };
+        Some(engine::ConversationRule { filter, receipts, retention })
     }
 }

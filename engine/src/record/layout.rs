@@ -6,7 +6,10 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use protocol::{PacketId, PublishProperties, QoS, RetainHandling, SubscribeOptions, UserProperties, Will};
 
-use super::{Entry, FinalState, GroupNo, MessageEntry, SessionNo, Source, TrackedRecipient, VERSION};
+use super::{
+    Entry, FinalState, Form, GroupNo, Hole, KeptMessage, MessageEntry, SessionNo, Source, TrackedRecipient,
+    VERSION,
+};
 use crate::config::ReceiptsWanted;
 use crate::memory::Held;
 use crate::message::{Expiry, Message, MsgNo};
@@ -30,6 +33,11 @@ pub(super) mod kind {
     pub(in crate::record) const CONVERSATION: u8 = 16;
     pub(in crate::record) const COUNTERS: u8 = 17;
     pub(in crate::record) const GROUP: u8 = 18;
+    pub(in crate::record) const CONVERSATION_KEPT: u8 = 20;
+    pub(in crate::record) const CURSOR: u8 = 21;
+    pub(in crate::record) const CONVERSATION_PAGE: u8 = 35;
+    pub(in crate::record) const REPLAYED: u8 = 36;
+    pub(in crate::record) const HOLES: u8 = 37;
 }
 
 pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
@@ -102,6 +110,39 @@ pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
         Entry::Counters { message, session, group } => {
             w.u8(kind::COUNTERS).u64(*message).u64(*session).u64(*group);
         }
+        conversation => write_conversation_entry(w, conversation),
+    }
+}
+
+fn write_conversation_entry(w: &mut Writer<'_>, entry: &Entry) {
+    match entry {
+        Entry::ConversationKept { topic, first_seq } => {
+            w.u8(kind::CONVERSATION_KEPT).str(topic).u64(*first_seq);
+        }
+        Entry::ConversationPage { topic, messages } => {
+            w.u8(kind::CONVERSATION_PAGE).str(topic).u32(messages.len() as u32);
+            for m in messages {
+                w.u64(m.seq).u64(m.place).u64(m.message.0).u64(m.ts_unix_ms).u64(m.expiry_unix_ms);
+                w.u32(m.bytes).str(&m.sender);
+            }
+        }
+        Entry::Cursor { session, topic, form, next } => {
+            w.u8(kind::CURSOR).u64(session.0).str(topic).u8(*form as u8).opt_u64(*next);
+        }
+        Entry::Replayed { session, topic, form, seq, message, qos, identifiers, packet_id } => {
+            w.u8(kind::REPLAYED).u64(session.0).str(topic).u8(*form as u8 | (*qos as u8) << 1);
+            w.u64(*seq).u64(message.0).u16(packet_id.get()).u16(identifiers.len() as u16);
+            for identifier in identifiers {
+                w.u32(*identifier);
+            }
+        }
+        Entry::Holes { session, topic, form, holes } => {
+            w.u8(kind::HOLES).u64(session.0).str(topic).u8(*form as u8).u16(holes.len() as u16);
+            for hole in holes {
+                w.u64(hole.last_seq).u64(hole.told_by);
+            }
+        }
+        other => unreachable!("{other:?} is written above"),
     }
 }
 
@@ -196,8 +237,53 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
             group: if r.version == 1 { 1 } else { r.u64()? },
         },
         kind::GROUP => Entry::Group { group: GroupNo(r.u64()?), filter: r.str()? },
+        kind::CONVERSATION_KEPT => Entry::ConversationKept { topic: r.str()?, first_seq: r.u64()? },
+        kind::CONVERSATION_PAGE => {
+            let (topic, count) = (r.str()?, r.u32()?);
+            let messages = (0..count).map(|_| read_kept(r)).collect::<Result<_, _>>()?;
+            Entry::ConversationPage { topic, messages }
+        }
+        kind::CURSOR => Entry::Cursor {
+            session: r.session()?,
+            topic: r.str()?,
+            form: form(r.u8()?)?,
+            next: r.option(Reader::u64)?,
+        },
+        kind::REPLAYED => {
+            let (session, topic, bits) = (r.session()?, r.str()?, r.u8()?);
+            let (form, qos) = (form(bits & 1)?, QoS::from_u8(bits >> 1).ok_or("qos 3")?);
+            let (seq, message, packet_id, count) = (r.u64()?, r.message()?, r.packet_id()?, r.u16()?);
+            let identifiers = (0..count).map(|_| r.u32()).collect::<Result<_, _>>()?;
+            Entry::Replayed { session, topic, form, seq, message, qos, identifiers, packet_id }
+        }
+        kind::HOLES => {
+            let (session, topic, form, count) = (r.session()?, r.str()?, form(r.u8()?)?, r.u16()?);
+            let hole = |r: &mut Reader<'_>| Ok(Hole { last_seq: r.u64()?, told_by: r.u64()? });
+            let holes = (0..count).map(|_| hole(r)).collect::<Result<_, String>>()?;
+            Entry::Holes { session, topic, form, holes }
+        }
         other => return Err(format!("unknown kind {other}")),
     })
+}
+
+fn read_kept(r: &mut Reader<'_>) -> Result<KeptMessage, String> {
+    Ok(KeptMessage {
+        seq: r.u64()?,
+        place: r.u64()?,
+        message: r.message()?,
+        ts_unix_ms: r.u64()?,
+        expiry_unix_ms: r.u64()?,
+        bytes: r.u32()?,
+        sender: r.str()?,
+    })
+}
+
+fn form(bits: u8) -> Result<Form, String> {
+    match bits {
+        0 => Ok(Form::Plain),
+        1 => Ok(Form::Envelope),
+        other => Err(format!("unknown form {other}")),
+    }
 }
 
 fn read_message(r: &mut Reader<'_>) -> Result<MessageEntry, String> {
@@ -290,6 +376,8 @@ impl Writer<'_> {
             Source::Subscriptions => self.u8(bits),
             Source::Retained => self.u8(bits | 1 << shift),
             Source::Group(group) => self.u8(bits | 2 << shift).u64(group.0),
+            Source::Envelope => self.u8(bits | 3 << shift),
+            Source::RetainedEnvelope => self.u8(bits | 4 << shift),
         }
     }
     fn options(&mut self, o: SubscribeOptions) -> &mut Self {
@@ -388,6 +476,8 @@ impl Reader<'_> {
             0 => Ok(Source::Subscriptions),
             1 => Ok(Source::Retained),
             2 => Ok(Source::Group(GroupNo(self.u64()?))),
+            3 => Ok(Source::Envelope),
+            4 => Ok(Source::RetainedEnvelope),
             other => Err(format!("unknown source {other}")),
         }
     }

@@ -40,6 +40,10 @@ pub(crate) enum Source {
     Retained,
     /// A shared group, which chose this session.
     Group(GroupNo),
+    /// The session's own subscriptions to envelopes, all that match together.
+    Envelope,
+    /// What [`Self::Retained`] is, in an envelope.
+    RetainedEnvelope,
 }
 
 /// Who has one final state of a message.
@@ -54,15 +58,15 @@ impl Source {
     /// Whose final state a delivery of this source at a session is; a retained message has none.
     pub(crate) fn recipient(self, session: SessionNo) -> Option<Recipient> {
         match self {
-            Self::Subscriptions => Some(Recipient::Session(session)),
-            Self::Retained => None,
+            Self::Subscriptions | Self::Envelope => Some(Recipient::Session(session)),
+            Self::Retained | Self::RetainedEnvelope => None,
             Self::Group(group) => Some(Recipient::Group(group)),
         }
     }
 }
 
 impl Recipient {
-    /// The source of the delivery whose final state it has.
+    /// The source of the delivery whose final state it has; it may have come in an envelope instead.
     pub(crate) fn source(self) -> Source {
         match self {
             Self::Session(_) => Source::Subscriptions,
@@ -88,6 +92,40 @@ pub(crate) struct TrackedRecipient {
     /// The session's names; empty when receipts are counted, not listed.
     pub(crate) client_id: ByteString,
     pub(crate) user: ByteString,
+}
+
+/// In which form messages come to a subscription.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Form {
+    /// As they were published.
+    #[default]
+    Plain = 0,
+    /// In a JSON envelope on `$im/env/{topic}`.
+    Envelope = 1,
+}
+
+/// Numbers without a gap between them that a session will not get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hole {
+    /// The last one.
+    pub(crate) last_seq: u64,
+    /// The message that tells of it, once it was sent; 0 = none yet.
+    pub(crate) told_by: u64,
+}
+
+/// A message that a conversation keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KeptMessage {
+    pub(crate) seq: u64,
+    /// Number of the record that holds it.
+    pub(crate) place: u64,
+    pub(crate) message: MsgNo,
+    pub(crate) ts_unix_ms: u64,
+    /// 0 = never.
+    pub(crate) expiry_unix_ms: u64,
+    pub(crate) bytes: u32,
+    pub(crate) sender: ByteString,
 }
 
 /// How a message ended at a recipient.
@@ -218,6 +256,44 @@ pub(crate) enum Entry {
         topic: ByteString,
         seq: u64,
         ts_unix_ms: u64,
+    },
+    /// A conversation's messages before this number were given up.
+    ConversationKept {
+        topic: ByteString,
+        first_seq: u64,
+    },
+    /// Messages that a conversation keeps, in order, without their bodies: a log of changes needs none, the
+    /// messages themselves say it.
+    ConversationPage {
+        topic: ByteString,
+        messages: Vec<KeptMessage>,
+    },
+    /// How far a session has come in the stored messages of a conversation: this one is next. `None` = to the
+    /// end; from then on its messages come as they are published.
+    Cursor {
+        session: SessionNo,
+        topic: ByteString,
+        form: Form,
+        next: Option<u64>,
+    },
+    /// The next stored message of a conversation is in flight to a session; its cursor is behind it now.
+    Replayed {
+        session: SessionNo,
+        topic: ByteString,
+        form: Form,
+        seq: u64,
+        message: MsgNo,
+        qos: QoS,
+        identifiers: Vec<u32>,
+        packet_id: PacketId,
+    },
+    /// Numbers of a conversation that a session will not get, all that it was not told of; none = the session
+    /// knows.
+    Holes {
+        session: SessionNo,
+        topic: ByteString,
+        form: Form,
+        holes: Vec<Hole>,
     },
     /// The next numbers to give.
     Counters {

@@ -141,7 +141,49 @@ fn entries_of_version_2() -> Vec<Entry> {
 
 /// What version 3 adds, one of each kind and shape.
 fn entries_added_by_version_3() -> Vec<Entry> {
-    vec![]
+    let (session, message, topic) = (SessionNo(7), MsgNo(9), ByteString::from("im/room"));
+    let kept = KeptMessage {
+        seq: 3,
+        place: 77,
+        message,
+        ts_unix_ms: 1_800_000_000_000,
+        expiry_unix_ms: 1_800_000_060_000,
+        bytes: 300,
+        sender: "anon:truck".into(),
+    };
+    let packet_id = PacketId::MAX;
+    vec![
+        Entry::ConversationKept { topic: topic.clone(), first_seq: 3 },
+        Entry::Cursor { session, topic: topic.clone(), form: Form::Plain, next: Some(3) },
+        Entry::Cursor { session, topic: topic.clone(), form: Form::Envelope, next: None },
+        Entry::ConversationPage { topic: topic.clone(), messages: vec![kept] },
+        Entry::Replayed {
+            session,
+            topic: topic.clone(),
+            form: Form::Envelope,
+            seq: 3,
+            message,
+            qos: QoS::ExactlyOnce,
+            identifiers: vec![5],
+            packet_id,
+        },
+        Entry::Holes {
+            session,
+            topic,
+            form: Form::Plain,
+            holes: vec![Hole { last_seq: 2, told_by: 3 }, Hole { last_seq: 5, told_by: 0 }],
+        },
+        Entry::Queued {
+            session,
+            message,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            source: Source::Envelope,
+            identifiers: Vec::new(),
+            packet_id: None,
+        },
+        Entry::Ended { session, message, source: Source::RetainedEnvelope, packet_id: None, state: None },
+    ]
 }
 
 fn every_entry() -> Vec<Entry> {

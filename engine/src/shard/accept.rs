@@ -142,7 +142,7 @@ impl Shard {
             held: Held::default(),
         };
         let message = if may_stay { message.counted(&self.account) } else { Arc::new(message) };
-        self.keep(&message, &plan, head);
+        self.keep(now, &message, &plan);
         if let Some((packet_id, key)) = offer.incoming.zip(offer.by.session) {
             self.take_incoming(key, packet_id, message.seq, plan.id.clone());
         }
@@ -186,7 +186,8 @@ impl Shard {
         let rule = self.conversations.rule(&offer.topic);
         let is_conversation = rule.is_some();
         let asked = user_property(&offer.properties.user_properties, im::IM_RECEIPT);
-        let wanted = asked.and_then(|v| ReceiptsWanted::parse(v)).or(rule.flatten());
+        let by_rule = rule.and_then(|rule| rule.receipts);
+        let wanted = asked.and_then(|v| ReceiptsWanted::parse(v)).or(by_rule);
 
         let bytes = queue_bytes(&offer.topic, &offer.payload, &offer.properties);
         let load = Load {
@@ -244,13 +245,18 @@ impl Shard {
         })
     }
 
-    /// Writes the message down, and makes or removes its topic's retained message.
-    fn keep(&mut self, message: &Arc<Message>, plan: &Plan, head: Option<Head>) {
-        if plan.stored_recipient || plan.set_retained {
+    /// Writes the message down, and makes or removes its topic's retained message. A conversation keeps all
+    /// of its messages, whoever gets them.
+    fn keep(&mut self, now: Now, message: &Arc<Message>, plan: &Plan) {
+        if plan.stored_recipient || plan.set_retained || plan.is_conversation {
             self.write_message(message, plan.set_retained);
-        } else if let Some(head) = head {
-            let topic = message.topic.clone();
-            self.write(&Entry::Conversation { topic, seq: head.seq, ts_unix_ms: head.ts_unix_ms });
+        }
+        if plan.is_conversation {
+            self.conversations.append(message, message.ticket);
+            self.retain(now, &message.topic);
+            if self.conversations.first_seq(&message.topic) == message.seq.unwrap_or_default() {
+                self.watch_retention(now);
+            }
         }
         if plan.clear_retained {
             self.retained.clear(&message.topic);

@@ -8,6 +8,8 @@
 //! Nothing here is a promise yet, so a crash in between loses nothing: the log still has the queue, and a
 //! tracked recipient without a session is found again by `recover`.
 
+use bytestring::ByteString;
+
 use super::Shard;
 use super::end::Ending;
 use crate::Now;
@@ -17,7 +19,7 @@ use crate::record::{GroupNo, Recipient, SessionNo, Source};
 use crate::route::SessionKey;
 
 /// Something left to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Work {
     /// A queue is over its limits: the oldest messages go.
     Trim(SessionNo),
@@ -37,6 +39,8 @@ pub(super) enum Work {
     Gather(GroupNo),
     /// A message whose receipts are open has expired: it is looked for at the recipients after this one.
     Expire { message: MsgNo, after: Option<Recipient> },
+    /// A conversation keeps more than its rule says.
+    Retain(ByteString),
     /// A recipient whose session is gone.
     Lost { message: MsgNo, session: SessionNo, source: Source },
 }
@@ -71,6 +75,7 @@ impl Shard {
                 Work::PassOn { session, group } => self.pass_on(now, session, group),
                 Work::Gather(group) => self.gather(now, group),
                 Work::Expire { message, after } => self.expire(now, message, after),
+                Work::Retain(topic) => self.retain(now, &topic),
                 Work::Lost { message, session, source } => {
                     let ending = Ending { session, message, source, packet_id: None, logged: false };
                     self.end(now, ending, Outcome::Dropped("session_ended"));

@@ -12,12 +12,16 @@ use protocol::PacketId;
 use rustc_hash::FxHashSet;
 
 use super::Shard;
+use crate::conversation::Stored;
 use crate::message::{Delivery, MsgNo};
-use crate::record::{Entry, RecordBuilder, SessionNo};
+use crate::record::{Entry, KeptMessage, RecordBuilder, SessionNo};
 use crate::session::{Incoming, Session, Subscription};
 
 /// Size at which a record is closed.
 pub(super) const RECORD_BYTES: usize = 64 * 1024;
+
+/// Messages of a conversation in one page of its index.
+const PAGE_MESSAGES: usize = 256;
 
 #[derive(Default)]
 struct Checkpoint {
@@ -41,12 +45,7 @@ impl Shard {
         let mut out = Checkpoint::default();
         let (message, session, group) = (self.next_message, self.next_session, self.groups.next_no());
         out.push(&Entry::Counters { message, session, group });
-        let conversations: BTreeMap<_, _> = self.conversations.iter().collect();
-        for (topic, head) in conversations {
-            let topic = topic.clone();
-            out.push(&Entry::Conversation { topic, seq: head.seq, ts_unix_ms: head.ts_unix_ms });
-            out.close_if_full();
-        }
+        self.conversations(&mut out);
         for message in self.retained.iter() {
             out.written.insert(message.no);
             out.builder.push_message(message, true);
@@ -79,6 +78,36 @@ impl Shard {
         }
         out.close();
         out.records
+    }
+
+    /// Writes each conversation's head, what was given up of it, and the index of what is kept.
+    fn conversations(&self, out: &mut Checkpoint) {
+        let mut conversations: Vec<_> = self.conversations.iter().collect();
+        conversations.sort_unstable_by_key(|(topic, ..)| *topic);
+        for (topic, head, first_seq) in conversations {
+            let topic = topic.clone();
+            out.push(&Entry::Conversation {
+                topic: topic.clone(),
+                seq: head.seq,
+                ts_unix_ms: head.ts_unix_ms,
+            });
+            if first_seq > 1 {
+                out.push(&Entry::ConversationKept { topic: topic.clone(), first_seq });
+            }
+            let mut kept = self.conversations.range(&topic, 0).peekable();
+            while kept.peek().is_some() {
+                let messages = kept.by_ref().take(PAGE_MESSAGES).map(|stored| self.kept_message(stored));
+                out.push(&Entry::ConversationPage { topic: topic.clone(), messages: messages.collect() });
+                out.close_if_full();
+            }
+            out.close_if_full();
+        }
+    }
+
+    fn kept_message(&self, stored: Stored) -> KeptMessage {
+        let Stored { seq, place, no, ts_unix_ms, expiry_unix_ms, bytes, sender } = stored;
+        let sender = self.conversations.sender(sender).cloned().unwrap_or_default();
+        KeptMessage { seq, place, message: no, ts_unix_ms, expiry_unix_ms, bytes, sender }
     }
 
     /// What the groups have at sessions that ended, and at sessions that the log does not know.

@@ -20,6 +20,7 @@ mod memory;
 mod publish;
 mod queue;
 mod recover;
+mod retention;
 mod rights;
 mod share;
 mod subscribe;
@@ -373,6 +374,7 @@ impl Shard {
                     self.backlog.push_back(Work::Expire { message, after: None });
                 }
                 Deadline::RetainedExpiry => self.retained_expiry_due(now),
+                Deadline::Retention => self.retention_due(now),
             }
             self.finish(now);
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use protocol::TopicFilter;
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -11,10 +12,10 @@ use super::Shard;
 use super::backlog::Work;
 use super::checkpoint::RECORD_BYTES;
 use super::share::Remains;
-use crate::conversation::Head;
+use crate::conversation::{Head, SenderNo, Stored};
 use crate::message::{Delivery, Expiry, Message, MsgNo, Origin};
 use crate::planted::Planted;
-use crate::record::{Entry, MessageEntry, Recipient, SessionNo, Source, read_record};
+use crate::record::{Entry, KeptMessage, MessageEntry, Recipient, SessionNo, Source, read_record};
 use crate::route::SessionKey;
 use crate::session::{Incoming, Session, Subscription};
 use crate::timers::Deadline;
@@ -24,6 +25,8 @@ use crate::{Config, Now, RecoverError, Recovery, Ticket};
 #[derive(Default)]
 struct Bodies {
     by_no: FxHashMap<MsgNo, Arc<Message>>,
+    /// The record that is read.
+    place: u64,
     /// Size at which bodies that nothing points to are let go.
     sweep_at: usize,
 }
@@ -80,6 +83,7 @@ impl Shard {
             applied.map_err(|what| RecoverError::Row { key, what })?;
         }
         for (ticket, record) in from.records {
+            bodies.place = ticket.0;
             let applied = shard.apply_record(&record, &mut bodies, now);
             applied.map_err(|what| RecoverError::Record { ticket, what })?;
             bodies.sweep();
@@ -135,6 +139,10 @@ impl Shard {
                 let seq = seq - u64::from(planted == Some(Planted::SeqReusedAfterRestart));
                 self.conversations.restore(&topic, Head { seq, ts_unix_ms });
             }
+            Entry::ConversationKept { topic, first_seq } => {
+                self.conversations.give_up_before(&topic, first_seq);
+            }
+            Entry::ConversationPage { topic, messages } => self.apply_page(&topic, messages),
             Entry::Tracked { message, topic, seq, id, sender, wanted, of, ended, recipients } => {
                 self.next_message = self.next_message.max(message.0.saturating_add(1));
                 if planted != Some(Planted::ReceiptsLostAtRestart) {
@@ -237,9 +245,12 @@ impl Shard {
         message.expiry = message.expiry.map(|e| Expiry::from_unix(e.unix_ms, now));
         let message = message.counted(&self.account);
         self.next_message = self.next_message.max(message.no.0.saturating_add(1));
-        if let Some(seq) = message.seq {
-            let seq = seq - u64::from(self.has_planted(Planted::SeqReusedAfterRestart));
-            self.conversations.restore(&message.topic, Head { seq, ts_unix_ms: message.ts_unix_ms });
+        match message.seq {
+            Some(seq) if self.has_planted(Planted::SeqReusedAfterRestart) => {
+                let (seq, ts_unix_ms) = (seq - 1, message.ts_unix_ms);
+                self.conversations.restore(&message.topic, Head { seq, ts_unix_ms });
+            }
+            _ => self.conversations.append(&message, bodies.place),
         }
         if set_retained && !self.has_planted(Planted::RetainedLostAtRestart) {
             self.retained.set(message.clone());
@@ -247,10 +258,21 @@ impl Shard {
         bodies.insert(message);
     }
 
+    fn apply_page(&mut self, topic: &ByteString, messages: Vec<KeptMessage>) {
+        for KeptMessage { seq, place, message: no, ts_unix_ms, expiry_unix_ms, bytes, sender } in messages {
+            self.next_message = self.next_message.max(no.0.saturating_add(1));
+            let stored =
+                Stored { seq, place, no, ts_unix_ms, expiry_unix_ms, bytes, sender: SenderNo::default() };
+            self.conversations.append_stored(topic, &sender, stored);
+        }
+    }
+
     fn origin(&self, session: SessionNo, source: Source) -> Result<Origin, String> {
         Ok(match source {
             Source::Subscriptions => Origin::Subscriptions,
             Source::Retained => Origin::Retained,
+            Source::Envelope => Origin::Envelope,
+            Source::RetainedEnvelope => Origin::RetainedEnvelope,
             Source::Group(no) => {
                 let key = self.groups.numbered(no);
                 let key = key.ok_or_else(|| format!("group {} is not in the log", no.0))?;
@@ -307,6 +329,7 @@ impl Shard {
         }
         self.finish(now);
         self.watch_retained();
+        self.resume_retention(now);
         self.watch_recovered_expiries();
         self.resume_groups();
         self.find_lost();

@@ -16,7 +16,7 @@ use protocol::*;
 use super::Shard;
 use crate::message::Origin;
 use crate::record::{Entry, read_record};
-use crate::{Acl, Config, ConnId, Input, Now, OnFull, Output, Principal, Recovery, Ticket};
+use crate::{Acl, Config, ConnId, Input, Now, OnFull, Output, Principal, Recovery, Retention, Ticket};
 
 const CLIENTS: [&str; 4] = ["a", "b", "c", "d"];
 const TOPICS: [&str; 10] =
@@ -42,7 +42,10 @@ type Bounds = (OnFull, usize);
 
 /// Limits so small that runs reach them.
 fn config((on_full, memory_bytes_max): Bounds) -> Config {
+    let mut conversations = Config::default().conversations;
+    conversations[0].retention = Retention { age_s: 40, messages: 4, bytes: 900 };
     Config {
+        conversations,
         on_full,
         memory_bytes_max,
         receive_maximum: 3,
@@ -522,7 +525,7 @@ impl World {
         }
         let most =
             self.shard.conns.len() + 2 * self.shard.sessions.len() + self.shard.receipts.iter().count();
-        assert!(self.shard.timers.len() <= most + 1, "deadlines pile up");
+        assert!(self.shard.timers.len() <= most + 2, "deadlines pile up");
         assert!(self.shard.retained.len() <= config.retained_messages_max);
     }
 }

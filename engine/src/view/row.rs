@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use protocol::PacketId;
 
-use crate::record::{Entry, SessionNo};
+use crate::record::{Entry, Form, SessionNo};
 
 /// What an entry does to the row of what it is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +79,10 @@ pub(crate) enum Part {
     Subscription(bytestring::ByteString),
     /// A QoS 2 publish between PUBREC and PUBREL.
     Incoming(PacketId),
+    /// How far it is in a conversation's stored messages; `Entry::Replayed` moves it too.
+    Cursor(bytestring::ByteString, Form),
+    /// What it will not get of a conversation.
+    Holes(bytestring::ByteString, Form),
 }
 
 impl Row {
@@ -101,6 +105,20 @@ impl Row {
             }
             Entry::IncomingReleased { session, packet_id } => {
                 Self::DeletePart(*session, Part::Incoming(*packet_id))
+            }
+            Entry::Cursor { session, topic, form, next } => {
+                let part = Part::Cursor(topic.clone(), *form);
+                match next {
+                    Some(_) => Self::PutPart(*session, part),
+                    None => Self::DeletePart(*session, part),
+                }
+            }
+            Entry::Holes { session, topic, form, holes } => {
+                let part = Part::Holes(topic.clone(), *form);
+                match holes.is_empty() {
+                    true => Self::DeletePart(*session, part),
+                    false => Self::PutPart(*session, part),
+                }
             }
             Entry::Group { group, .. } => Self::Put(Key::new(Family::Group).u64(group.0)),
             _ => return None,

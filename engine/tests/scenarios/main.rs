@@ -17,6 +17,7 @@ mod payload_format;
 mod principal_limits;
 mod receipts;
 mod retained;
+mod retention;
 mod sessions;
 mod shared_subscriptions;
 mod statements;
