@@ -57,6 +57,12 @@ pub struct Config {
     pub conversations_max: usize,
     /// Which topics are conversations; the first rule that matches decides.
     pub conversations: Vec<ConversationRule>,
+    /// Bounds of the heartbeat that a client may declare, seconds.
+    pub keepalive_min_s: u16,
+    /// See `keepalive_min_s`.
+    pub keepalive_max_s: u16,
+    /// Networks (`im-net`) whose survived silences are remembered; 0 = none.
+    pub networks_max: usize,
     /// Recipients of one message above which its receipts are counted, not listed.
     pub receipts_listed_max: usize,
     /// Bytes that the shard may hold in memory, as it counts them; 0 = no bound. Near it QoS 0 messages are no
@@ -168,6 +174,9 @@ impl Default for Config {
                     retention: Retention::default(),
                 },
             ],
+            keepalive_min_s: 1,
+            keepalive_max_s: 7_200,
+            networks_max: 1_000,
             receipts_listed_max: 50,
             memory_bytes_max: 0,
             planted: None,

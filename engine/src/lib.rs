@@ -17,6 +17,7 @@ mod io;
 mod memory;
 mod message;
 mod names;
+mod network;
 mod places;
 mod planted;
 mod principal;

@@ -43,6 +43,8 @@ pub(crate) const TRACKING_BYTES: usize = 1_152;
 pub(crate) const RECIPIENT_BYTES: usize = 112;
 /// A deadline.
 pub(crate) const DEADLINE_BYTES: usize = 64;
+/// A user's vote about a network, besides the names.
+pub(crate) const NETWORK_VOTE_BYTES: usize = 192;
 /// A topic alias besides its topic.
 pub(crate) const ALIAS_BYTES: usize = 64;
 

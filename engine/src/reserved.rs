@@ -1,7 +1,7 @@
 //! Topics and filters that start with `$`: what clients may do with them (docs/protocol.md section 11).
 
 use protocol::ReasonCode;
-use protocol::im::{ERRORS_TOPIC, RECEIPTS_TOPIC};
+use protocol::im::{ERRORS_TOPIC, PROBE_PREFIX, RECEIPTS_TOPIC};
 
 /// What a SUBSCRIBE filter asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub(crate) enum FilterClass {
     Receipts,
     /// The client's own failed requests.
     Errors,
+    /// The results of the client's own probes.
+    Probe,
     /// Not to be had, with the reason.
     Refused(ReasonCode, &'static str),
 }
@@ -30,6 +32,9 @@ pub(crate) fn classify_filter(filter: &str) -> FilterClass {
     if filter == ERRORS_TOPIC {
         return FilterClass::Errors;
     }
+    if filter.strip_prefix(PROBE_PREFIX).is_some_and(|id| !id.contains('/') && id != "#") {
+        return FilterClass::Probe;
+    }
     if rest.starts_with(['#', '+']) {
         return FilterClass::Refused(ReasonCode::TopicFilterInvalid, "no wildcard may follow $im/");
     }
@@ -43,7 +48,7 @@ pub(crate) fn classify_shared_filter(filter: &str, replays: bool) -> FilterClass
         return FilterClass::Refused(ReasonCode::ImplementationSpecificError, what);
     }
     match classify_filter(filter) {
-        FilterClass::Receipts | FilterClass::Errors => {
+        FilterClass::Receipts | FilterClass::Errors | FilterClass::Probe => {
             let what = "what is one user's own cannot be shared: leave $share away";
             FilterClass::Refused(ReasonCode::TopicFilterInvalid, what)
         }
@@ -51,7 +56,7 @@ pub(crate) fn classify_shared_filter(filter: &str, replays: bool) -> FilterClass
     }
 }
 
-const UNKNOWN: &str = "this $im topic is not served; served are $im/receipts and $im/errors";
+const UNKNOWN: &str = "this $im topic is not served; served are $im/receipts, $im/errors and $im/probe/+";
 
 /// Checks a topic that a client publishes to, or its will.
 pub(crate) fn check_publish_topic(topic: &str) -> Result<(), (ReasonCode, &'static str)> {

@@ -16,6 +16,8 @@ use crate::record::SessionNo;
 pub(crate) enum Deadline {
     /// A connection may have been silent too long.
     KeepAlive(ConnId),
+    /// A connection's probe is over.
+    Probe(ConnId),
     /// A session without connection has expired.
     SessionExpiry(SessionNo),
     /// A will's delay has passed.

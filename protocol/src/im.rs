@@ -4,8 +4,16 @@
 //! Payloads are written with absent fields left out, and read with unknown fields ignored: a newer
 //! writer may add fields.
 
+mod connection;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use connection::{
+    KEEPALIVE_TOPIC, KeepaliveRequest, NET_BYTES_MAX, PRESENCE_PREFIX, PROBE_AFTER_S_MAX, PROBE_ID_BYTES_MAX,
+    PROBE_PREFIX, PROBE_TOPIC, Presence, ProbeRequest, ProbeResult, check_net, presence_client,
+    presence_topic, probe_topic,
+};
 
 /// User property: message id, 1–64 characters.
 pub const IM_ID: &str = "im-id";
@@ -39,8 +47,6 @@ pub const IM_PREFIX: &str = "$im/";
 pub const RECEIPTS_TOPIC: &str = "$im/receipts";
 /// Topic on which a client hears of its own failed `$im` requests.
 pub const ERRORS_TOPIC: &str = "$im/errors";
-/// What the topics of [`presence_topic`] start with.
-pub const PRESENCE_PREFIX: &str = "$im/presence/";
 
 /// What became of one message at one recipient: a payload on [`RECEIPTS_TOPIC`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -212,42 +218,6 @@ pub fn topic_device(topic: &str) -> Option<&str> {
     (!device.is_empty()).then_some(device)
 }
 
-/// Returns `$im/presence/{client}` with `%`, `/`, `+` and `#` of the client id percent-encoded.
-pub fn presence_topic(client_id: &str) -> String {
-    let mut topic = String::with_capacity(PRESENCE_PREFIX.len() + client_id.len());
-    topic.push_str(PRESENCE_PREFIX);
-    for character in client_id.chars() {
-        match character {
-            '%' => topic.push_str("%25"),
-            '/' => topic.push_str("%2F"),
-            '+' => topic.push_str("%2B"),
-            '#' => topic.push_str("%23"),
-            other => topic.push(other),
-        }
-    }
-    topic
-}
-
-/// Returns the client id of a presence topic, `None` when it is none or is not encoded as
-/// [`presence_topic`] does (hexadecimal digits of either case are read).
-pub fn presence_client(topic: &str) -> Option<String> {
-    let mut encoded = topic.strip_prefix(PRESENCE_PREFIX)?;
-    let mut client_id = String::with_capacity(encoded.len());
-    while let Some(at) = encoded.find(['%', '/', '+', '#']) {
-        client_id.push_str(&encoded[..at]);
-        client_id.push(match encoded.get(at..at + 3)? {
-            "%25" => '%',
-            "%2F" | "%2f" => '/',
-            "%2B" | "%2b" => '+',
-            "%23" => '#',
-            _ => return None,
-        });
-        encoded = &encoded[at + 3..];
-    }
-    client_id.push_str(encoded);
-    Some(client_id)
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -319,22 +289,5 @@ mod tests {
         assert_eq!(desired_state_topic("truck-7"), "dev/truck-7/state/desired");
         assert_eq!(topic_device("dev/truck-7/telemetry/gps"), Some("truck-7"));
         assert_eq!(["dev/truck-7", "dev//cmd", "im/dispatch"].map(topic_device), [None; 3]);
-    }
-
-    #[test]
-    fn presence_topics_encode_what_a_level_may_not_contain() {
-        for (client, topic) in [
-            ("truck-7", "$im/presence/truck-7"),
-            ("a/b+c#d%e", "$im/presence/a%2Fb%2Bc%23d%25e"),
-            ("%2F", "$im/presence/%252F"),
-            ("车/7", "$im/presence/车%2F7"),
-            ("", "$im/presence/"),
-        ] {
-            assert_eq!(presence_topic(client), topic);
-            assert_eq!(presence_client(topic).as_deref(), Some(client));
-        }
-        for bad in ["$im/presence/a/b", "$im/presence/%", "$im/presence/%4", "$im/presence/%4车", "x"] {
-            assert_eq!(presence_client(bad), None, "{bad}");
-        }
     }
 }

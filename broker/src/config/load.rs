@@ -409,6 +409,10 @@ impl Merge {
                 ("mqtt.packet_bytes_max", u64::from(mqtt.packet_bytes_max)),
                 ("queue.bytes_max", config.queue.bytes_max),
             ),
+            (
+                ("im.keepalive_min_s", u64::from(config.im.keepalive_min_s)),
+                ("im.keepalive_max_s", u64::from(config.im.keepalive_max_s)),
+            ),
         ];
         self.check_addresses(config);
         for ((small_key, small), (large_key, large)) in pairs {

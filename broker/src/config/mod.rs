@@ -244,6 +244,13 @@ sections! {
         conversations_max: u64 = 1_000_000, 0..=1_000_000_000;
         /// Recipients of one message above which its receipts are counted, not listed.
         receipts_listed_max: u64 = 50, 0..=1_000_000;
+        /// Shortest heartbeat that a client may declare on `$im/keepalive`.
+        keepalive_min_s: u16 = 1, 1..=65_535;
+        /// Longest one.
+        keepalive_max_s: u16 = 7_200, 1..=65_535;
+        /// Networks (`im-net`) whose survived silences are remembered; who was heard of longest ago is
+        /// forgotten first. 0 = none.
+        networks_max: u32 = 1_000, 0..=100_000;
     }
     /// What is let in, over all listeners, and the memory of connections. In this and the next three
     /// sections 0 means "no bound", and a burst of 0 is what the rate allows in its period.
@@ -608,6 +615,9 @@ impl Config {
             // come from a `Config` made by hand, and matches nothing.
             conversations: self.conversation.iter().filter_map(ConversationRule::engine).collect(),
             receipts_listed_max: self.im.receipts_listed_max as usize,
+            keepalive_min_s: self.im.keepalive_min_s,
+            keepalive_max_s: self.im.keepalive_max_s,
+            networks_max: self.im.networks_max as usize,
             memory_bytes_max: usize::try_from(self.limits.memory_bytes_max).unwrap_or(usize::MAX),
             ..engine::Config::default()
         }

@@ -38,6 +38,7 @@ pub(super) mod kind {
     pub(in crate::record) const CONVERSATION_PAGE: u8 = 35;
     pub(in crate::record) const REPLAYED: u8 = 36;
     pub(in crate::record) const HOLES: u8 = 37;
+    pub(in crate::record) const NET_VOTE: u8 = 28;
 }
 
 pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
@@ -106,6 +107,9 @@ pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
         }
         Entry::Conversation { topic, seq, ts_unix_ms } => {
             w.u8(kind::CONVERSATION).str(topic).u64(*seq).u64(*ts_unix_ms);
+        }
+        Entry::NetVote { net, user, interval_s, at_unix_ms } => {
+            w.u8(kind::NET_VOTE).str(net).str(user).u16(*interval_s).u64(*at_unix_ms);
         }
         Entry::Counters { message, session, group } => {
             w.u8(kind::COUNTERS).u64(*message).u64(*session).u64(*group);
@@ -261,6 +265,9 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
             let hole = |r: &mut Reader<'_>| Ok(Hole { last_seq: r.u64()?, told_by: r.u64()? });
             let holes = (0..count).map(|_| hole(r)).collect::<Result<_, String>>()?;
             Entry::Holes { session, topic, form, holes }
+        }
+        kind::NET_VOTE => {
+            Entry::NetVote { net: r.str()?, user: r.str()?, interval_s: r.u16()?, at_unix_ms: r.u64()? }
         }
         other => return Err(format!("unknown kind {other}")),
     })

@@ -295,6 +295,13 @@ pub(crate) enum Entry {
         form: Form,
         holes: Vec<Hole>,
     },
+    /// A user's vote about a network; an interval of 0 takes it back.
+    NetVote {
+        net: ByteString,
+        user: ByteString,
+        interval_s: u16,
+        at_unix_ms: u64,
+    },
     /// The next numbers to give.
     Counters {
         message: u64,

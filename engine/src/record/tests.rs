@@ -183,6 +183,12 @@ fn entries_added_by_version_3() -> Vec<Entry> {
             packet_id: None,
         },
         Entry::Ended { session, message, source: Source::RetainedEnvelope, packet_id: None, state: None },
+        Entry::NetVote {
+            net: "lte".into(),
+            user: "u".into(),
+            interval_s: 300,
+            at_unix_ms: 1_800_000_000_000,
+        },
     ]
 }
 

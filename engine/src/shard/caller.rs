@@ -21,6 +21,9 @@ impl Shard {
         }
         let packet_id = publish.packet_id.filter(|_| publish.qos > QoS::AtMostOnce);
         let Some(c) = self.conns.get_mut(&conn) else { return };
+        if let Some(probe) = c.path.as_mut().and_then(|path| path.probe.as_mut()) {
+            probe.spoiled = true;
+        }
         c.last_packet_ms = now.monotonic_ms;
         // A QoS 2 publish sent again was taken before: refused now, its packet id would be free for the client
         // and taken here, and what came next under it would be lost.

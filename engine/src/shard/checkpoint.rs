@@ -4,7 +4,7 @@
 //! bodies go that nothing points to at a record's end; no record is much larger than `RECORD_BYTES` and one
 //! message.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -46,6 +46,12 @@ impl Shard {
         let (message, session, group) = (self.next_message, self.next_session, self.groups.next_no());
         out.push(&Entry::Counters { message, session, group });
         self.conversations(&mut out);
+        let votes: BTreeSet<_> = self.networks.iter().collect();
+        for (net, user, interval_s, at_unix_ms) in votes {
+            let (net, user) = (net.clone(), user.clone());
+            out.push(&Entry::NetVote { net, user, interval_s, at_unix_ms });
+            out.close_if_full();
+        }
         for message in self.retained.iter() {
             out.written.insert(message.no);
             out.builder.push_message(message, true);

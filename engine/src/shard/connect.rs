@@ -9,6 +9,7 @@ use protocol::{ConnAck, ConnAckProperties, Connect, Packet, ProtocolVersion, Rea
 use rustc_hash::FxHashMap;
 
 use super::answer::reason_string;
+use super::keepalive::{hint_property, silence_max_ms};
 use super::rights::user_of;
 use super::{Conn, Shard, Wait};
 use crate::alias::TopicAliases;
@@ -125,6 +126,10 @@ impl Shard {
 
         let mut connack =
             self.connack(&connect, &principal.limits, &user, expiry_s, assigned, authentication);
+        if connect.version == ProtocolVersion::V5 {
+            let hint = self.keepalive_hint(now, &connect).map(hint_property);
+            connack.properties.user_properties.extend(hint);
+        }
         let is_too_large = |connack: &ConnAck| {
             let packet = Packet::ConnAck(Box::new(connack.clone()));
             !fits(&packet, connect.version, connect.properties.packet_bytes_max)
@@ -132,6 +137,9 @@ impl Shard {
         // Section 3.1.2.11.6: the client asked for it, but a server may leave it out.
         if connack.properties.response_information.is_some() && is_too_large(&connack) {
             connack.properties.response_information = None;
+        }
+        if is_too_large(&connack) {
+            connack.properties.user_properties.clear();
         }
         if is_too_large(&connack) {
             // [MQTT-3.1.2-24] and nothing that it needs to know can be left out.
@@ -146,6 +154,7 @@ impl Shard {
         // that is not: CONNACK speaks of either.
         let wait = Wait::Ticket(self.last_or_this_ticket());
         self.send(conn, wait, Packet::ConnAck(Box::new(connack)));
+        self.note_network(now, conn, &connect);
         // [MQTT-4.4.0-1] what was not acknowledged goes out again, then what waits.
         self.drain(now, key);
         Ok(())
@@ -264,7 +273,11 @@ impl Shard {
                 rights,
                 version: connect.version,
                 keep_alive_s,
+                declared_s: 0,
                 last_packet_ms: now.monotonic_ms,
+                last_sent_ms: now.monotonic_ms,
+                is_silent: false,
+                path: None,
                 is_unread: false,
                 may_change_expiry: properties.session_expiry_interval_s.unwrap_or(0) > 0,
                 problem_information: connect.version == ProtocolVersion::V5
@@ -394,9 +407,4 @@ fn wanted_expiry_s(connect: &Connect, max_s: u32) -> u32 {
         (ProtocolVersion::V311, true) => 0,
         (ProtocolVersion::V5, _) => connect.properties.session_expiry_interval_s.unwrap_or(0),
     }
-}
-
-/// [MQTT-3.1.2-22] one and a half times the keep-alive.
-pub(super) fn silence_max_ms(keep_alive_s: u16) -> u64 {
-    u64::from(keep_alive_s) * 1500
 }

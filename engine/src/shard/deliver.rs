@@ -95,7 +95,7 @@ impl Shard {
     /// waits.
     pub(super) fn drain(&mut self, now: Now, key: SessionKey) {
         let Some(conn) = self.sessions[key].conn else { return };
-        let Some(c) = self.conns.get(&conn).filter(|c| !c.congested) else { return };
+        let Some(c) = self.conns.get(&conn).filter(|c| c.takes_publishes()) else { return };
         let window = c.window;
         self.resend(now, key, conn, window);
         let (mut ended, mut bytes) = (0, 0);
@@ -264,6 +264,7 @@ impl Conn {
         may_learn: bool,
     ) -> Option<Publish> {
         let message = &delivery.message;
+        self.last_sent_ms = now.monotonic_ms;
         let mut publish = if self.version == ProtocolVersion::V5 {
             message.to_publish(delivery.qos, &delivery.subscription_identifiers, now)
         } else {

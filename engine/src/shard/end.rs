@@ -5,12 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use bytestring::ByteString;
 use protocol::im::{ERRORS_TOPIC, RECEIPTS_TOPIC};
-use protocol::{PacketId, PublishProperties, QoS, ReasonCode};
+use protocol::{PacketId, PublishProperties, QoS};
 
 use super::Shard;
 use super::accept::Publisher;
 use super::backlog::{ENDS_PER_TURN_MAX, Work};
-use super::connect::silence_max_ms;
 use super::share::Remains;
 use crate::memory::Held;
 use crate::message::{Delivery, Message, MsgNo, Origin, own_id};
@@ -83,6 +82,9 @@ impl Shard {
     /// Tells a client on `$im/errors` what could not be done for it, if it listens.
     pub(super) fn tell_error(&mut self, now: Now, key: SessionKey, request: &str, error: &str) {
         if !self.sessions[key].subscriptions.contains_key(ERRORS_TOPIC) {
+            return;
+        }
+        if self.tell_after_probe(key, request, error) {
             return;
         }
         let payload = serde_json::json!({ "request": request, "error": error, "at": now.unix_ms });
@@ -274,23 +276,6 @@ impl Shard {
         if let Some(expiry) = message.expiry {
             self.timers.set(Deadline::MessageExpiry(message.no), expiry.monotonic_ms);
         }
-    }
-
-    /// [MQTT-3.1.2-22] nothing for one and a half times the keep-alive ends the connection.
-    pub(super) fn keep_alive_due(&mut self, now: Now, conn: ConnId) {
-        let Some(c) = self.conns.get(&conn) else { return };
-        let silence_ms = silence_max_ms(c.keep_alive_s);
-        // What nobody reads is no silence of the client's.
-        let heard_ms = match self.is_unread || c.is_unread {
-            true => now.monotonic_ms,
-            false => c.last_packet_ms.max(self.read_since_ms),
-        };
-        if heard_ms + silence_ms > now.monotonic_ms {
-            return self.timers.set(Deadline::KeepAlive(conn), heard_ms + silence_ms);
-        }
-        let reason = CloseReason::KeepAlive { keep_alive_s: c.keep_alive_s };
-        self.send_disconnect(conn, ReasonCode::KeepAliveTimeout, &reason.to_string());
-        self.connection_ended(now, conn, reason);
     }
 }
 

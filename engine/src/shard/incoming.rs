@@ -11,10 +11,14 @@ use crate::{CloseReason, ConnId, Now};
 impl Shard {
     pub(super) fn packet(&mut self, now: Now, conn: ConnId, packet: Packet) {
         let Some(c) = self.conns.get_mut(&conn) else { return };
+        let (quiet_since_ms, is_watched) = (c.last_packet_ms.max(c.last_sent_ms), c.path.is_some());
         c.last_packet_ms = now.monotonic_ms;
         if c.answers_waiting > ANSWERS_WAITING_MAX {
             let what = format!("more than {ANSWERS_WAITING_MAX} answers wait for the store");
             return self.violate(now, conn, ReasonCode::MessageRateTooHigh, &what);
+        }
+        if is_watched {
+            self.watch_path(now, conn, quiet_since_ms, &packet);
         }
         match packet {
             Packet::Publish(publish) => self.publish(now, conn, publish),

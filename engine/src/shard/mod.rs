@@ -15,11 +15,14 @@ mod deliver;
 mod end;
 mod incoming;
 mod inform;
+mod keepalive;
 mod limits;
 mod memory;
+mod probe;
 mod publish;
 mod queue;
 mod recover;
+mod request;
 mod retention;
 mod rights;
 mod share;
@@ -38,6 +41,7 @@ use crate::conversation::Conversations;
 use crate::gate::Gate;
 use crate::memory::{Account, Held, Memory};
 use crate::names::ByName;
+use crate::network::Networks;
 use crate::places::Places;
 use crate::planted::Planted;
 use crate::receipt::{Receipts, Told};
@@ -50,6 +54,7 @@ use crate::share::Groups;
 use crate::timers::{Deadline, Timers};
 use crate::{CloseReason, Config, ConnId, Input, Now, OnFull, Output, Stats, Ticket};
 use backlog::Work;
+use keepalive::Path;
 use share::Remains;
 
 /// One shard of the broker. One owner, no locks. Same inputs, same outputs.
@@ -74,6 +79,7 @@ pub struct Shard {
     informed: Retained,
     conversations: Conversations,
     receipts: Receipts,
+    networks: Networks,
     /// What sessions, messages and the like hold.
     account: Account,
     memory: Memory,
@@ -124,7 +130,14 @@ struct Conn {
     rights: Rights,
     version: ProtocolVersion,
     keep_alive_s: u16,
+    /// The heartbeat that the client declared since, seconds; 0 = none.
+    declared_s: u16,
     last_packet_ms: u64,
+    /// When a PUBLISH was made for it last.
+    last_sent_ms: u64,
+    /// A probe is pending: no PUBLISH is started.
+    is_silent: bool,
+    path: Option<Box<Path>>,
     /// Nothing is read from it for a while.
     is_unread: bool,
     /// Session Expiry Interval of the CONNECT was above 0: DISCONNECT may change it.
@@ -179,6 +192,7 @@ impl Shard {
                 &account,
             ),
             receipts: Receipts::new(config.receipts_listed_max, &account),
+            networks: Networks::new(config.networks_max, &account),
             memory: Memory { bytes_max: config.memory_bytes_max, ..Memory::default() },
             account,
             timers: Timers::default(),
@@ -358,6 +372,9 @@ impl Shard {
         if let Some(gone) = self.conns.remove(&conn) {
             self.turn.closed.push((conn, gone.gate));
             self.timers.clear(Deadline::KeepAlive(conn));
+            if gone.is_silent {
+                self.timers.clear(Deadline::Probe(conn));
+            }
         }
         self.turn.sends.push((Wait::Record, conn, Output::Close { conn, reason }));
     }
@@ -368,6 +385,7 @@ impl Shard {
             let Some(deadline) = self.timers.pop_due(now.monotonic_ms) else { return };
             match deadline {
                 Deadline::KeepAlive(conn) => self.keep_alive_due(now, conn),
+                Deadline::Probe(conn) => self.probe_due(now, conn),
                 Deadline::SessionExpiry(session) => self.session_expiry_due(now, session),
                 Deadline::WillDelay(session) => self.will_due(now, session),
                 Deadline::MessageExpiry(message) => {

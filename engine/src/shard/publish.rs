@@ -4,6 +4,7 @@ use bytestring::ByteString;
 use protocol::{Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, Will, im};
 
 use super::accept::{Accepted, Offer, Publisher, Refused, check_payload_format};
+use super::request::Request;
 use super::{Shard, Wait};
 use crate::memory::ALIAS_BYTES;
 use crate::message::compact;
@@ -37,6 +38,9 @@ impl Shard {
             if repeated {
                 return self.repeat_pubrec(conn, key, packet_id);
             }
+        }
+        if let Some(request) = Request::of(&publish.topic) {
+            return self.request(now, conn, request, &publish, packet_id);
         }
         let qos = publish.qos;
         let topic = publish.topic.clone();
@@ -115,7 +119,10 @@ impl Shard {
         let mut ack = self.ack(conn, packet_id, accepted.reason, None);
         if self.conns.get(&conn).is_some_and(|c| c.problem_information) {
             let properties = &mut ack.properties.user_properties;
-            properties.push((im::IM_ID.into(), accepted.id.clone()));
+            // A request has none.
+            if !accepted.id.is_empty() {
+                properties.push((im::IM_ID.into(), accepted.id.clone()));
+            }
             if let Some(seq) = accepted.seq {
                 properties.push((im::IM_SEQ.into(), seq.to_string().into()));
             }

@@ -49,7 +49,8 @@ impl Shard {
     /// QoS 0 message outside conversations.
     pub(super) fn way(&self, key: SessionKey, qos: QoS, in_conversation: bool) -> Way {
         let session = &self.sessions[key];
-        let conn = session.conn.and_then(|id| Some((id, self.conns.get(&id).filter(|c| !c.congested)?)));
+        let conn =
+            session.conn.and_then(|id| Some((id, self.conns.get(&id).filter(|c| c.takes_publishes())?)));
         let room = session.queue.is_empty() && session.window_used == session.in_flight.len();
         match conn {
             Some((id, _)) if qos == QoS::AtMostOnce && (room || !in_conversation) => Way::Send(id),

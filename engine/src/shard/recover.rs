@@ -149,6 +149,9 @@ impl Shard {
                     self.receipts.track(message, topic, seq, id, sender, wanted, of, ended, recipients);
                 }
             }
+            Entry::NetVote { net, user, interval_s, at_unix_ms } => {
+                self.networks.set(&net, &user, interval_s, at_unix_ms);
+            }
             Entry::IncomingTaken { .. } if planted == Some(Planted::Qos2IdForgottenAtRestart) => {}
             Entry::IncomingTaken { session, packet_id, seq, id } => {
                 self.logged_session(session)?.take_incoming(packet_id, Incoming { seq, id });

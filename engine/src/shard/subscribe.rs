@@ -166,7 +166,7 @@ impl Shard {
         match classify_filter(&filter.full) {
             FilterClass::Receipts => self.receipts.hear(&session.user.clone(), key, options.qos),
             FilterClass::Ordinary => self.routes.insert(&filter.full, subscriber),
-            FilterClass::Errors | FilterClass::Refused(..) => {}
+            FilterClass::Errors | FilterClass::Probe | FilterClass::Refused(..) => {}
         }
     }
 
@@ -211,7 +211,7 @@ impl Shard {
                 self.leave_group(filter, key, is_durable);
                 self.pass_on_later(filter, key);
             }
-            FilterClass::Errors | FilterClass::Refused(..) => {}
+            FilterClass::Errors | FilterClass::Probe | FilterClass::Refused(..) => {}
         }
         true
     }
