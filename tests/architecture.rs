@@ -32,7 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// The crates whose purity is a promise, and everything from outside that they may use: no clock, no socket, no
 /// thread, no chance but a seed.
 const PURE: &[(&str, &[&str])] = &[
-    ("postrider-protocol", &["bytes", "bytestring", "thiserror", "serde", "serde_json"]),
+    ("postrider-protocol", &["bytes", "bytestring", "thiserror", "serde", "serde_json", "base64"]),
     (
         "postrider-engine",
         &[

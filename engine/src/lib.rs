@@ -12,6 +12,7 @@ mod acl;
 mod alias;
 mod config;
 mod conversation;
+mod envelope;
 mod gate;
 mod io;
 mod memory;

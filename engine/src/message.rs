@@ -8,7 +8,7 @@ use protocol::{Publish, PublishProperties, QoS, UserProperties, im};
 
 use crate::Now;
 use crate::memory::{Account, Held, MESSAGE_BYTES};
-use crate::record::{GroupNo, Source};
+use crate::record::{Form, GroupNo, Source};
 
 /// Number of a message in this shard, over restarts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -221,12 +221,23 @@ pub(crate) struct Share {
     pub(crate) no: GroupNo,
     /// The whole filter: `$share/{group}/{filter}`.
     pub(crate) full: ByteString,
+    /// In which form its members get messages.
+    pub(crate) form: Form,
 }
 
 impl Delivery {
     /// Whether the log has it at a session that it does not know.
     pub(crate) fn is_kept(&self) -> bool {
         matches!(self.origin, Origin::Group { kept: true, .. })
+    }
+
+    /// In which form it goes out.
+    pub(crate) fn form(&self) -> Form {
+        match &self.origin {
+            Origin::Subscriptions | Origin::Retained => Form::Plain,
+            Origin::Envelope | Origin::RetainedEnvelope => Form::Envelope,
+            Origin::Group { share, .. } => share.form,
+        }
     }
 
     pub(crate) fn source(&self) -> Source {

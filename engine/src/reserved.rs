@@ -1,13 +1,15 @@
 //! Topics and filters that start with `$`: what clients may do with them (docs/protocol.md section 11).
 
 use protocol::ReasonCode;
-use protocol::im::{ERRORS_TOPIC, PROBE_PREFIX, RECEIPTS_TOPIC};
+use protocol::im::{ENVELOPE_PREFIX, ERRORS_TOPIC, PROBE_PREFIX, RECEIPTS_TOPIC};
 
 /// What a SUBSCRIBE filter asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FilterClass {
     /// A filter over topics.
     Ordinary,
+    /// A filter over topics whose messages come in envelopes.
+    Envelope,
     /// The user's own receipts.
     Receipts,
     /// The client's own failed requests.
@@ -26,6 +28,9 @@ pub(crate) fn classify_filter(filter: &str) -> FilterClass {
             FilterClass::Ordinary
         };
     };
+    if let Some(inner) = filter.strip_prefix(ENVELOPE_PREFIX) {
+        return classify_enveloped(inner);
+    }
     if filter == RECEIPTS_TOPIC {
         return FilterClass::Receipts;
     }
@@ -39,6 +44,20 @@ pub(crate) fn classify_filter(filter: &str) -> FilterClass {
         return FilterClass::Refused(ReasonCode::TopicFilterInvalid, "no wildcard may follow $im/");
     }
     FilterClass::Refused(ReasonCode::TopicFilterInvalid, UNKNOWN)
+}
+
+fn classify_enveloped(filter: &str) -> FilterClass {
+    let refused = |what| FilterClass::Refused(ReasonCode::TopicFilterInvalid, what);
+    match classify_filter(filter) {
+        _ if filter.is_empty() => refused("no filter follows $im/env/"),
+        _ if filter.starts_with("$share/") => {
+            refused("$share stands before $im/env: $share/GROUP/$im/env/FILTER")
+        }
+        _ if filter.starts_with(ENVELOPE_PREFIX) => refused("an envelope comes in no envelope"),
+        FilterClass::Ordinary => FilterClass::Envelope,
+        FilterClass::Refused(reason, what) => FilterClass::Refused(reason, what),
+        _ => refused("what is one user's own comes in no envelope"),
+    }
 }
 
 /// Says what the filter inside a shared subscription asks for; `replays` when its SUBSCRIBE asks for replay.
@@ -56,7 +75,7 @@ pub(crate) fn classify_shared_filter(filter: &str, replays: bool) -> FilterClass
     }
 }
 
-const UNKNOWN: &str = "this $im topic is not served; served are $im/receipts, $im/errors and $im/probe/+";
+const UNKNOWN: &str = "this $im topic is not served; docs/protocol.md names those that are";
 
 /// Checks a topic that a client publishes to, or its will.
 pub(crate) fn check_publish_topic(topic: &str) -> Result<(), (ReasonCode, &'static str)> {

@@ -7,12 +7,13 @@
 use std::sync::Arc;
 
 use bytestring::ByteString;
-use protocol::im::{ERRORS_TOPIC, IM_PREFIX, RECEIPTS_TOPIC};
+use protocol::im::{ENVELOPE_PREFIX, ERRORS_TOPIC, FROM_PREFIX, IM_PREFIX, RECEIPTS_TOPIC};
 use protocol::{filter_covers, filter_matches, filters_overlap};
 
 use crate::acl::{Access, Acl, AclRule, Who};
 use crate::names::ByName;
 use crate::principal::Principal;
+use crate::record::Form;
 
 /// The node's rules, by whom they are about.
 #[derive(Debug, Default)]
@@ -284,7 +285,17 @@ fn with_names(filter: &str, client_id: &str, user: &str) -> Named {
 /// place to do it (docs/protocol.md section 11).
 pub(crate) fn topics_of(full: &str) -> &str {
     let shared = full.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
-    shared.map_or(full, |(_, filter)| filter)
+    let filter = shared.map_or(full, |(_, filter)| filter);
+    let stored = filter.strip_prefix(FROM_PREFIX).and_then(|rest| rest.split_once('/'));
+    let filter = stored.map_or(filter, |(_, filter)| filter);
+    filter.strip_prefix(ENVELOPE_PREFIX).unwrap_or(filter)
+}
+
+/// Returns the form in which messages come to a subscription.
+pub(crate) fn form_of(full: &str) -> Form {
+    let shared = full.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
+    let filter = shared.map_or(full, |(_, filter)| filter);
+    if filter.starts_with(ENVELOPE_PREFIX) { Form::Envelope } else { Form::Plain }
 }
 
 /// What every client may subscribe to without a rule: it brings only what is its own.

@@ -164,6 +164,12 @@ impl Routes {
         self.nodes.len() - 1
     }
 
+    /// Whether there is neither a subscription nor a group.
+    pub(crate) fn is_empty(&self) -> bool {
+        let root = &self.nodes[self.root];
+        self.levels() == 0 && root.hash.list.is_empty() && root.groups.list.is_empty()
+    }
+
     /// Whether a filter has this first level.
     pub(crate) fn begins_with(&self, level: &str) -> bool {
         self.nodes[self.root].children.contains_key(level)

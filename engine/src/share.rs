@@ -15,6 +15,7 @@ use crate::memory::{Account, GROUP_BYTES, Held};
 use crate::message::Share;
 use crate::names::ByName;
 use crate::record::GroupNo;
+use crate::rights::{form_of, topics_of};
 use crate::route::{Listed, SessionKey, Subscriber};
 
 /// A group's place in the shard, valid while the group lives.
@@ -57,7 +58,7 @@ impl Members {
 pub(crate) struct Group {
     pub(crate) share: Arc<Share>,
     /// What topics are matched against.
-    filter: ByteString,
+    pub(crate) filter: ByteString,
     pub(crate) connected: Members,
     pub(crate) away: Members,
     /// Members whose sessions outlive their connections.
@@ -68,7 +69,7 @@ pub(crate) struct Group {
 
 impl Group {
     fn new(no: GroupNo, full: ByteString, filter: ByteString) -> Self {
-        let share = Arc::new(Share { no, full });
+        let share = Arc::new(Share { no, form: form_of(&full), full });
         let (connected, away) = (Members::default(), Members::default());
         Self { share, filter, connected, away, durable: 0, gathering: None }
     }
@@ -188,10 +189,10 @@ impl Groups {
     }
 
     /// Makes a group that is not there yet.
-    pub(crate) fn open(&mut self, full: &ByteString, filter: &ByteString) -> GroupNo {
+    pub(crate) fn open(&mut self, full: &ByteString) -> GroupNo {
         self.sweep();
         let no = GroupNo(self.next_no);
-        self.insert(no, full, filter);
+        self.insert(no, full);
         no
     }
 
@@ -199,22 +200,18 @@ impl Groups {
     ///
     /// # Errors
     /// It is there already, with members.
-    pub(crate) fn restore(
-        &mut self,
-        no: GroupNo,
-        full: &ByteString,
-        filter: &ByteString,
-    ) -> Result<(), String> {
+    pub(crate) fn restore(&mut self, no: GroupNo, full: &ByteString) -> Result<(), String> {
         if self.by_no.contains_key(&no) || self.named(full).is_some_and(|key| !self.table[key].is_empty()) {
             return Err(format!("group {} is there already", no.0));
         }
-        self.insert(no, full, filter);
+        self.insert(no, full);
         Ok(())
     }
 
-    fn insert(&mut self, no: GroupNo, full: &ByteString, filter: &ByteString) {
+    fn insert(&mut self, no: GroupNo, full: &ByteString) {
         self.held.grow(GROUP_BYTES + full.len());
-        let key = self.table.insert(Group::new(no, full.clone(), filter.clone()));
+        let filter = full.slice_ref(topics_of(full));
+        let key = self.table.insert(Group::new(no, full.clone(), filter));
         self.by_name.insert(full.clone(), key);
         self.by_no.insert(no, key);
         self.begin_at(no.0.saturating_add(1));
@@ -335,7 +332,7 @@ mod tests {
     }
 
     fn group(groups: &mut Groups) -> GroupKey {
-        let no = groups.open(&"$share/g/t".into(), &"t".into());
+        let no = groups.open(&"$share/g/t".into());
         groups.numbered(no).unwrap()
     }
 
@@ -381,7 +378,7 @@ mod tests {
         let mut groups = Groups::new(&Account::default());
         for n in 0..10_000 {
             let full = ByteString::from(format!("$share/{n}/t"));
-            let no = groups.open(&full, &"t".into());
+            let no = groups.open(&full);
             let key = groups.numbered(no).unwrap();
             groups.join(key, member(1), true, false);
             let held = groups.get(key).share.clone();

@@ -5,6 +5,7 @@
 //! writer may add fields.
 
 mod connection;
+mod envelope;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,6 +15,7 @@ pub use connection::{
     PROBE_PREFIX, PROBE_TOPIC, Presence, ProbeRequest, ProbeResult, check_net, presence_client,
     presence_topic, probe_topic,
 };
+pub use envelope::{ENVELOPE_PREFIX, Envelope};
 
 /// User property: message id, 1–64 characters.
 pub const IM_ID: &str = "im-id";
@@ -43,6 +45,8 @@ pub const IM_KEEPALIVE: &str = "im-keepalive";
 pub const IM_ID_CHARS_MAX: usize = 64;
 /// What every topic of the IM layer starts with.
 pub const IM_PREFIX: &str = "$im/";
+/// What a filter that asks for stored messages starts with: `$im/from/{N}/{filter}`.
+pub const FROM_PREFIX: &str = "$im/from/";
 /// Topic on which a user's own receipts arrive.
 pub const RECEIPTS_TOPIC: &str = "$im/receipts";
 /// Topic on which a client hears of its own failed `$im` requests.

@@ -20,7 +20,7 @@ use crate::message::{
 use crate::planted::Planted;
 use crate::principal::Principal;
 use crate::receipt;
-use crate::record::{EndCounts, Entry, TrackedRecipient};
+use crate::record::{EndCounts, Entry, Form, TrackedRecipient};
 use crate::reserved::check_publish_topic;
 use crate::route::{Matches, SessionKey, Subscriber};
 
@@ -90,6 +90,9 @@ pub(super) struct Target {
     pub(super) share: Option<Arc<Share>>,
     /// See [`Origin::Group`].
     kept: bool,
+    pub(super) form: Form,
+    /// The session is a recipient by its plain subscriptions already.
+    is_second: bool,
 }
 
 /// What taking a message will mean.
@@ -164,6 +167,7 @@ impl Shard {
                     self.chose(share.no, target.session);
                     Origin::Group { share, kept: target.kept }
                 }
+                None if target.form == Form::Envelope => Origin::Envelope,
                 None => Origin::Subscriptions,
             };
             let delivery = Delivery { message, qos, retain, origin, subscription_identifiers };
@@ -332,25 +336,46 @@ impl Shard {
     /// the highest level, [MQTT-3.3.4-4] with all their identifiers. What a shared group brings comes
     /// besides (section 4.8.2).
     pub(super) fn targets(&mut self, load: Load<'_>, publisher: Option<SessionKey>) -> Vec<Target> {
+        let mut targets = Vec::new();
+        self.add_targets(Form::Plain, load, publisher, &mut targets);
+        if !self.envelope_routes.is_empty() {
+            self.add_targets(Form::Envelope, load, publisher, &mut targets);
+        }
+        targets
+    }
+
+    fn add_targets(
+        &mut self,
+        form: Form,
+        load: Load<'_>,
+        publisher: Option<SessionKey>,
+        targets: &mut Vec<Target>,
+    ) {
         let mut matches = std::mem::take(&mut self.turn.matches);
         matches.clear();
-        self.routes.matching(load.topic, &mut matches);
+        self.routes_mut(form).matching(load.topic, &mut matches);
         // [MQTT-3.8.3-3] No Local keeps a client's own messages away.
         let Matches { subscribers, groups } = &mut matches;
         subscribers.retain(|m| !(m.options.no_local && Some(m.session) == publisher));
         subscribers.sort_unstable_by_key(|m| (m.session, m.identifier));
-        let mut targets: Vec<_> =
-            subscribers.chunk_by(|a, b| a.session == b.session).map(Target::of).collect();
-        if self.has_planted(Planted::OverlapTwice) {
-            targets = subscribers.iter().map(|one| Target::of(&[*one])).collect();
+        // Each in the order of its sessions.
+        let plain: Vec<SessionKey> = match form {
+            Form::Plain => Vec::new(),
+            Form::Envelope => targets.iter().filter(|t| t.share.is_none()).map(|t| t.session).collect(),
+        };
+        targets.extend(subscribers.chunk_by(|a, b| a.session == b.session).map(|of| {
+            let is_second = plain.binary_search(&of[0].session).is_ok();
+            Target { form, is_second, ..Target::of(of) }
+        }));
+        if self.has_planted(Planted::OverlapTwice) && form == Form::Plain {
+            *targets = subscribers.iter().map(|one| Target::of(&[*one])).collect();
         }
         for group in groups.iter().map(|key| self.groups.get(*key)) {
             let Some(member) = self.choose(group, load) else { continue };
             let (share, kept) = (Some(group.share.clone()), self.is_kept(group, member, load));
-            targets.push(Target { share, kept, ..Target::of(&[member]) });
+            targets.push(Target { share, kept, form, ..Target::of(&[member]) });
         }
         self.turn.matches = matches;
-        targets
     }
 
     fn track(
@@ -433,11 +458,13 @@ impl Target {
             identifiers,
             share: None,
             kept: false,
+            form: Form::Plain,
+            is_second: false,
         }
     }
 
     /// Whether receipts tell of it: not of what the publisher's own subscriptions bring it.
     fn is_other_than(&self, publisher: Option<SessionKey>) -> bool {
-        self.share.is_some() || Some(self.session) != publisher
+        self.share.is_some() || (Some(self.session) != publisher && !self.is_second)
     }
 }

@@ -10,11 +10,12 @@ use super::queue::Way;
 use super::rights::NOT_AUTHORIZED;
 use super::{Conn, Shard, Wait};
 use crate::alias::Alias;
+use crate::envelope;
 use crate::memory::MemoryLevel;
 use crate::message::{Delivery, Message};
 use crate::planted::Planted;
 use crate::receipt::Outcome;
-use crate::record::{Entry, SessionNo};
+use crate::record::{Entry, Form, SessionNo};
 use crate::route::SessionKey;
 use crate::{ConnId, Now};
 
@@ -273,7 +274,14 @@ impl Conn {
         };
         publish.packet_id = packet_id;
         publish.retain = delivery.retain;
-        let alias = self.topics.as_mut().and_then(|topics| topics.find(&message.topic));
+        if delivery.form() == Form::Envelope {
+            publish = envelope::wrap(message, false, publish)?;
+        }
+        let alias = self.topics.as_mut().and_then(|topics| topics.find(&publish.topic));
+        let named = match alias {
+            Some(Alias::Free(_)) => publish.topic.clone(),
+            _ => ByteString::new(),
+        };
         match alias {
             Some(Alias::Known(alias)) => {
                 publish.properties.topic_alias = Some(alias);
@@ -289,7 +297,7 @@ impl Conn {
             && publish.properties.topic_alias.is_some()
         {
             let before = topics.held_bytes();
-            topics.establish(alias, &message.topic);
+            topics.establish(alias, &named);
             self.held.grow(topics.held_bytes());
             self.held.shrink(before);
         }

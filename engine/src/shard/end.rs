@@ -208,7 +208,7 @@ impl Shard {
         self.by_no.remove(&session.no);
         self.receipts.unhear(&session.user, key);
         for filter in session.subscriptions.keys() {
-            self.routes.remove(filter, key);
+            self.unroute(filter, key);
             self.leave_group(filter, key, session.durable);
         }
         session

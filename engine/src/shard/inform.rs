@@ -11,11 +11,12 @@ use super::queue::Way;
 use super::share::Load;
 use crate::Now;
 use crate::message::{Delivery, Message, Origin};
+use crate::record::Form;
 
 impl Shard {
     /// Whether a subscription names this first level (`$SYS`), so that its topics have hearers.
     pub fn hears(&self, first_level: &str) -> bool {
-        self.routes.begins_with(first_level)
+        self.routes.begins_with(first_level) || self.envelope_routes.begins_with(first_level)
     }
 
     /// Publishes one message of the broker's own, and keeps it for later subscriptions. Those that are away
@@ -40,7 +41,10 @@ impl Shard {
                     message: message.clone(),
                     qos: QoS::AtMostOnce,
                     retain: target.retain_as_published,
-                    origin: Origin::Retained,
+                    origin: match target.form {
+                        Form::Plain => Origin::Retained,
+                        Form::Envelope => Origin::RetainedEnvelope,
+                    },
                     subscription_identifiers: target.identifiers,
                 };
                 self.send_at_most_once(now, target.session, conn, delivery);

@@ -29,7 +29,7 @@ impl Shard {
     pub(super) fn held_bytes(&self) -> usize {
         self.account.bytes()
             + (self.retained.len() + self.informed.len()) * RETAINED_BYTES
-            + self.routes.levels() * ROUTE_BYTES
+            + (self.routes.levels() + self.envelope_routes.levels()) * ROUTE_BYTES
             + self.timers.len() * DEADLINE_BYTES
     }
 

@@ -71,6 +71,8 @@ pub struct Shard {
     by_no: FxHashMap<SessionNo, SessionKey>,
     conns: FxHashMap<ConnId, Conn>,
     routes: Routes,
+    /// Subscriptions to envelopes, by what their messages' own topics are matched against.
+    envelope_routes: Routes,
     groups: Groups,
     /// What sessions that ended left to their groups, until it is handed on.
     remains: FxHashMap<SessionNo, Remains>,
@@ -182,6 +184,7 @@ impl Shard {
             by_no: FxHashMap::default(),
             conns: FxHashMap::default(),
             routes: Routes::default(),
+            envelope_routes: Routes::default(),
             groups: Groups::new(&account),
             remains: FxHashMap::default(),
             retained: Retained::default(),
@@ -304,7 +307,7 @@ impl Shard {
         Stats {
             connections: self.conns.len() as u64,
             sessions: self.sessions.len() as u64,
-            subscriptions: (self.routes.len() + self.groups.members()) as u64,
+            subscriptions: (self.routes.len() + self.envelope_routes.len() + self.groups.members()) as u64,
             retained: self.retained.len() as u64,
             informs: self.informed.len() as u64,
             deadlines: self.timers.len() as u64,

@@ -10,7 +10,7 @@ use crate::message::Delivery;
 use crate::planted::Planted;
 use crate::principal::lower;
 use crate::receipt::Outcome;
-use crate::record::SessionNo;
+use crate::record::{Form, SessionNo};
 use crate::route::SessionKey;
 use crate::{ConnId, Now, OnFull};
 use protocol::ReasonCode;
@@ -75,7 +75,7 @@ impl Shard {
         }
         // A session may be a recipient several times: by its own subscriptions, and by groups.
         let mut queued: FxHashMap<SessionKey, usize> = FxHashMap::default();
-        let is_shared = targets.iter().any(|t| t.share.is_some());
+        let is_shared = targets.iter().any(|t| t.share.is_some() || t.form == Form::Envelope);
         for target in targets {
             let limits = self.queue_limits(target.session);
             if limits.on_full != OnFull::Reject {

@@ -161,7 +161,7 @@ impl Shard {
             }
             Entry::Group { group, filter } => {
                 let filter = TopicFilter::parse(filter).map_err(|e| format!("a filter: {e}"))?;
-                self.groups.restore(group, &filter.full, &filter.filter)?;
+                self.groups.restore(group, &filter.full)?;
             }
             Entry::Counters { message, session, group } => {
                 self.groups.begin_at(group);

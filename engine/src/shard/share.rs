@@ -178,16 +178,18 @@ impl Shard {
     /// Makes the group of a filter if it is not there.
     pub(super) fn open_group(&mut self, filter: &TopicFilter) {
         if filter.share.is_some() && self.groups.named(&filter.full).is_none() {
-            let group = self.groups.open(&filter.full, &filter.filter);
+            let group = self.groups.open(&filter.full);
             self.write(&Entry::Group { group, filter: filter.full.clone() });
         }
     }
 
     /// Makes a session a member, or replaces its subscription. The group must be there.
-    pub(super) fn join_group(&mut self, key: GroupKey, filter: &ByteString, member: Subscriber) {
+    pub(super) fn join_group(&mut self, key: GroupKey, member: Subscriber) {
         let session = &self.sessions[member.session];
         if self.groups.join(key, member, session.conn.is_some(), session.durable) {
-            self.routes.insert_group(filter, key);
+            let group = self.groups.get(key);
+            let (filter, form) = (group.filter.clone(), group.share.form);
+            self.routes_mut(form).insert_group(&filter, key);
         }
         self.gather_later(key);
     }
@@ -196,7 +198,8 @@ impl Shard {
     pub(super) fn leave_group(&mut self, full: &str, session: SessionKey, is_durable: bool) {
         let Some(key) = self.groups.named(full) else { return };
         if let Some(filter) = self.groups.leave(key, session, is_durable) {
-            self.routes.remove_group(&filter, key);
+            let form = self.groups.get(key).share.form;
+            self.routes_mut(form).remove_group(&filter, key);
         }
     }
 

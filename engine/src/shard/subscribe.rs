@@ -12,10 +12,11 @@ use super::limits::levels_of;
 use super::{Shard, Wait};
 use crate::message::{Delivery, Message, Origin, compact, user_property};
 use crate::principal::lower;
-use crate::record::Entry;
+use crate::record::{Entry, Form};
 use crate::reserved::{FilterClass, classify_filter, classify_shared_filter};
 use crate::retained::Allowance;
-use crate::route::{SessionKey, Subscriber};
+use crate::rights::{form_of, topics_of};
+use crate::route::{Routes, SessionKey, Subscriber};
 use crate::session::Subscription;
 use crate::{ConnId, Now};
 
@@ -101,7 +102,8 @@ impl Shard {
         }
         let options = asked.options;
         // Section 3.8.4: a shared subscription brings no retained messages.
-        let send_retained = class == FilterClass::Ordinary
+        let form = form_of(&filter.full);
+        let send_retained = matches!(class, FilterClass::Ordinary | FilterClass::Envelope)
             && filter.share.is_none()
             && match options.retain_handling {
                 // [MQTT-3.3.1-9]
@@ -112,7 +114,8 @@ impl Shard {
                 RetainHandling::DoNotSend => false,
             };
         let client_id = &self.sessions[key].client_id;
-        let found = if send_retained { self.retained_for(&filter.filter, allowance) } else { Some(vec![]) };
+        let found =
+            if send_retained { self.retained_for(topics_of(&filter.full), allowance) } else { Some(vec![]) };
         let found = found.ok_or_else(|| {
             let what = "too many retained messages for one SUBSCRIBE: use narrower filters, fewer at once, \
                         or Retain Handling 2";
@@ -123,7 +126,7 @@ impl Shard {
             .filter(|m| !m.expiry.is_some_and(|e| e.is_past(now)))
             // [MQTT-3.8.3-3] No Local keeps a client's own messages away, retained ones too.
             .filter(|m| !(options.no_local && m.client == *client_id))
-            .map(|m| retained_delivery(m, options.qos, identifier))
+            .map(|m| retained_delivery(m, form, options.qos, identifier))
             .collect();
         self.open_group(&filter);
         if durable {
@@ -161,12 +164,28 @@ impl Shard {
         session.subscribe(filter.full.clone(), subscription);
         let subscriber = Subscriber { session: key, options, identifier: identifier.unwrap_or(0) };
         if let Some(group) = self.groups.named(&filter.full) {
-            return self.join_group(group, &filter.filter, subscriber);
+            return self.join_group(group, subscriber);
         }
         match classify_filter(&filter.full) {
             FilterClass::Receipts => self.receipts.hear(&session.user.clone(), key, options.qos),
             FilterClass::Ordinary => self.routes.insert(&filter.full, subscriber),
+            FilterClass::Envelope => self.envelope_routes.insert(topics_of(&filter.full), subscriber),
             FilterClass::Errors | FilterClass::Probe | FilterClass::Refused(..) => {}
+        }
+    }
+
+    /// The tree that subscriptions of a form stand in.
+    pub(super) fn routes_mut(&mut self, form: Form) -> &mut Routes {
+        match form {
+            Form::Plain => &mut self.routes,
+            Form::Envelope => &mut self.envelope_routes,
+        }
+    }
+
+    /// Takes a session's own subscription out of its tree; one that is not there is ignored.
+    pub(super) fn unroute(&mut self, full: &str, key: SessionKey) {
+        if !full.starts_with("$share/") {
+            self.routes_mut(form_of(full)).remove(topics_of(full), key);
         }
     }
 
@@ -205,8 +224,8 @@ impl Shard {
         }
         match classify_filter(filter) {
             FilterClass::Receipts => self.receipts.unhear(&session.user.clone(), key),
-            FilterClass::Ordinary => {
-                self.routes.remove(filter, key);
+            FilterClass::Ordinary | FilterClass::Envelope => {
+                self.unroute(filter, key);
                 let is_durable = self.sessions[key].durable;
                 self.leave_group(filter, key, is_durable);
                 self.pass_on_later(filter, key);
@@ -217,9 +236,13 @@ impl Shard {
     }
 }
 
-fn retained_delivery(message: Arc<Message>, qos: QoS, identifier: Option<u32>) -> Delivery {
+fn retained_delivery(message: Arc<Message>, form: Form, qos: QoS, identifier: Option<u32>) -> Delivery {
+    let origin = match form {
+        Form::Plain => Origin::Retained,
+        Form::Envelope => Origin::RetainedEnvelope,
+    };
     let qos = qos.min(message.qos);
     // [MQTT-3.3.1-8] (3.1.1) sent because of a new subscription: RETAIN is 1.
     let subscription_identifiers = identifier.into_iter().collect();
-    Delivery { message, qos, retain: true, origin: Origin::Retained, subscription_identifiers }
+    Delivery { message, qos, retain: true, origin, subscription_identifiers }
 }

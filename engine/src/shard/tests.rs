@@ -21,7 +21,7 @@ use crate::{Acl, Config, ConnId, Input, Now, OnFull, Output, Principal, Recovery
 const CLIENTS: [&str; 4] = ["a", "b", "c", "d"];
 const TOPICS: [&str; 10] =
     ["t", "t/1", "im/room", "dev/a/cmd", "t", "t/1", "im/room", "dev/a/cmd", "$im/receipts", "$other"];
-const FILTERS: [&str; 13] = [
+const FILTERS: [&str; 16] = [
     "t",
     "t/#",
     "+/+",
@@ -35,6 +35,9 @@ const FILTERS: [&str; 13] = [
     "$share/g/#",
     "$share/h/im/room",
     "$other/#",
+    "$im/env/#",
+    "$im/env/im/room",
+    "$share/e/$im/env/im/#",
 ];
 
 /// What a full queue does, and the memory that there may be.
@@ -493,6 +496,7 @@ impl World {
         // Groups that were left while they had messages go with the next ones that are made.
         self.shard.groups.sweep_now();
         assert_eq!((self.shard.groups.iter().count(), self.shard.routes.levels()), (0, 0));
+        assert!(self.shard.envelope_routes.is_empty());
         assert_eq!(self.shard.account.bytes(), self.shard.conversations.recount());
     }
 

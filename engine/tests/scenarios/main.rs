@@ -7,6 +7,7 @@ mod aliases;
 mod connect_properties;
 mod conversations;
 mod durability;
+mod envelopes;
 mod flow;
 mod full_queues;
 mod hand_over;

@@ -199,7 +199,7 @@ fn what_cannot_be_shared_is_refused_with_its_reason() {
     let mut node = node();
     for (filter, reason) in [
         ("$share/g/$im/from/1/t", ReasonCode::ImplementationSpecificError),
-        ("$share/g/$im/env/t", ReasonCode::TopicFilterInvalid),
+        ("$share/g/$im/env/$im/receipts", ReasonCode::TopicFilterInvalid),
         ("$share/g/$im/receipts", ReasonCode::TopicFilterInvalid),
         ("$share/g/$im/errors", ReasonCode::TopicFilterInvalid),
         ("$share/g/$im/#", ReasonCode::TopicFilterInvalid),
