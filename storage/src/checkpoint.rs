@@ -50,11 +50,13 @@ impl<D: Disk> Log<D> {
     pub fn checkpoint(&mut self, records: impl Iterator<Item = Bytes>) -> Result<(), LogError> {
         self.commit_pending()?;
         self.sync_current()?;
+        // Of a kept file and a checkpoint with the same number the kept file counts.
+        let follows_kept = self.sealed.back().is_some_and(|newest| newest.kind == Kind::Kept);
         let covers = match self.tail.front() {
             // The first segment is covered even if empty: then a segment 1 always starts with record 1.
-            Some(current) if current.is_empty() && current.id > 1 => current.id - 1,
+            Some(current) if current.is_empty() && current.id > 1 && !follows_kept => current.id - 1,
             Some(current) => current.id,
-            None => self.sealed.back().map_or(1, |file| file.id),
+            None => self.sealed.back().map_or(1, |file| file.id + u64::from(follows_kept)),
         };
         let name = name(Kind::Checkpoint, covers);
         let temporary = format!("{name}{TEMPORARY}");
@@ -100,7 +102,7 @@ impl<D: Disk> Log<D> {
         temporary: &str,
         records: impl Iterator<Item = Bytes>,
     ) -> Result<Sealed, Failure> {
-        let header = FileHeader { kind: Kind::Checkpoint, id, nonce: self.disk.nonce() };
+        let header = FileHeader::new(Kind::Checkpoint, id, self.disk.nonce());
         let first_lsn = self.next_lsn;
         let file = self.disk.create(temporary).map_err(Failure::Write)?;
         let mut writer = Writer::begin(file, header, first_lsn).map_err(Failure::Write)?;
@@ -116,11 +118,13 @@ impl<D: Disk> Log<D> {
         Ok(Sealed {
             kind: Kind::Checkpoint,
             id,
+            first_id: 0,
             nonce: header.nonce,
             capacity: end,
             end,
             first_lsn,
             next_lsn,
+            start_lsn: first_lsn,
             index,
         })
     }

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use crate::disk::Disk;
 use crate::error::LogError;
 use crate::log::Log;
+use crate::rewrite::Rewritten;
 
 /// Bytes that one group takes before it is committed, if more is waiting: bounds memory and the wait of the
 /// first.
@@ -45,6 +46,13 @@ pub enum CommitEvent {
         /// `Log::bytes`.
         log_bytes: u64,
     },
+    /// A rewritten file is in its place, or was not wanted any more.
+    Swapped {
+        /// `Log::bytes`.
+        log_bytes: u64,
+        /// `Log::disk_bytes`.
+        disk_bytes: u64,
+    },
     /// The log failed and nothing more is written: the process must stop. The last event.
     Failed(LogError),
 }
@@ -61,6 +69,7 @@ pub struct Committer {
 enum Job {
     Append { ticket: u64, records: Vec<Bytes> },
     Checkpoint { ticket: u64, records: Vec<Bytes> },
+    Swap(Rewritten),
 }
 
 #[derive(Debug, Default)]
@@ -101,6 +110,11 @@ impl Committer {
     /// after everything submitted before. `Committed` with the ticket and `Checkpointed` follow.
     pub fn checkpoint(&self, last_ticket: u64, records: Vec<Bytes>) {
         self.push(Job::Checkpoint { ticket: last_ticket, records });
+    }
+
+    /// Hands over a rewritten file; `Swapped` tells when that is done with. Also done while records wait for space.
+    pub fn swap(&self, rewritten: Rewritten) {
+        self.push(Job::Swap(rewritten));
     }
 
     /// Returns the bytes handed over and not committed yet, a small overhead per record included.
@@ -153,8 +167,10 @@ impl Drop for Committer {
 
 impl Job {
     fn bytes(&self) -> usize {
-        let (Self::Append { records, .. } | Self::Checkpoint { records, .. }) = self;
-        records.iter().map(|record| record.len() + RECORD_OVERHEAD_BYTES).sum()
+        match self {
+            Self::Append { records, .. } | Self::Checkpoint { records, .. } => total(records),
+            Self::Swap(_) => 0,
+        }
     }
 }
 
@@ -263,12 +279,16 @@ impl<D: Disk, E: FnMut(CommitEvent)> Writer<D, E> {
                     bytes += total(&records);
                     committed = Some(ticket);
                 }
-                Some(checkpoint) if bytes > 0 || committed.is_some() => {
-                    jobs.push_front(checkpoint);
+                Some(other) if bytes > 0 || committed.is_some() => {
+                    jobs.push_front(other);
                     break;
                 }
                 Some(Job::Checkpoint { ticket, records }) => {
                     self.checkpoint(ticket, records)?;
+                    return Ok(Round::Goes);
+                }
+                Some(Job::Swap(rewritten)) => {
+                    self.swap(rewritten)?;
                     return Ok(Round::Goes);
                 }
                 None => break,
@@ -312,7 +332,16 @@ impl<D: Disk, E: FnMut(CommitEvent)> Writer<D, E> {
         Ok(is_written)
     }
 
-    /// Waits until another try is worth it: a second passed, or a checkpoint came, which is written at once.
+    fn swap(&mut self, rewritten: Rewritten) -> Result<(), LogError> {
+        self.log.swap(rewritten)?;
+        let (log_bytes, disk_bytes) = (self.log.bytes(), self.log.disk_bytes());
+        (self.on_event)(CommitEvent::Swapped { log_bytes, disk_bytes });
+        self.tell_full(self.log.is_full());
+        Ok(())
+    }
+
+    /// Waits until another try is worth it: a second passed, or a checkpoint or a rewritten file came, which is
+    /// taken at once.
     fn wait_for_space(&mut self, jobs: &mut VecDeque<Job>, error: LogError) -> Result<(), LogError> {
         let shared = self.shared.clone();
         let mut queue = shared.lock();
@@ -321,6 +350,14 @@ impl<D: Disk, E: FnMut(CommitEvent)> Writer<D, E> {
             if let Some(at) = jobs.iter().position(|job| matches!(job, Job::Checkpoint { .. })) {
                 drop(queue);
                 return self.skip_to_checkpoint(jobs, at);
+            }
+            if let Some(at) = jobs.iter().position(|job| matches!(job, Job::Swap(_))) {
+                drop(queue);
+                let Some(Job::Swap(rewritten)) = jobs.remove(at) else {
+                    unreachable!("it was just found there")
+                };
+                self.swap(rewritten)?;
+                return self.log.ensure_spare();
             }
             if queue.is_closing {
                 return Err(error);

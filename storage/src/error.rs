@@ -29,7 +29,7 @@ pub enum OpenError {
     },
     /// The files are of a format that this version does not know.
     #[error(
-        "{} has format version {found}, this program reads version {supported}: use the program version that wrote it",
+        "{} has format version {found}, this program reads versions 1 to {supported}: use the program version that wrote it",
         .file.display()
     )]
     Version {
@@ -37,7 +37,7 @@ pub enum OpenError {
         file: PathBuf,
         /// The version in its header.
         found: u16,
-        /// The version that this program reads and writes.
+        /// The newest version that this program reads, and the one it writes.
         supported: u16,
     },
     /// A setting is out of its range.
@@ -80,11 +80,19 @@ pub enum LogError {
         /// What is left in the current segment.
         left_bytes: u64,
     },
-    /// A checkpoint could not be written for want of space. The log is unchanged and usable.
-    #[error("no space for a checkpoint in {}: free space on the disk", .file.display())]
+    /// A checkpoint or a rewritten segment could not be written for want of space. The log is unchanged and usable.
+    #[error("no space to write {}: free space on the disk", .file.display())]
     NoSpace {
         /// The file that was to be written.
         file: PathBuf,
+    },
+    /// Segments that were to be rewritten are not in the log. The log is unchanged and usable.
+    #[error("segments {first_id} to {last_id} are not in the log any more: look again which there are")]
+    Gone {
+        /// The number of the first one.
+        first_id: u64,
+        /// The number of the last one.
+        last_id: u64,
     },
     /// The record is larger than `record_bytes_max`. The log is unchanged and usable.
     #[error("a record of {bytes} bytes is above the limit of {bytes_max} bytes")]

@@ -39,6 +39,18 @@ impl GroupIndex {
         }
     }
 
+    pub(crate) fn from_entries(entries: Vec<Entry>) -> Self {
+        Self { entries }
+    }
+
+    /// Returns whether the entries rise and stay below these numbers.
+    pub(crate) fn is_below(&self, lsn: u64, offset: u64) -> bool {
+        let is_rising =
+            |pair: &[Entry]| pair[0].first_lsn <= pair[1].first_lsn && pair[0].offset < pair[1].offset;
+        self.entries.windows(2).all(is_rising)
+            && self.entries.last().is_none_or(|last| last.first_lsn < lsn && last.offset < offset)
+    }
+
     pub(crate) fn entries(&self) -> &[Entry] {
         &self.entries
     }

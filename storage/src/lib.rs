@@ -1,16 +1,17 @@
 //! The segmented log, the truth of a node, and its simulated twin.
 //!
 //! A [`Log`] is a directory of files that belongs to one process: numbered records, appended in groups, kept
-//! by [`Log::commit`], given back by [`Log::drop_before`] or replaced by [`Log::checkpoint`]. A [`Committer`]
-//! is the thread that commits what others submit, many records a sync. The crate knows nothing of what the
-//! records mean.
+//! by [`Log::commit`], given back by [`Log::drop_before`], out of the middle by [`LogReader::rewrite`], or replaced by
+//! [`Log::checkpoint`]. A [`Committer`] is the thread that commits what others submit, many records a sync; a
+//! [`LogReader`] reads what is committed, on any thread. The crate knows nothing of what the records mean.
 //!
 //! # Files
 //!
 //! ```text
 //! LOCK                         locked while a process has the log open; holds its pid for the message
 //! 00000000000000000007.ckpt    replaces everything up to segment 7; at most one counts
-//! 00000000000000000008.seg     full: synced, only read
+//! 00000000000000000007.kept    what is left of some segments up to 7, which it replaces
+//! 00000000000000000008.seg     full: synced, ends with its footer, only read
 //! 00000000000000000009.seg     the current one: groups, then zeros up to its preallocated size
 //! 00000000000000000010.seg     the spare: preallocated, so that the log knows that it is full before it must refuse
 //! *.tmp                        being made; removed when the log is opened
@@ -20,6 +21,12 @@
 //! ([`Lsn`]) go on without gaps from file to file. A file gets its final name when its header is synced, and
 //! the directory is synced before the file is used, so a named file without a good header, or a hole in the
 //! names, is damage.
+//!
+//! # Opening
+//!
+//! A full segment or kept file is opened by its footer, which says what numbers are in it and where; its records
+//! are not read. The current segment is, and so are full ones without footer: those of an older version, and those that
+//! had no space for it. What was not read at opening is checked when it is read.
 //!
 //! # Torn tail or damage
 //!
@@ -48,7 +55,7 @@
 //!
 //! # Missing files
 //!
-//! A hole in the names is damage. So that a missing oldest file is told from dropped records, every group also names
+//! A hole in the names is damage; a kept file or a checkpoint stands for all numbers that it replaces. So that a missing oldest file is told from dropped records, every group also names
 //! the first record that is still needed: dropping first makes a group durable that says so, then removes. If the
 //! oldest record on disk is a later one, opening refuses.
 //!
@@ -73,7 +80,9 @@ mod log;
 mod pending;
 mod reader;
 mod recover;
+mod rewrite;
 mod scan;
+mod seal;
 mod segment;
 pub mod sim;
 
@@ -84,3 +93,4 @@ pub use file_disk::{FileDisk, FileLock};
 pub use log::{Durability, Log, LogConfig, Lsn};
 pub use reader::LogReader;
 pub use recover::TornTail;
+pub use rewrite::{Rewritten, SegmentInfo};

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use crate::disk::{Disk, DiskFile, LockError};
 use crate::error::{LogError, OpenError};
 use crate::file_disk::{FileDisk, is_no_space};
-use crate::format::{FILE_HEADER_BYTES, FileHeader, GROUP_HEADER_BYTES, Kind, group_bytes, record_bytes};
+use crate::format::{
+    FILE_HEADER_BYTES, FileHeader, GROUP_HEADER_BYTES, Kind, VERSION, group_bytes, record_bytes,
+};
 use crate::index::GroupIndex;
 use crate::pending::Pending;
 use crate::reader::{Current, Shared};
@@ -88,7 +90,7 @@ pub struct Log<D: Disk = FileDisk> {
     pub(crate) synced_lsn: u64,
     /// The current segment was written to since its last sync.
     is_dirty: bool,
-    is_full: bool,
+    pub(crate) is_full: bool,
     poisoned: Option<String>,
     torn: Option<TornTail>,
     planted_skip_sync: bool,
@@ -196,45 +198,6 @@ impl<D: Disk> Log<D> {
         Ok(committed)
     }
 
-    /// Removes the segments whose records are all below `lsn`. The newest records stay, however low. Commits what
-    /// was appended. With less space left than a note of it needs, nothing is removed until there is more.
-    ///
-    /// # Errors
-    /// A failure poisons the log.
-    pub fn drop_before(&mut self, lsn: Lsn) -> Result<(), LogError> {
-        self.check_poison()?;
-        let mut removable = self.sealed.iter().take_while(|file| file.next_lsn <= lsn.0).count();
-        if removable == self.sealed.len() && self.tail.front().is_none_or(Segment::is_empty) {
-            // These are the newest.
-            removable = removable.saturating_sub(1);
-        }
-        if removable == 0 {
-            return Ok(());
-        }
-        let start_lsn = self.sealed[removable - 1].next_lsn;
-        // What stays must be durable, so that the numbers go on from it.
-        self.sync_current()?;
-        if start_lsn > self.start_lsn {
-            // First a group that says so is durable: without it, missing files are damage.
-            let before = std::mem::replace(&mut self.start_lsn, start_lsn);
-            if !self.write_marker()? {
-                self.start_lsn = before;
-                return Ok(());
-            }
-        }
-        for _ in 0..removable {
-            let name = self.sealed.front().expect("counted above").name();
-            if let Err(source) = self.disk.remove(&name) {
-                return Err(self.poison("remove", &name, source));
-            }
-            // One after the other, oldest first: the names on disk are without a hole at any time.
-            self.sync_dir()?;
-            self.sealed.pop_front();
-        }
-        self.tell_files();
-        if self.is_full { self.ensure_spare() } else { Ok(()) }
-    }
-
     /// Returns the bytes that the log's records take on disk, frames included, and the unused rest of
     /// preallocated segments not.
     pub fn bytes(&self) -> u64 {
@@ -299,7 +262,7 @@ impl<D: Disk> Log<D> {
     }
 
     /// Commits, then writes a group without records and syncs it; returns whether there was room for it.
-    fn write_marker(&mut self) -> Result<bool, LogError> {
+    pub(crate) fn write_marker(&mut self) -> Result<bool, LogError> {
         self.commit_pending()?;
         self.sync_current()?;
         let start = FILE_HEADER_BYTES as u64;
@@ -344,27 +307,6 @@ impl<D: Disk> Log<D> {
             }
             Durability::Process => Ok(()),
         }
-    }
-
-    /// Leaves the current segment for the next one. The old one is synced first, whatever the durability:
-    /// only the newest segment may be torn.
-    fn rotate(&mut self) -> Result<(), LogError> {
-        self.sync_current()?;
-        let old = self.tail.pop_front().expect("there is a later segment, so there is this one");
-        let index = self.shared.current().map(|current| current.index).unwrap_or_default();
-        let next_lsn = self.committed_lsn + 1;
-        self.sealed.push_back(Arc::new(Sealed {
-            kind: Kind::Segment,
-            id: old.id,
-            nonce: old.nonce,
-            capacity: old.capacity,
-            end: old.end,
-            first_lsn: index.entries().first().map_or(next_lsn, |first| first.first_lsn),
-            next_lsn,
-            index,
-        }));
-        self.tell_files();
-        Ok(())
     }
 
     /// Tells the readers which files there are.
@@ -463,7 +405,7 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    fn is_within_quota(&self, more: u64) -> bool {
+    pub(crate) fn is_within_quota(&self, more: u64) -> bool {
         self.config.bytes_max.is_none_or(|bytes_max| self.disk_bytes() + more <= bytes_max)
     }
 
@@ -474,7 +416,7 @@ impl<D: Disk> Log<D> {
         }
         let newest = self.tail.back().map(|segment| segment.id).or(self.sealed.back().map(|file| file.id));
         let id = newest.map_or(1, |newest| newest + 1);
-        let header = FileHeader { kind: Kind::Segment, id, nonce: self.disk.nonce() };
+        let header = FileHeader::new(Kind::Segment, id, self.disk.nonce());
         let name = crate::segment::name(Kind::Segment, id);
         let temporary = format!("{name}{TEMPORARY}");
         // A file gets its name when its header is on disk: a named file without a header is damage.
@@ -492,7 +434,14 @@ impl<D: Disk> Log<D> {
         match finished {
             Ok(file) => {
                 let end = FILE_HEADER_BYTES as u64;
-                self.tail.push_back(Segment { id, nonce: header.nonce, file, capacity, end });
+                self.tail.push_back(Segment {
+                    id,
+                    nonce: header.nonce,
+                    version: VERSION,
+                    file,
+                    capacity,
+                    end,
+                });
                 if self.tail.len() == 1 {
                     self.tell_files();
                 }

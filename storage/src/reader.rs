@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::disk::{Disk, DiskFile};
 use crate::error::LogError;
 use crate::file_disk::FileDisk;
-use crate::format::{GROUP_HEADER_BYTES, GroupHeader, Kind, split_record};
+use crate::format::{GROUP_HEADER_BYTES, GroupHeader, Kind, split_next};
 use crate::index::{GroupIndex, Stretch};
 use crate::log::{Log, Lsn};
 use crate::segment::{Sealed, name};
@@ -30,7 +30,7 @@ const BLOCK_BYTES_KEPT: usize = 1024 * 1024;
 /// Reads committed records of a log, in any order, from any thread. A clone has a cache of its own: a thread should
 /// have its clone.
 pub struct LogReader<D: Disk = FileDisk> {
-    shared: Arc<Shared<D>>,
+    pub(crate) shared: Arc<Shared<D>>,
     cache: Mutex<Cache<D::File>>,
 }
 
@@ -103,6 +103,17 @@ impl<D: Disk> Shared<D> {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder of this lock panics")
+    }
+
+    pub(crate) fn disk(&self) -> &D {
+        &self.disk
+    }
+
+    /// Returns the files that are only read any more and all of whose records are kept.
+    pub(crate) fn sealed(&self) -> Vec<Arc<Sealed>> {
+        let state = self.lock();
+        // One that the commit under way has just filled is not among them.
+        state.sealed.iter().filter(|file| file.next_lsn <= state.committed_lsn + 1).cloned().collect()
     }
 
     /// Tells which files there are.
@@ -218,7 +229,7 @@ impl<D: Disk> LogReader<D> {
             if cache.block.place.as_ref() == Some(&place) {
                 break;
             }
-            let read = cache.read(&*self.shared.disk, &place);
+            let read = cache.read(self.shared.disk(), &place);
             if read.is_ok() && cache.block.damage.is_none() {
                 break;
             }
@@ -317,9 +328,11 @@ impl Block {
         let body_end = body_at + header.body_bytes as usize;
         let mut body =
             self.bytes.get(body_at..body_end).ok_or((at, "a group goes beyond the end of its file"))?;
-        for lsn in (header.first_lsn..).take(header.count as usize) {
-            let split = split_record(body, place.nonce, lsn);
-            let (payload, rest) = split.map_err(|what| (body_end - body.len(), what))?;
+        let mut next_lsn = header.first_lsn;
+        for _ in 0..header.count {
+            let split = split_next(body, place.nonce, &header, next_lsn);
+            let (lsn, payload, rest) = split.map_err(|what| (body_end - body.len(), what))?;
+            next_lsn = lsn + 1;
             let end = body_end - rest.len();
             self.records.push((lsn, end - payload.len(), end));
             body = rest;

@@ -4,8 +4,8 @@ use std::io;
 
 use crate::disk::DiskFile;
 use crate::format::{
-    ALIGN_BYTES, END_OF_CHECKPOINT, FILE_HEADER_BYTES, FileHeader, GROUP_HEADER_BYTES, GroupHeader,
-    HeaderError, split_record,
+    ALIGN_BYTES, END_OF_CHECKPOINT, FILE_HEADER_BYTES, FOOTER, FileHeader, GROUP_HEADER_BYTES, GroupHeader,
+    HeaderError, TRAILER_BYTES, decode_footer, footer_offset, split_next,
 };
 use crate::index::GroupIndex;
 
@@ -31,10 +31,6 @@ impl<F: DiskFile> Window<F> {
 
     pub(crate) fn len(&self) -> u64 {
         self.len
-    }
-
-    pub(crate) fn into_file(self) -> F {
-        self.file
     }
 
     /// Returns the bytes from `offset` on, fewer at the end of the file.
@@ -96,13 +92,8 @@ pub(crate) fn read_file_header<F: DiskFile>(
     })
 }
 
-/// Reads the group at `offset` and shows its records, as far as they are whole, to `visit`.
-pub(crate) fn read_group<F: DiskFile>(
-    window: &mut Window<F>,
-    nonce: u64,
-    offset: u64,
-    mut visit: impl FnMut(u64, &[u8]),
-) -> io::Result<Found> {
+/// Reads the group at `offset` and checks its records.
+pub(crate) fn read_group<F: DiskFile>(window: &mut Window<F>, nonce: u64, offset: u64) -> io::Result<Found> {
     let bad = |offset, what| Ok(Found::Bad(Bad { offset, what }));
     let header = match GroupHeader::decode(window.get(offset, GROUP_HEADER_BYTES)?, nonce, offset) {
         Ok(header) => header,
@@ -113,12 +104,16 @@ pub(crate) fn read_group<F: DiskFile>(
         return bad(offset, "a group goes beyond the end of the file");
     }
     let mut body = window.get(body_at, header.body_bytes as usize)?;
-    for lsn in (header.first_lsn..).take(header.count as usize) {
-        match split_record(body, nonce, lsn) {
-            Ok((payload, rest)) => {
-                visit(lsn, payload);
-                body = rest;
-            }
+    if header.flags & FOOTER != 0 {
+        return match decode_footer(body, nonce, &header) {
+            Ok(_) => Ok(Found::Group(header)),
+            Err(what) => bad(offset, what),
+        };
+    }
+    let mut next_lsn = header.first_lsn;
+    for _ in 0..header.count {
+        match split_next(body, nonce, &header, next_lsn) {
+            Ok((lsn, _, rest)) => (next_lsn, body) = (lsn + 1, rest),
             Err(what) => return bad(body_at + u64::from(header.body_bytes) - body.len() as u64, what),
         }
     }
@@ -150,12 +145,20 @@ pub(crate) struct Scan {
     pub(crate) bad: Option<Bad>,
     pub(crate) is_ended_checkpoint: bool,
     pub(crate) index: GroupIndex,
+    /// A footer follows the groups.
+    pub(crate) has_footer: bool,
 }
 
 impl Scan {
     /// Returns whether it has no good group.
     pub(crate) fn is_empty(&self) -> bool {
         self.end == FILE_HEADER_BYTES as u64
+    }
+
+    fn note(&mut self, group: &GroupHeader) {
+        self.first_lsn.get_or_insert(group.first_lsn);
+        self.start_lsn = self.start_lsn.max(group.start_lsn);
+        self.next_lsn = Some(group.first_lsn + u64::from(group.count));
     }
 }
 
@@ -176,9 +179,10 @@ pub(crate) fn scan<F: DiskFile>(
         bad: None,
         is_ended_checkpoint: false,
         index: GroupIndex::default(),
+        has_footer: false,
     };
     loop {
-        let group = match read_group(window, nonce, scan.end, |_, _| {})? {
+        let group = match read_group(window, nonce, scan.end)? {
             Found::Group(group) => group,
             Found::Bad(bad) => {
                 scan.content_end = window.content_end(scan.end)?;
@@ -193,15 +197,21 @@ pub(crate) fn scan<F: DiskFile>(
             scan.content_end = window.content_end(scan.end)?;
             return Ok(scan);
         }
+        if group.flags & FOOTER != 0 {
+            // Everything before it was synced before it was written.
+            scan.unproven_from = scan.end;
+            scan.has_footer = true;
+            scan.note(&group);
+            scan.content_end = scan.end + group.stride();
+            return Ok(scan);
+        }
         if group.durable_lsn + 1 == group.first_lsn {
             scan.unproven_from = scan.end;
         }
         if group.count > 0 {
             scan.index.note(group.first_lsn, scan.end);
         }
-        scan.first_lsn.get_or_insert(group.first_lsn);
-        scan.start_lsn = scan.start_lsn.max(group.start_lsn);
-        scan.next_lsn = Some(group.first_lsn + u64::from(group.count));
+        scan.note(&group);
         scan.end += group.stride();
         if group.flags & END_OF_CHECKPOINT != 0 {
             scan.is_ended_checkpoint = true;
@@ -209,6 +219,36 @@ pub(crate) fn scan<F: DiskFile>(
             return Ok(scan);
         }
     }
+}
+
+/// Takes what a segment holds from its footer; `None` if it does not end with one. Then its records are not looked at:
+/// their checksums are checked when they are read.
+pub(crate) fn scan_footer<F: DiskFile>(window: &mut Window<F>, nonce: u64) -> io::Result<Option<Scan>> {
+    let Some(trailer_at) = window.len().checked_sub(TRAILER_BYTES as u64) else { return Ok(None) };
+    let mut trailer = [0; TRAILER_BYTES];
+    window.file.read_at(&mut trailer, trailer_at)?;
+    let Some(offset) = footer_offset(&trailer, window.len()) else { return Ok(None) };
+    let mut bytes =
+        vec![0; usize::try_from(window.len() - offset).expect("its index was counted in 32 bits")];
+    window.file.read_at(&mut bytes, offset)?;
+    let Ok(header) = GroupHeader::decode(&bytes, nonce, offset) else { return Ok(None) };
+    let body = &bytes[GROUP_HEADER_BYTES..];
+    if header.flags & FOOTER == 0 || header.count > 0 || header.body_bytes as usize != body.len() {
+        return Ok(None);
+    }
+    let Ok(index) = decode_footer(body, nonce, &header) else { return Ok(None) };
+    Ok(Some(Scan {
+        first_lsn: Some(index.entries().first().map_or(header.first_lsn, |first| first.first_lsn)),
+        start_lsn: header.start_lsn,
+        next_lsn: Some(header.first_lsn),
+        end: offset,
+        content_end: window.len(),
+        unproven_from: offset,
+        bad: None,
+        is_ended_checkpoint: false,
+        index,
+        has_footer: true,
+    }))
 }
 
 /// Looks from `from` on for a group that was written after record `lsn` had been synced; returns its offset.

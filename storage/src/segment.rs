@@ -11,6 +11,8 @@ pub(crate) const TEMPORARY: &str = ".tmp";
 pub(crate) struct Segment<F> {
     pub(crate) id: u64,
     pub(crate) nonce: u64,
+    /// Of its format.
+    pub(crate) version: u16,
     pub(crate) file: F,
     /// Length of the file, preallocated.
     pub(crate) capacity: u64,
@@ -23,6 +25,8 @@ pub(crate) struct Segment<F> {
 pub(crate) struct Sealed {
     pub(crate) kind: Kind,
     pub(crate) id: u64,
+    /// The oldest segment that it replaces; its own id for a segment, 0 for a checkpoint.
+    pub(crate) first_id: u64,
     pub(crate) nonce: u64,
     pub(crate) capacity: u64,
     /// Where its groups end.
@@ -31,6 +35,8 @@ pub(crate) struct Sealed {
     pub(crate) first_lsn: u64,
     /// Number after its last record.
     pub(crate) next_lsn: u64,
+    /// The highest start that its groups name.
+    pub(crate) start_lsn: u64,
     pub(crate) index: GroupIndex,
 }
 
@@ -55,6 +61,7 @@ pub(crate) fn name(kind: Kind, id: u64) -> String {
     let suffix = match kind {
         Kind::Segment => "seg",
         Kind::Checkpoint => "ckpt",
+        Kind::Kept => "kept",
     };
     format!("{id:020}.{suffix}")
 }
@@ -65,6 +72,7 @@ pub(crate) fn parse_name(file: &str) -> Option<(Kind, u64)> {
     let kind = match suffix {
         "seg" => Kind::Segment,
         "ckpt" => Kind::Checkpoint,
+        "kept" => Kind::Kept,
         _ => return None,
     };
     let id = digits.parse().ok()?;
@@ -77,7 +85,7 @@ mod tests {
 
     #[test]
     fn names_are_read_back_and_foreign_names_are_not() {
-        for (kind, id) in [(Kind::Segment, 1), (Kind::Checkpoint, u64::MAX)] {
+        for (kind, id) in [(Kind::Segment, 1), (Kind::Checkpoint, u64::MAX), (Kind::Kept, 3)] {
             assert_eq!(parse_name(&name(kind, id)), Some((kind, id)));
         }
         for foreign in

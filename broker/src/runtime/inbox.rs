@@ -36,6 +36,7 @@ impl Inbox {
                 self.log_bytes.store(log_bytes, Release);
                 self.checkpointed.store(true, Release);
             }
+            CommitEvent::Swapped { log_bytes, .. } => self.log_bytes.store(log_bytes, Release),
             CommitEvent::Failed(error) => self.fail(FatalError::Store(error)),
         }
         self.changed.notify_one();

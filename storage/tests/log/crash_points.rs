@@ -1,5 +1,7 @@
 //! The power ends in the middle of every single operation of every kind of work, one after the other.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use fastrand::Rng;
 use storage::sim::SimDisk;
@@ -13,13 +15,19 @@ const CUTS: u64 = 8;
 /// A step of work, and its name for messages.
 type Step = (&'static str, fn(&mut Log<SimDisk>) -> Result<(), LogError>);
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 14] = [
     ("a commit", |log| commit(log, 3, 100)),
     ("a commit over several segments", |log| commit(log, 30, 500)),
     ("a record larger than a segment", |log| commit(log, 1, 9_000)),
     ("dropping segments", |log| log.drop_before(Lsn(20))),
+    ("rewriting a full segment", |log| rewrite(log, 1..2)),
+    ("rewriting it with its neighbours", |log| rewrite(log, 0..3)),
+    ("rewriting everything to nothing", |log| rewrite_to_nothing(log)),
+    ("a commit after that", |log| commit(log, 20, 500)),
     ("a checkpoint", |log| log.checkpoint((0..5).map(|number: u8| Bytes::from(vec![number; 900])))),
     ("a checkpoint of nothing right after", |log| log.checkpoint(std::iter::empty())),
+    ("rewriting a checkpoint", |log| rewrite(log, 0..1)),
+    ("a checkpoint after that", |log| log.checkpoint(std::iter::once(Bytes::from_static(b"again")))),
     ("a commit after it", |log| commit(log, 8, 500)),
     ("dropping the checkpoint", |log| log.drop_before(log.next_lsn())),
 ];
@@ -30,6 +38,27 @@ fn commit(log: &mut Log<SimDisk>, count: u64, length: usize) -> Result<(), LogEr
         log.append(&vec![number as u8; length])?;
     }
     log.commit()?;
+    Ok(())
+}
+
+/// Keeps every third record of some of the full segments.
+fn rewrite(log: &mut Log<SimDisk>, which: Range<usize>) -> Result<(), LogError> {
+    rewrite_keeping(log, which, |lsn| lsn.0 % 3 == 0)
+}
+
+fn rewrite_to_nothing(log: &mut Log<SimDisk>) -> Result<(), LogError> {
+    rewrite_keeping(log, 0..log.sealed().len(), |_| false)
+}
+
+fn rewrite_keeping(
+    log: &mut Log<SimDisk>,
+    which: Range<usize>,
+    keep: impl Fn(Lsn) -> bool,
+) -> Result<(), LogError> {
+    let sealed = &log.sealed()[which];
+    let ids = sealed[0].id..=sealed[sealed.len() - 1].id;
+    let rewritten = log.reader().rewrite(ids, |lsn, _| keep(lsn))?;
+    assert!(log.swap(rewritten)?, "nothing else changes the log");
     Ok(())
 }
 

@@ -10,5 +10,6 @@ mod files;
 mod golden;
 mod kill;
 mod reader;
+mod rewrite;
 mod simulation;
 mod support;

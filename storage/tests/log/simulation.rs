@@ -4,13 +4,13 @@
 //! A failing seed is printed and can be run alone: `STORAGE_SEED=7 cargo test -p postrider-storage --test
 //! simulation`; `STORAGE_SEEDS=100000` runs that many.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::support::{Record, records};
 use bytes::Bytes;
 use fastrand::Rng;
 use storage::sim::SimDisk;
-use storage::{Durability, Log, LogConfig, LogError, Lsn};
+use storage::{Durability, Log, LogConfig, LogError, Lsn, Rewritten};
 
 const SEEDS: u64 = 3000;
 const STEPS: u32 = 60;
@@ -83,6 +83,10 @@ struct Counts {
     checkpoints: u64,
     cut_checkpoints: u64,
     drops: u64,
+    rewrites: u64,
+    cut_rewrites: u64,
+    late_rewrites: u64,
+    reads: u64,
 }
 
 struct World<'a> {
@@ -91,8 +95,10 @@ struct World<'a> {
     config: LogConfig,
     log: Option<Log<SimDisk>>,
     model: Model,
-    /// What it may be instead: a checkpoint was under way when the power ended.
+    /// What it may be instead: a checkpoint or a rewriting was under way when the power ended.
     replaced: Option<Model>,
+    /// Made aside and not in its place yet, with what it leaves out.
+    rewritten: Option<(Rewritten, BTreeSet<u64>)>,
     skips_sync: bool,
     counts: &'a mut Counts,
 }
@@ -104,7 +110,17 @@ impl<'a> World<'a> {
         let config = LogConfig { segment_bytes: 4096, durability, record_bytes_max: 16 * 1024, bytes_max };
         let disk = SimDisk::new(rng.u64(..));
         let model = Model { dropped_below: 1, ..Model::default() };
-        Self { rng, disk, config, log: None, model, replaced: None, skips_sync: false, counts }
+        Self {
+            rng,
+            disk,
+            config,
+            log: None,
+            model,
+            replaced: None,
+            rewritten: None,
+            skips_sync: false,
+            counts,
+        }
     }
 
     fn run(mut self) -> Result<(), String> {
@@ -146,6 +162,7 @@ impl<'a> World<'a> {
         self.model.written.clear();
         self.model.loose.clear();
         self.replaced = None;
+        self.rewritten = None;
         let mut log = log;
         if self.skips_sync {
             log.plant_skip_sync();
@@ -168,7 +185,9 @@ impl<'a> World<'a> {
     fn step(&mut self) -> Result<(), String> {
         let mut log = self.log.take().expect("open between steps");
         let result = match self.rng.u32(0..100) {
-            0..50 => self.append(&mut log),
+            0..45 => self.append(&mut log),
+            45..50 if self.rewritten.is_none() => return self.rewrite(log),
+            45..50 => self.swap(&mut log),
             50..75 => self.commit(&mut log),
             75..80 => self.drop_before(&mut log),
             80..85 => self.checkpoint(&mut log),
@@ -193,6 +212,7 @@ impl<'a> World<'a> {
         match result {
             Ok(()) => {
                 self.check_size(&log)?;
+                self.check_read(&log)?;
                 self.log = Some(log);
                 Ok(())
             }
@@ -287,6 +307,85 @@ impl<'a> World<'a> {
         Ok(())
     }
 
+    /// Makes a file of some of the full segments, which leaves out some of their records; does not use it yet.
+    fn rewrite(&mut self, log: Log<SimDisk>) -> Result<(), String> {
+        let sealed = log.sealed();
+        if sealed.is_empty() {
+            self.log = Some(log);
+            return Ok(());
+        }
+        let (from, count) = (self.rng.usize(0..sealed.len()), self.rng.usize(1..4));
+        let chosen = &sealed[from..sealed.len().min(from + count)];
+        let kept_of_8 = self.rng.u32(0..=8);
+        let (rng, mut left_out) = (&mut self.rng, BTreeSet::new());
+        let result = log.reader().rewrite(chosen[0].id..=chosen[chosen.len() - 1].id, |lsn, _| {
+            let keeps = rng.u32(0..8) < kept_of_8;
+            if !keeps {
+                left_out.insert(lsn.0);
+            }
+            keeps
+        });
+        match result {
+            Ok(rewritten) => self.rewritten = Some((rewritten, left_out)),
+            Err(LogError::NoSpace { .. }) => self.counts.full += 1,
+            // The log has nothing to do with it.
+            Err(LogError::Io { source, .. }) if source.to_string().contains("sync failure") => {}
+            Err(LogError::Io { source, .. }) if source.to_string().contains("power cut") => {
+                drop(log);
+                self.counts.power_cuts += 1;
+                self.crash();
+                return self.open(true);
+            }
+            Err(error) => return Err(format!("rewriting: {error}")),
+        }
+        self.log = Some(log);
+        Ok(())
+    }
+
+    /// Puts it in its place, which may be gone by now.
+    fn swap(&mut self, log: &mut Log<SimDisk>) -> Result<(), LogError> {
+        let Some((rewritten, left_out)) = self.rewritten.take() else { return Ok(()) };
+        let mut replaced = self.model.clone();
+        // Dropping commits, too: what is loose here may be in a full segment.
+        for records in [&mut replaced.synced, &mut replaced.written, &mut replaced.loose] {
+            records.retain(|record| !left_out.contains(&record.0));
+        }
+        self.replaced = Some(replaced.clone());
+        match log.swap(rewritten) {
+            Ok(true) => {
+                self.model = replaced;
+                self.counts.rewrites += 1;
+            }
+            Ok(false) => self.counts.late_rewrites += 1,
+            Err(error) => {
+                self.counts.cut_rewrites += 1;
+                return Err(error);
+            }
+        }
+        self.replaced = None;
+        Ok(())
+    }
+
+    /// A reader sees what was committed, and nothing else.
+    fn check_read(&mut self, log: &Log<SimDisk>) -> Result<(), String> {
+        let lsn = self.rng.u64(1..log.next_lsn().0 + 2);
+        let read = match log.reader().read(Lsn(lsn)) {
+            Ok(read) => read,
+            Err(error) if error.to_string().contains("power cut") => return Ok(()),
+            Err(error) => return Err(format!("reading {lsn}: {error}")),
+        };
+        let wanted = self.model.synced.iter().chain(&self.model.written).find(|record| record.0 == lsn);
+        let is_right = match (&read, wanted) {
+            (Some(read), Some(wanted)) => *read == wanted.1,
+            (None, None) => true,
+            (None, Some(_)) => lsn < self.model.dropped_below,
+            // Dropping commits, too, without saying so.
+            (Some(read), None) => self.model.loose.iter().any(|record| *record == (lsn, read.to_vec())),
+        };
+        self.counts.reads += u64::from(read.is_some());
+        if is_right { Ok(()) } else { Err(format!("reading {lsn} gives {:?}", read.map(|read| read.len()))) }
+    }
+
     /// Fills the disk, or gives it space.
     fn limit(&mut self, log: &mut Log<SimDisk>) -> Result<(), LogError> {
         let is_full = self.rng.bool();
@@ -311,7 +410,8 @@ impl<'a> World<'a> {
 
     /// What the log says of its size is true.
     fn check_size(&self, log: &Log<SimDisk>) -> Result<(), String> {
-        let (said, used) = (log.disk_bytes(), self.disk.used_bytes());
+        let aside = self.rewritten.as_ref().map_or(0, |(rewritten, _)| rewritten.bytes());
+        let (said, used) = (log.disk_bytes(), self.disk.used_bytes() - aside);
         if said != used || log.bytes() > said {
             return Err(format!(
                 "the files take {used} bytes, the log says {said}, {} of them used",
@@ -347,9 +447,11 @@ fn with_power_durability_nothing_committed_is_lost_and_the_log_always_opens() {
     let counts = run(Durability::Power);
     println!("{counts:?}");
     if seeds().len() > 1 {
-        let Counts { power_cuts, kills, torn, full, failed_syncs, checkpoints, cut_checkpoints, drops } =
-            counts;
-        let all = [power_cuts, kills, torn, full, failed_syncs, checkpoints, cut_checkpoints, drops];
+        let Counts { power_cuts, kills, torn, full, failed_syncs, drops, reads, .. } = counts;
+        let Counts { checkpoints, cut_checkpoints, rewrites, cut_rewrites, late_rewrites, .. } = counts;
+        let all = [power_cuts, kills, torn, full, failed_syncs, drops, reads];
+        let replacing = [checkpoints, cut_checkpoints, rewrites, cut_rewrites, late_rewrites];
+        assert!(replacing.iter().all(|met| *met > 100), "hardly tested: {replacing:?}");
         assert!(all.iter().all(|met| *met > 100), "hardly tested: {all:?}");
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use storage::{Disk, Log, LogConfig, Lsn};
+use storage::{Disk, Log, LogConfig, Lsn, Rewritten};
 use tempfile::TempDir;
 
 /// Number and content.
@@ -13,6 +13,13 @@ pub(crate) type Record = (u64, Vec<u8>);
 pub(crate) fn records<D: Disk>(log: &Log<D>) -> Vec<Record> {
     log.replay().unwrap().map(|record| record.map(|(lsn, bytes)| (lsn.0, bytes.to_vec())).unwrap()).collect()
 }
+/// Writes what is left of a log's full segments; `None` if it has none.
+pub(crate) fn rewrite_all<D: Disk>(log: &Log<D>, keep: impl Fn(u64) -> bool) -> Option<Rewritten> {
+    let sealed = log.sealed();
+    let ids = sealed.first()?.id..=sealed.last()?.id;
+    Some(log.reader().rewrite(ids, |lsn, _| keep(lsn.0)).unwrap())
+}
+
 /// Small segments, so that a few records fill them.
 pub(crate) fn config() -> LogConfig {
     LogConfig { segment_bytes: 4096, record_bytes_max: 64 * 1024, ..LogConfig::default() }
@@ -22,7 +29,7 @@ pub(crate) fn open(dir: &TempDir) -> Log {
     Log::open(dir.path(), config()).unwrap()
 }
 
-pub(crate) fn commit_each(log: &mut Log, numbers: impl Iterator<Item = u64>, length: usize) {
+pub(crate) fn commit_each<D: Disk>(log: &mut Log<D>, numbers: impl Iterator<Item = u64>, length: usize) {
     for number in numbers {
         assert_eq!(log.append(&content(number, length)).unwrap(), Lsn(number));
         log.commit().unwrap();
