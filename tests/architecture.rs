@@ -40,6 +40,7 @@ const PURE: &[(&str, &[&str])] = &[
             "bytestring",
             "thiserror",
             "rustc-hash",
+            "siphasher",
             "slab",
             "smallvec",
             "fastrand",

@@ -39,6 +39,12 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
         ),
         (Gauge, "deadlines", "Deadlines that wait for their time.", engine.deadlines),
         (Counter, "publishes_received_total", "PUBLISH packets taken.", engine.publishes_in),
+        (
+            Counter,
+            "publishes_duplicate_total",
+            "PUBLISH packets that repeat an accepted message by its id.",
+            engine.duplicates,
+        ),
         (Counter, "publishes_sent_total", "PUBLISH packets sent.", engine.publishes_out),
         (Counter, "messages_dropped_total", "Messages dropped, all reasons.", engine.dropped),
         (

@@ -2,6 +2,7 @@
 
 use protocol::TopicFilter;
 
+use crate::dedup::DedupLimits;
 use crate::planted::Planted;
 
 /// Every limit and rule the engine knows; the caller parses them from its configuration.
@@ -63,6 +64,8 @@ pub struct Config {
     pub keepalive_max_s: u16,
     /// Networks (`im-net`) whose survived silences are remembered; 0 = none.
     pub networks_max: usize,
+    /// How long the ids that senders give are known.
+    pub dedup: DedupLimits,
     /// Recipients of one message above which its receipts are counted, not listed.
     pub receipts_listed_max: usize,
     /// Bytes that the shard may hold in memory, as it counts them; 0 = no bound. Near it QoS 0 messages are no
@@ -177,6 +180,7 @@ impl Default for Config {
             keepalive_min_s: 1,
             keepalive_max_s: 7_200,
             networks_max: 1_000,
+            dedup: DedupLimits::default(),
             receipts_listed_max: 50,
             memory_bytes_max: 0,
             planted: None,

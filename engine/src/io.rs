@@ -236,6 +236,8 @@ pub struct Stats {
     pub memory_level: MemoryLevel,
     /// PUBLISH packets taken since start.
     pub publishes_in: u64,
+    /// Of these, repeats of messages accepted before, by their id.
+    pub duplicates: u64,
     /// PUBLISH packets sent since start.
     pub publishes_out: u64,
     /// Messages dropped since start, all reasons.

@@ -12,6 +12,7 @@ mod acl;
 mod alias;
 mod config;
 mod conversation;
+mod dedup;
 mod envelope;
 mod gate;
 mod io;
@@ -38,6 +39,7 @@ mod waiting;
 
 pub use acl::{Access, Acl, AclRule, Who};
 pub use config::{Config, ConversationRule, OnFull, ReceiptsWanted, Retention};
+pub use dedup::DedupLimits;
 pub use io::{CloseReason, ConnId, FetchId, Input, Now, Output, Stats, Ticket};
 pub use memory::{Memory, MemoryLevel};
 #[doc(hidden)]

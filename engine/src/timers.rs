@@ -28,6 +28,8 @@ pub(crate) enum Deadline {
     RetainedExpiry,
     /// The oldest message of a conversation is older than its rule allows.
     Retention,
+    /// The oldest id of a published message is past.
+    DedupExpiry,
 }
 
 #[derive(Debug, Default)]

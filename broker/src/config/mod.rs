@@ -251,6 +251,13 @@ sections! {
         /// Networks (`im-net`) whose survived silences are remembered; who was heard of longest ago is
         /// forgotten first. 0 = none.
         networks_max: u32 = 1_000, 0..=100_000;
+        /// How long a repeat is known by the `im-id` that its sender gave, seconds: it is acknowledged like the
+        /// first one and not stored or sent again. 0 = repeats are not known.
+        dedup_age_s: u32 = 86_400, 0..=31_536_000;
+        /// Such ids of one user, the last ones: about 48 bytes of memory each.
+        dedup_ids_max: u64 = 100_000, 1..=100_000_000;
+        /// Such ids of all users; above it the oldest are forgotten before their time.
+        dedup_ids_total_max: u64 = 4_000_000, 1..=1_000_000_000;
     }
     /// What is let in, over all listeners, and the memory of connections. In this and the next three
     /// sections 0 means "no bound", and a burst of 0 is what the rate allows in its period.
@@ -618,6 +625,11 @@ impl Config {
             keepalive_min_s: self.im.keepalive_min_s,
             keepalive_max_s: self.im.keepalive_max_s,
             networks_max: self.im.networks_max as usize,
+            dedup: engine::DedupLimits {
+                age_s: self.im.dedup_age_s,
+                ids_per_user_max: self.im.dedup_ids_max as usize,
+                ids_max: self.im.dedup_ids_total_max as usize,
+            },
             memory_bytes_max: usize::try_from(self.limits.memory_bytes_max).unwrap_or(usize::MAX),
             ..engine::Config::default()
         }

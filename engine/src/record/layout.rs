@@ -11,6 +11,7 @@ use super::{
     VERSION,
 };
 use crate::config::ReceiptsWanted;
+use crate::dedup::{Fingerprint, Forgotten, Published};
 use crate::memory::Held;
 use crate::message::{Expiry, Message, MsgNo};
 
@@ -39,6 +40,8 @@ pub(super) mod kind {
     pub(in crate::record) const REPLAYED: u8 = 36;
     pub(in crate::record) const HOLES: u8 = 37;
     pub(in crate::record) const NET_VOTE: u8 = 28;
+    pub(in crate::record) const PUBLISHED: u8 = 19;
+    pub(in crate::record) const PUBLISHED_FORGOTTEN: u8 = 41;
 }
 
 pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
@@ -110,6 +113,15 @@ pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
         }
         Entry::NetVote { net, user, interval_s, at_unix_ms } => {
             w.u8(kind::NET_VOTE).str(net).str(user).u16(*interval_s).u64(*at_unix_ms);
+        }
+        Entry::Published { user, first, ids } => {
+            w.u8(kind::PUBLISHED).str(user).u64(*first).u32(ids.len() as u32);
+            for id in ids {
+                w.published(id);
+            }
+        }
+        Entry::PublishedForgotten(Forgotten { user, from, to }) => {
+            w.u8(kind::PUBLISHED_FORGOTTEN).str(user).u64(*from).u64(*to);
         }
         Entry::Counters { message, session, group } => {
             w.u8(kind::COUNTERS).u64(*message).u64(*session).u64(*group);
@@ -240,6 +252,14 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
             session: r.u64()?,
             group: if r.version == 1 { 1 } else { r.u64()? },
         },
+        kind::PUBLISHED => {
+            let (user, first, count) = (r.str()?, r.u64()?, r.u32()?);
+            let ids = (0..count).map(|_| r.published()).collect::<Result<_, _>>()?;
+            Entry::Published { user, first, ids }
+        }
+        kind::PUBLISHED_FORGOTTEN => {
+            Entry::PublishedForgotten(Forgotten { user: r.str()?, from: r.u64()?, to: r.u64()? })
+        }
         kind::GROUP => Entry::Group { group: GroupNo(r.u64()?), filter: r.str()? },
         kind::CONVERSATION_KEPT => Entry::ConversationKept { topic: r.str()?, first_seq: r.u64()? },
         kind::CONVERSATION_PAGE => {
@@ -377,6 +397,11 @@ impl Writer<'_> {
     fn opt_u64(&mut self, v: Option<u64>) -> &mut Self {
         self.option(v.as_ref(), |w, v| w.u64(*v))
     }
+    fn published(&mut self, id: &Published) -> &mut Self {
+        let Fingerprint(fingerprint) = id.fingerprint();
+        self.0.extend_from_slice(&fingerprint.to_le_bytes());
+        self.opt_u64(id.seq()).u8(u8::from(id.had_nobody())).u32(id.at_s())
+    }
     /// A source in the bits of `bits` from `shift` on, and the group's number behind them.
     fn source(&mut self, bits: u8, shift: u8, source: Source) -> &mut Self {
         match source {
@@ -477,6 +502,11 @@ impl Reader<'_> {
     }
     fn packet_id(&mut self) -> Result<PacketId, String> {
         PacketId::new(self.u16()?).ok_or_else(|| "packet id 0".into())
+    }
+    fn published(&mut self) -> Result<Published, String> {
+        let fingerprint = Fingerprint(u128::from_le_bytes(self.array()?));
+        let (seq, had_nobody) = (self.option(Self::u64)?, self.u8()? != 0);
+        Ok(Published::new(fingerprint, seq, had_nobody, self.u32()?))
     }
     fn source(&mut self, bits: u8) -> Result<Source, String> {
         match bits {

@@ -12,6 +12,7 @@ use bytestring::ByteString;
 use protocol::{PacketId, QoS, SubscribeOptions, Will};
 
 use crate::config::ReceiptsWanted;
+use crate::dedup::{Forgotten, Published};
 use crate::message::{Message, MsgNo};
 use layout::{Writer, write_entry, write_message};
 
@@ -302,6 +303,14 @@ pub(crate) enum Entry {
         interval_s: u16,
         at_unix_ms: u64,
     },
+    /// Ids that a user gave to messages that were accepted; the first has this number among the user's.
+    Published {
+        user: ByteString,
+        first: u64,
+        ids: Vec<Published>,
+    },
+    /// Ids are no longer known.
+    PublishedForgotten(Forgotten),
     /// The next numbers to give.
     Counters {
         message: u64,

@@ -2,6 +2,7 @@
 
 use super::layout::kind;
 use super::*;
+use crate::dedup::Fingerprint;
 use crate::message::Expiry;
 use protocol::{PublishProperties, RetainHandling};
 
@@ -141,6 +142,11 @@ fn entries_of_version_2() -> Vec<Entry> {
 
 /// What version 3 adds, one of each kind and shape.
 fn entries_added_by_version_3() -> Vec<Entry> {
+    let fingerprint = Fingerprint(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
+    let ids = vec![
+        Published::new(fingerprint, Some(4), false, 1_800_000_000),
+        Published::new(fingerprint, None, true, 0),
+    ];
     let (session, message, topic) = (SessionNo(7), MsgNo(9), ByteString::from("im/room"));
     let kept = KeptMessage {
         seq: 3,
@@ -189,6 +195,8 @@ fn entries_added_by_version_3() -> Vec<Entry> {
             interval_s: 300,
             at_unix_ms: 1_800_000_000_000,
         },
+        Entry::Published { user: "u".into(), first: 7, ids },
+        Entry::PublishedForgotten(Forgotten { user: "u".into(), from: 1, to: 7 }),
     ]
 }
 

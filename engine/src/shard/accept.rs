@@ -12,6 +12,7 @@ use super::share::Load;
 use crate::Now;
 use crate::config::ReceiptsWanted;
 use crate::conversation::Head;
+use crate::dedup::Fingerprint;
 use crate::memory::Held;
 use crate::message::{
     Delivery, Expiry, Message, MsgNo, Origin, Share, compact, compact_properties, own_id, queue_bytes,
@@ -61,6 +62,8 @@ pub(super) struct Accepted {
     pub(super) reason: ReasonCode,
     pub(super) seq: Option<u64>,
     pub(super) id: ByteString,
+    /// Whether it was accepted before.
+    pub(super) is_repeat: bool,
 }
 
 /// Why a message is not accepted; nothing of it is kept.
@@ -97,7 +100,8 @@ pub(super) struct Target {
 
 /// What taking a message will mean.
 struct Plan {
-    id: ByteString,
+    /// What it will be known by when it comes again.
+    given_id: Option<Fingerprint>,
     is_conversation: bool,
     /// Whether the sender wants receipts.
     wanted: bool,
@@ -115,7 +119,13 @@ struct Plan {
 impl Shard {
     /// Takes a message: number, record, retained, queues. One atomic record, or nothing.
     pub(super) fn accept(&mut self, now: Now, mut offer: Offer) -> Result<Accepted, Refused> {
-        let plan = self.plan(&mut offer)?;
+        let id = self.check_offer(&mut offer)?;
+        let given_id = self.given_id(&offer.topic, &offer.properties);
+        let known = given_id.and_then(|given| self.dedup.find(&offer.by.user, given, now.unix_ms));
+        if let Some(known) = known {
+            return Ok(self.accept_again(offer, known));
+        }
+        let plan = self.plan(&mut offer, given_id)?;
         // The last that can refuse.
         let head = if plan.is_conversation { Some(self.next_head(now, &offer.topic)?) } else { None };
         // Another one is gone when its turn ends.
@@ -137,7 +147,7 @@ impl Shard {
             qos: offer.qos,
             retain: offer.retain,
             seq: head.map(|h| h.seq),
-            id: plan.id.clone(),
+            id: id.clone(),
             from: offer.by.user.clone(),
             client: offer.by.client,
             ts_unix_ms: head.map_or(now.unix_ms, |h| h.ts_unix_ms),
@@ -146,16 +156,19 @@ impl Shard {
         };
         let message = if may_stay { message.counted(&self.account) } else { Arc::new(message) };
         self.keep(now, &message, &plan);
+        let nobody = plan.targets.is_empty() && !plan.is_conversation;
+        if let Some(given_id) = plan.given_id {
+            self.remember_id(now, &message, given_id, nobody);
+        }
         if let Some((packet_id, key)) = offer.incoming.zip(offer.by.session) {
-            self.take_incoming(key, packet_id, message.seq, plan.id.clone());
+            self.take_incoming(key, packet_id, message.seq, id.clone());
         }
         if let Some(wanted) = plan.tracked {
             self.track(&message, wanted, &offer.by.user, &plan.targets, offer.by.session);
         } else if plan.wanted && !plan.is_conversation {
-            let payload = receipt::undeliverable(&message.topic, &plan.id, now.unix_ms);
+            let payload = receipt::undeliverable(&message.topic, &id, now.unix_ms);
             self.turn.told.push(receipt::Told { sender: offer.by.user, payload });
         }
-        let nobody = plan.targets.is_empty() && !plan.is_conversation;
         for target in plan.targets {
             let retain = message.retain && target.retain_as_published;
             // [MQTT-3.8.4-8], [MQTT-4.8.2-3] the lower of the two levels.
@@ -174,11 +187,11 @@ impl Shard {
             self.deliver(now, target.session, delivery);
         }
         let reason = if nobody { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success };
-        Ok(Accepted { reason, seq: message.seq, id: plan.id })
+        Ok(Accepted { reason, seq: message.seq, id, is_repeat: false })
     }
 
-    /// Checks a message and finds out what it means; changes nothing but the message itself.
-    fn plan(&mut self, offer: &mut Offer) -> Result<Plan, Refused> {
+    /// Checks a message by itself; returns its id.
+    fn check_offer(&mut self, offer: &mut Offer) -> Result<ByteString, Refused> {
         let levels_max = self.topic_levels_max(offer.by.session);
         self.check_topic(&offer.topic, levels_max)?;
         if let Some(key) = offer.by.session {
@@ -186,7 +199,11 @@ impl Shard {
         }
         check_payload_format(&offer.properties, &offer.payload)?;
         strip_broker_properties(&mut offer.properties.user_properties);
-        let id = self.message_id(&offer.properties)?;
+        self.message_id(&offer.properties)
+    }
+
+    /// Finds out what a message means; changes nothing.
+    fn plan(&mut self, offer: &mut Offer, given_id: Option<Fingerprint>) -> Result<Plan, Refused> {
         let rule = self.conversations.rule(&offer.topic);
         let is_conversation = rule.is_some();
         let asked = user_property(&offer.properties.user_properties, im::IM_RECEIPT);
@@ -217,11 +234,13 @@ impl Shard {
             || clear_retained
             || is_conversation
             || tracked.is_some()
+            || given_id.is_some()
             || remembered;
         if recorded && self.store_full {
             return Err(Refused::new(ReasonCode::QuotaExceeded, "the broker's store is full"));
         }
-        self.check_memory(offer.qos, bytes, &targets, set_retained || is_conversation, tracked.is_some())?;
+        let is_kept = set_retained || is_conversation || given_id.is_some();
+        self.check_memory(offer.qos, bytes, &targets, is_kept, tracked.is_some())?;
         if set_retained {
             self.check_retained(offer)?;
         }
@@ -230,7 +249,7 @@ impl Shard {
         }
         self.check_queues(offer.qos, bytes, &targets, is_conversation)?;
         Ok(Plan {
-            id,
+            given_id,
             is_conversation,
             wanted: wanted.is_some(),
             tracked,

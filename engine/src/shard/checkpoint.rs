@@ -22,6 +22,8 @@ pub(super) const RECORD_BYTES: usize = 64 * 1024;
 
 /// Messages of a conversation in one page of its index.
 const PAGE_MESSAGES: usize = 256;
+/// Ids of published messages in one entry.
+const IDS_PER_ENTRY: usize = 1_000;
 
 #[derive(Default)]
 struct Checkpoint {
@@ -58,6 +60,7 @@ impl Shard {
             out.close_if_full();
         }
         self.groups(&mut out);
+        self.ids(&mut out);
         // Before the sessions: a client that came back after its session ended has another one there.
         for (session, left) in self.left_to_groups() {
             out.left(session, left);
@@ -133,6 +136,19 @@ impl Shard {
         }
         left.retain(|_, left| !left.deliveries.is_empty());
         left
+    }
+
+    /// Names the ids that are known.
+    fn ids(&self, out: &mut Checkpoint) {
+        let users: BTreeMap<_, _> =
+            self.dedup.iter().map(|(user, first, ids)| (user, (first, ids))).collect();
+        for (user, (first, ids)) in users {
+            let ids: Vec<_> = ids.iter().copied().collect();
+            for (first, ids) in (first..).step_by(IDS_PER_ENTRY).zip(ids.chunks(IDS_PER_ENTRY)) {
+                out.push(&Entry::Published { user: user.clone(), first, ids: ids.to_vec() });
+                out.close_if_full();
+            }
+        }
     }
 
     /// Names every group that something after it may name by its number.

@@ -11,6 +11,7 @@ mod backlog;
 mod caller;
 mod checkpoint;
 mod connect;
+mod dedup;
 mod deliver;
 mod end;
 mod incoming;
@@ -38,6 +39,7 @@ use rustc_hash::FxHashMap;
 
 use crate::alias::TopicAliases;
 use crate::conversation::Conversations;
+use crate::dedup::Dedup;
 use crate::gate::Gate;
 use crate::memory::{Account, Held, Memory};
 use crate::names::ByName;
@@ -80,6 +82,8 @@ pub struct Shard {
     /// Messages of the broker's own.
     informed: Retained,
     conversations: Conversations,
+    /// Ids of messages that were accepted.
+    dedup: Dedup,
     receipts: Receipts,
     networks: Networks,
     /// What sessions, messages and the like hold.
@@ -176,9 +180,11 @@ const DEADLINES_PER_TIMER_MAX: usize = 1_000;
 impl Shard {
     fn empty(config: Config, seed: u64, next: Ticket) -> Self {
         let account = Account::default();
+        let mut rng = fastrand::Rng::with_seed(seed);
         Self {
             gate: Gate::new(config.planted, next),
-            rng: fastrand::Rng::with_seed(seed),
+            dedup: Dedup::new(config.dedup, rng.u64(..), &account),
+            rng,
             sessions: Places::new(),
             by_client: ByName::default(),
             by_no: FxHashMap::default(),
@@ -396,6 +402,7 @@ impl Shard {
                 }
                 Deadline::RetainedExpiry => self.retained_expiry_due(now),
                 Deadline::Retention => self.retention_due(now),
+                Deadline::DedupExpiry => self.dedup_expiry_due(now),
             }
             self.finish(now);
         }

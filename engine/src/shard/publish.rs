@@ -98,14 +98,20 @@ impl Shard {
     /// [MQTT-4.3.3-10] a QoS 2 publish sent again before its PUBREL is acknowledged and not taken again.
     pub(super) fn repeat_pubrec(&mut self, conn: ConnId, key: SessionKey, packet_id: PacketId) {
         let known = &self.sessions[key].incoming[&packet_id];
-        let accepted = Accepted { reason: ReasonCode::Success, seq: known.seq, id: known.id.clone() };
+        let (reason, seq, id) = (ReasonCode::Success, known.seq, known.id.clone());
+        let accepted = Accepted { reason, seq, id, is_repeat: false };
         // The first PUBREC may still wait for its record, on a connection that is gone.
         let wait = Wait::Ticket(self.gate.last_ticket());
         self.send_acceptance(conn, QoS::ExactlyOnce, packet_id, &accepted, wait);
     }
 
     fn acknowledge(&mut self, conn: ConnId, qos: QoS, packet_id: PacketId, accepted: &Accepted) {
-        self.send_acceptance(conn, qos, packet_id, accepted, Wait::Record);
+        let wait = match accepted.is_repeat {
+            // The first one's record may not be durable yet.
+            true => Wait::Ticket(self.last_or_this_ticket()),
+            false => Wait::Record,
+        };
+        self.send_acceptance(conn, qos, packet_id, accepted, wait);
     }
 
     fn send_acceptance(
@@ -125,6 +131,9 @@ impl Shard {
             }
             if let Some(seq) = accepted.seq {
                 properties.push((im::IM_SEQ.into(), seq.to_string().into()));
+            }
+            if accepted.is_repeat {
+                properties.push((im::IM_DUP.into(), ByteString::from_static("1")));
             }
         }
         let packet = if qos == QoS::ExactlyOnce { Packet::PubRec(ack) } else { Packet::PubAck(ack) };
@@ -162,7 +171,8 @@ impl Shard {
         }
         // [MQTT-3.3.5-2] (3.1.1) what is forbidden for good is acknowledged and discarded.
         self.tell_error(now, key, topic, &what);
-        let accepted = Accepted { reason: ReasonCode::Success, seq: None, id: ByteString::new() };
+        let (reason, id) = (ReasonCode::Success, ByteString::new());
+        let accepted = Accepted { reason, seq: None, id, is_repeat: false };
         if qos == QoS::ExactlyOnce {
             self.take_incoming(key, packet_id, None, ByteString::new());
         }

@@ -163,6 +163,8 @@ impl Shard {
                 let filter = TopicFilter::parse(filter).map_err(|e| format!("a filter: {e}"))?;
                 self.groups.restore(group, &filter.full)?;
             }
+            Entry::Published { user, first, ids } => self.dedup.restore(&user, first, &ids)?,
+            Entry::PublishedForgotten(forgotten) => self.dedup.forget(&forgotten),
             Entry::Counters { message, session, group } => {
                 self.groups.begin_at(group);
                 self.next_message = self.next_message.max(message);
@@ -334,6 +336,7 @@ impl Shard {
         self.watch_retained();
         self.resume_retention(now);
         self.watch_recovered_expiries();
+        self.watch_dedup(now);
         self.resume_groups();
         self.find_lost();
         self.work_off(now);

@@ -16,7 +16,9 @@ use protocol::*;
 use super::Shard;
 use crate::message::Origin;
 use crate::record::{Entry, read_record};
-use crate::{Acl, Config, ConnId, Input, Now, OnFull, Output, Principal, Recovery, Retention, Ticket};
+use crate::{
+    Acl, Config, ConnId, DedupLimits, Input, Now, OnFull, Output, Principal, Recovery, Retention, Ticket,
+};
 
 const CLIENTS: [&str; 4] = ["a", "b", "c", "d"];
 const TOPICS: [&str; 10] =
@@ -66,6 +68,7 @@ fn config((on_full, memory_bytes_max): Bounds) -> Config {
         retained_per_subscribe_max: 2,
         conversations_max: 1,
         receipts_listed_max: 1,
+        dedup: DedupLimits { age_s: 40, ids_per_user_max: 3, ids_max: 4 },
         record_recipients_bytes_max: 260,
         ..Config::default()
     }
@@ -109,9 +112,11 @@ fn id() -> impl Strategy<Value = PacketId> {
 
 fn properties() -> impl Strategy<Value = PublishProperties> {
     let wish = prop::option::of(prop::sample::select(vec!["delivered", "read", "all", "?"]));
-    (prop::option::of(prop::sample::select(vec![0, 1, 30])), wish).prop_map(|(expiry, wish)| {
-        let user_properties =
-            wish.map(|w| (ByteString::from(im::IM_RECEIPT), w.into())).into_iter().collect();
+    let id = prop::option::weighted(0.3, prop::sample::select(vec!["1", "2", "3", "4", ""]));
+    (prop::option::of(prop::sample::select(vec![0, 1, 30])), wish, id).prop_map(|(expiry, wish, id)| {
+        let wish = wish.map(|w| (ByteString::from(im::IM_RECEIPT), w.into()));
+        let id = id.map(|id| (ByteString::from(im::IM_ID), id.into()));
+        let user_properties = wish.into_iter().chain(id).collect();
         PublishProperties { message_expiry_interval_s: expiry, user_properties, ..Default::default() }
     })
 }
@@ -497,7 +502,10 @@ impl World {
         self.shard.groups.sweep_now();
         assert_eq!((self.shard.groups.iter().count(), self.shard.routes.levels()), (0, 0));
         assert!(self.shard.envelope_routes.is_empty());
-        assert_eq!(self.shard.account.bytes(), self.shard.conversations.recount());
+        assert_eq!(
+            self.shard.account.bytes(),
+            self.shard.conversations.recount() + self.shard.dedup.recount()
+        );
     }
 
     fn check_sessions(&self) {
@@ -529,7 +537,7 @@ impl World {
         }
         let most =
             self.shard.conns.len() + 2 * self.shard.sessions.len() + self.shard.receipts.iter().count();
-        assert!(self.shard.timers.len() <= most + 2, "deadlines pile up");
+        assert!(self.shard.timers.len() <= most + 3, "deadlines pile up");
         assert!(self.shard.retained.len() <= config.retained_messages_max);
     }
 }

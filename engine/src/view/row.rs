@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use protocol::PacketId;
 
+use crate::dedup::Forgotten;
 use crate::record::{Entry, Form, SessionNo};
 
 /// What an entry does to the row of what it is about.
@@ -16,6 +17,8 @@ pub(crate) enum Row {
     Put(Key),
     /// There is no such row any more.
     Delete(Key),
+    /// There are no rows any more from the first key to before the second.
+    DeleteRange(Key, Key),
     /// The entry is a part of its session's row: it goes with the session.
     PutPart(SessionNo, Part),
     /// The session's row has no such part any more.
@@ -30,6 +33,8 @@ pub(crate) enum Family {
     Group = 20,
     // From here on sessions and messages are there.
     // 100 and up: one family for each kind of things that stand for themselves.
+    /// An id of a published message by its user and its number among the user's.
+    Published = 101,
 }
 
 /// The key of a row: its family, then what names the thing in it. Numbers are big-endian, so that keys stand in the
@@ -120,10 +125,18 @@ impl Row {
                     false => Self::PutPart(*session, part),
                 }
             }
+            Entry::Published { user, first, .. } => Self::Put(published(user, *first)),
+            Entry::PublishedForgotten(Forgotten { user, from, to }) => {
+                Self::DeleteRange(published(user, *from), published(user, *to))
+            }
             Entry::Group { group, .. } => Self::Put(Key::new(Family::Group).u64(group.0)),
             _ => return None,
         })
     }
+}
+
+fn published(user: &str, number: u64) -> Key {
+    Key::new(Family::Published).name(user).u64(number)
 }
 
 #[cfg(test)]

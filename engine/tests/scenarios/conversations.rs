@@ -78,17 +78,17 @@ fn numbers_have_no_gaps_over_crashes_checkpoints_and_refusals() {
 fn acknowledgements_carry_number_and_id() {
     let mut node = Node::new();
     node.connect(1, "truck");
-    for (qos, topic, seq) in [
-        (QoS::AtLeastOnce, "im/room", Some("1")),
-        (QoS::ExactlyOnce, "im/room", Some("2")),
-        (QoS::AtLeastOnce, "elsewhere", None),
+    for (qos, topic, id, seq) in [
+        (QoS::AtLeastOnce, "im/room", "mine", Some("1")),
+        (QoS::ExactlyOnce, "im/room", "also mine", Some("2")),
+        (QoS::AtLeastOnce, "elsewhere", "mine", None),
     ] {
         let p = publish(topic, qos, 1, "x");
-        node.packet(1, with_property(p, im::IM_ID, "mine"));
+        node.packet(1, with_property(p, im::IM_ID, id));
         let seen = node.seen(1);
         let [Packet::PubAck(ack) | Packet::PubRec(ack)] = &seen[..] else { panic!("{seen:?}") };
         let properties = &ack.properties.user_properties;
-        assert_eq!((property(properties, im::IM_ID), property(properties, im::IM_SEQ)), (Some("mine"), seq));
+        assert_eq!((property(properties, im::IM_ID), property(properties, im::IM_SEQ)), (Some(id), seq));
     }
 }
 

@@ -84,10 +84,14 @@ fn a_tracked_message_that_was_delivered_leaves_no_deadline_behind() {
     node.subscribe(2, "t", QoS::AtLeastOnce);
     let mut p = publish("t", QoS::AtLeastOnce, 1, "x");
     p.properties.message_expiry_interval_s = Some(1_000);
-    node.packet(1, tracked(p, "m"));
+    node.packet(1, with_property(p, im::IM_RECEIPT, "all"));
     assert_eq!(node.shard.stats().deadlines, 1);
     node.packet(2, Packet::PubAck(ack(1, ReasonCode::Success)));
     assert_eq!(node.shard.stats().deadlines, 0);
+    for n in 0..10 {
+        node.packet(1, with_property(publish("t", QoS::AtMostOnce, 0, "x"), im::IM_ID, &n.to_string()));
+    }
+    assert_eq!(node.shard.stats().deadlines, 1, "one for all ids");
 }
 
 #[test]

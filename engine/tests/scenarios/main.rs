@@ -19,6 +19,7 @@ mod payload_format;
 mod principal_limits;
 mod probes;
 mod receipts;
+mod repeats;
 mod requests;
 mod retained;
 mod retention;

@@ -3,14 +3,15 @@
 use std::num::{NonZeroU16, NonZeroU32};
 
 use crate::node::*;
-use engine::{Config, ConnId, Input};
+use engine::{Config, ConnId, DedupLimits, Input};
 use protocol::*;
 
 pub(crate) const GROUP: &str = "$share/g/t";
 
-/// A truck that publishes on connection 1, and hears receipts.
+/// A truck that publishes on connection 1, and hears receipts. It gives different messages the same id.
 pub(crate) fn node() -> Node {
-    let mut node = Node::new();
+    let dedup = DedupLimits { age_s: 0, ..DedupLimits::default() };
+    let mut node = Node::with(Config { dedup, ..Config::default() });
     node.connect(1, "truck");
     node.subscribe(1, "$im/receipts", QoS::AtLeastOnce);
     node

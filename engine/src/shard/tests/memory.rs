@@ -39,7 +39,7 @@ pub(super) fn check(shard: &Shard) {
         sum += c.held.bytes();
     }
     sum += shard.receipts.iter().map(|(_, t)| t.recount()).sum::<usize>();
-    sum += shard.conversations.recount();
+    sum += shard.conversations.recount() + shard.dedup.recount();
     assert_eq!(shard.account.bytes(), sum);
     assert_eq!(shard.memory().bytes, shard.held_bytes());
 }
