@@ -86,7 +86,7 @@ impl<D: Disk> Log<D> {
             old.extend(self.tail.pop_front().map(|current| current.name()));
         }
         self.tell_files();
-        self.shared.tell_committed(self.committed_lsn);
+        self.shared.tell_committed(self.committed_lsn, self.synced_lsn);
         for file in old {
             if let Err(source) = self.disk.remove(&file) {
                 return Err(self.poison("remove", &file, source));

@@ -74,6 +74,8 @@ mod committer;
 mod disk;
 mod error;
 mod file_disk;
+#[cfg(feature = "view")]
+mod fjall_view;
 mod format;
 mod index;
 mod log;
@@ -85,12 +87,17 @@ mod scan;
 mod seal;
 mod segment;
 pub mod sim;
+mod sim_view;
+mod view;
 
 pub use committer::{CommitEvent, Committer};
 pub use disk::{Disk, DiskFile, LockError};
 pub use error::{LogError, OpenError};
 pub use file_disk::{FileDisk, FileLock};
+#[cfg(feature = "view")]
+pub use fjall_view::{FjallView, ViewConfig};
 pub use log::{Durability, Log, LogConfig, Lsn};
 pub use reader::LogReader;
 pub use recover::TornTail;
 pub use rewrite::{Rewritten, SegmentInfo};
+pub use view::{Row, View, ViewError};

@@ -142,7 +142,7 @@ impl<D: Disk> Log<D> {
             planted_skip_sync: false,
         };
         log.shared.tell_files(&log.sealed, log.describe_current(current_index));
-        log.shared.tell_committed(next_lsn - 1);
+        log.shared.tell_committed(next_lsn - 1, next_lsn - 1);
         // The dropping may have been cut short.
         let finished = log.ensure_spare().and_then(|()| log.drop_before(Lsn(start_lsn)));
         finished.map_err(|error| match error {
@@ -256,7 +256,7 @@ impl<D: Disk> Log<D> {
             pending.clear();
             self.pending = pending;
             written?;
-            self.shared.tell_committed(self.committed_lsn);
+            self.shared.tell_committed(self.committed_lsn, self.synced_lsn);
         }
         Ok(Lsn(self.committed_lsn))
     }

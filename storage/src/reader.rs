@@ -48,6 +48,8 @@ struct State {
     current: Option<Current>,
     /// The newest record that is shown.
     committed_lsn: u64,
+    /// The newest record that a power cut leaves.
+    synced_lsn: u64,
 }
 
 /// The segment that is written to.
@@ -139,8 +141,9 @@ impl<D: Disk> Shared<D> {
     }
 
     /// Shows the records up to this one.
-    pub(crate) fn tell_committed(&self, committed_lsn: u64) {
-        self.lock().committed_lsn = committed_lsn;
+    pub(crate) fn tell_committed(&self, committed_lsn: u64, synced_lsn: u64) {
+        let mut state = self.lock();
+        (state.committed_lsn, state.synced_lsn) = (committed_lsn, synced_lsn);
     }
 }
 
@@ -200,6 +203,11 @@ impl<D: Disk> LogReader<D> {
     /// Returns the newest record that is committed, 0 without any.
     pub fn committed(&self) -> Lsn {
         Lsn(self.shared.lock().committed_lsn)
+    }
+
+    /// Returns the newest record that is on disk for sure, whatever the durability.
+    pub fn synced(&self) -> Lsn {
+        Lsn(self.shared.lock().synced_lsn)
     }
 
     /// Returns the records from this number on that are committed now, oldest first; a block of them is in

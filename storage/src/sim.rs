@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::disk::{Disk, DiskFile, LockError};
 
+pub use crate::sim_view::SimView;
+
 const SECTOR_BYTES: usize = 512;
 
 /// A simulated directory. Clones are handles to the same one.

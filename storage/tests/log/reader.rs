@@ -73,6 +73,24 @@ fn what_is_not_committed_is_not_shown() {
 }
 
 #[test]
+fn what_is_written_and_not_synced_is_shown_and_not_said_to_be_synced() {
+    let dir = tempdir().unwrap();
+    let config = LogConfig { durability: Durability::Process, ..config() };
+    let mut log = Log::open(dir.path(), config).unwrap();
+    let reader = log.reader();
+    commit_each(&mut log, 1..=7, 500);
+    assert_eq!((reader.committed(), reader.synced()), (Lsn(7), Lsn(0)));
+    commit_each(&mut log, 8..=8, 500);
+    assert_eq!((reader.committed(), reader.synced()), (Lsn(8), Lsn(7)), "the full segment was synced");
+    drop(log);
+    let log = open(&dir);
+    assert_eq!((log.reader().committed(), log.reader().synced()), (Lsn(8), Lsn(8)));
+    let mut log = log;
+    commit_each(&mut log, 9..=9, 500);
+    assert_eq!(log.reader().synced(), Lsn(9), "each commit syncs");
+}
+
+#[test]
 fn readers_go_on_over_dropped_and_replaced_segments() {
     let dir = tempdir().unwrap();
     let mut log = open(&dir);
