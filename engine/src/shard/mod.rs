@@ -19,6 +19,7 @@ mod inform;
 mod keepalive;
 mod limits;
 mod memory;
+mod presence;
 mod probe;
 mod publish;
 mod queue;
@@ -46,6 +47,7 @@ use crate::names::ByName;
 use crate::network::Networks;
 use crate::places::Places;
 use crate::planted::Planted;
+use crate::presence::Presences;
 use crate::receipt::{Receipts, Told};
 use crate::record::{Entry, RecordBuilder, SessionNo};
 use crate::retained::Retained;
@@ -86,11 +88,16 @@ pub struct Shard {
     dedup: Dedup,
     receipts: Receipts,
     networks: Networks,
+    presences: Presences,
     /// What sessions, messages and the like hold.
     account: Account,
     memory: Memory,
     timers: Timers,
     backlog: VecDeque<Work>,
+    /// `Work::Presences` is among it.
+    is_telling_presences: bool,
+    /// The newest record that more than the presence of clients is in.
+    promised: u64,
     /// What the work after this input has cost so far, in things looked at.
     effort: usize,
     next_message: u64,
@@ -116,6 +123,8 @@ struct Turn {
     closed: Vec<(ConnId, u64)>,
     /// Receipts to be published with this turn.
     told: Vec<Told>,
+    /// Its record says who came and went, and no more.
+    is_presence: bool,
     /// Scratch for route matches.
     matches: Matches,
 }
@@ -202,10 +211,13 @@ impl Shard {
             ),
             receipts: Receipts::new(config.receipts_listed_max, &account),
             networks: Networks::new(config.networks_max, &account),
+            presences: Presences::new(config.presence_max, &account),
             memory: Memory { bytes_max: config.memory_bytes_max, ..Memory::default() },
             account,
             timers: Timers::default(),
             backlog: VecDeque::new(),
+            is_telling_presences: false,
+            promised: 0,
             effort: 0,
             next_message: 1,
             next_session: 1,
@@ -253,7 +265,10 @@ impl Shard {
             // Nothing is asked for yet: what comes back is of a shard that is gone.
             Input::Fetched { .. } => {}
             Input::Timer => self.timer(now),
-            Input::StoreFull { full } => self.store_full = full,
+            Input::StoreFull { full } => {
+                self.store_full = full;
+                self.tell_presences_later();
+            }
             Input::Shutdown => self.shut_down(now),
         }
         self.finish(now);
@@ -316,6 +331,7 @@ impl Shard {
             subscriptions: (self.routes.len() + self.envelope_routes.len() + self.groups.members()) as u64,
             retained: self.retained.len() as u64,
             informs: self.informed.len() as u64,
+            presences: self.presences.len() as u64,
             deadlines: self.timers.len() as u64,
             memory_bytes: self.memory.bytes as u64,
             memory_level: self.memory.level,
@@ -342,6 +358,9 @@ impl Shard {
             self.gate.append(self.turn.record.take());
             self.gate.last_ticket()
         };
+        if !std::mem::take(&mut self.turn.is_presence) {
+            self.promised = self.promised.max(ticket);
+        }
         let mut sends = std::mem::take(&mut self.turn.sends);
         for (wait, conn, output) in sends.drain(..) {
             let ticket = match wait {
@@ -394,6 +413,7 @@ impl Shard {
             let Some(deadline) = self.timers.pop_due(now.monotonic_ms) else { return };
             match deadline {
                 Deadline::KeepAlive(conn) => self.keep_alive_due(now, conn),
+                Deadline::PresenceEnd => self.watch_presences(now),
                 Deadline::Probe(conn) => self.probe_due(now, conn),
                 Deadline::SessionExpiry(session) => self.session_expiry_due(now, session),
                 Deadline::WillDelay(session) => self.will_due(now, session),

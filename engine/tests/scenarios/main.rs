@@ -16,6 +16,7 @@ mod limits;
 mod memory;
 mod node;
 mod payload_format;
+mod presence;
 mod principal_limits;
 mod probes;
 mod receipts;
