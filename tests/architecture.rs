@@ -36,6 +36,7 @@ const PURE: &[(&str, &[&str])] = &[
     (
         "postrider-engine",
         &[
+            "arc-swap",
             "bytes",
             "bytestring",
             "thiserror",

@@ -58,12 +58,6 @@ pub struct Config {
     pub conversations_max: usize,
     /// Which topics are conversations; the first rule that matches decides.
     pub conversations: Vec<ConversationRule>,
-    /// Whether it is published who is connected.
-    pub presence: bool,
-    /// How long that is kept after a session ended, seconds.
-    pub presence_keep_s: u32,
-    /// Clients of which it is kept.
-    pub presence_max: usize,
     /// Bounds of the heartbeat that a client may declare, seconds.
     pub keepalive_min_s: u16,
     /// See `keepalive_min_s`.
@@ -74,6 +68,8 @@ pub struct Config {
     pub dedup: DedupLimits,
     /// Recipients of one message above which its receipts are counted, not listed.
     pub receipts_listed_max: usize,
+    /// Bytes of the messages whose bodies are in memory though they could be read from the log again; 0 = no bound.
+    pub bodies_bytes_max: usize,
     /// Bytes that the shard may hold in memory, as it counts them; 0 = no bound. Near it QoS 0 messages are no
     /// longer queued, at it what would need more is refused; what was acknowledged stays.
     pub memory_bytes_max: usize,
@@ -183,14 +179,12 @@ impl Default for Config {
                     retention: Retention::default(),
                 },
             ],
-            presence: true,
-            presence_keep_s: 24 * 3600,
-            presence_max: 1_000_000,
             keepalive_min_s: 1,
             keepalive_max_s: 7_200,
             networks_max: 1_000,
             dedup: DedupLimits::default(),
             receipts_listed_max: 50,
+            bodies_bytes_max: 0,
             memory_bytes_max: 0,
             planted: None,
         }

@@ -67,6 +67,16 @@ impl Gate {
         }
     }
 
+    /// Asks for records that are durable.
+    pub(crate) fn fetch(&mut self, output: Output) {
+        self.ready.push_back(output);
+    }
+
+    /// The newest record that is durable.
+    pub(crate) fn newest_committed(&self) -> u64 {
+        self.committed
+    }
+
     pub(crate) fn committed(&mut self, ticket: u64) {
         debug_assert!(ticket <= self.last, "a record was committed that was never appended");
         self.committed = self.committed.max(ticket);

@@ -228,8 +228,6 @@ pub struct Stats {
     pub retained: u64,
     /// Messages queued or in flight, over all sessions.
     pub queued: u64,
-    /// Clients whose presence is known.
-    pub presences: u64,
     /// Deadlines that wait for their time.
     pub deadlines: u64,
     /// Bytes held in memory, as the engine counts them.
@@ -250,6 +248,10 @@ pub struct Stats {
     pub dropped_queue_full: u64,
     /// Of these, for their Message Expiry Interval.
     pub expired: u64,
+    /// Bodies of messages that were read from the log again since start.
+    pub bodies_fetched: u64,
+    /// Bodies that the log did not have any more: their messages ended as dropped, reason `storage_error`.
+    pub bodies_lost: u64,
     /// CONNECT packets accepted since start.
     pub connects: u64,
     /// Most connections at once since start.

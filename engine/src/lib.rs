@@ -10,6 +10,7 @@
 
 mod acl;
 mod alias;
+mod body;
 mod config;
 mod conversation;
 mod dedup;
@@ -22,7 +23,6 @@ mod names;
 mod network;
 mod places;
 mod planted;
-mod presence;
 mod principal;
 mod receipt;
 mod record;

@@ -9,12 +9,17 @@ use std::mem::size_of;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::body::Body;
 use crate::message::{Delivery, Message};
 use crate::principal::Principal;
 use crate::session::{InFlight, Incoming, Session, Subscription};
 
-/// A message besides what its sender filled: itself, its reference counts, its buffers' heads.
-pub(crate) const MESSAGE_BYTES: usize = size_of::<Message>() + 64;
+/// A message's head besides its topic: itself, its reference counts.
+pub(crate) const HEAD_BYTES: usize = size_of::<Message>() + 16;
+/// A message's body besides what its sender filled: itself, its reference counts, its buffers' heads.
+pub(crate) const BODY_BYTES: usize = size_of::<Body>() + 48;
+/// A message besides what its sender filled.
+pub(crate) const MESSAGE_BYTES: usize = HEAD_BYTES + BODY_BYTES;
 /// A message's place in a queue or in flight, with a table's spare room.
 pub(crate) const ENTRY_BYTES: usize = size_of::<InFlight>() * 3 / 2;
 /// A subscription identifier of a place in a queue.
@@ -43,8 +48,6 @@ pub(crate) const TRACKING_BYTES: usize = 1_152;
 pub(crate) const RECIPIENT_BYTES: usize = 112;
 /// A deadline.
 pub(crate) const DEADLINE_BYTES: usize = 64;
-/// What is known of a client's presence, besides its names.
-pub(crate) const PRESENCE_BYTES: usize = 256;
 /// A user's vote about a network, besides the names.
 pub(crate) const NETWORK_VOTE_BYTES: usize = 192;
 /// A topic alias besides its topic.

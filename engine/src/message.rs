@@ -1,13 +1,15 @@
 //! One accepted message, stored once however many queues it is in.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use bytestring::ByteString;
 use protocol::{Publish, PublishProperties, QoS, UserProperties, im};
 
 use crate::Now;
-use crate::memory::{Account, Held, MESSAGE_BYTES};
+use crate::body::{Body, BodySlot};
+use crate::memory::Held;
 use crate::record::{Form, GroupNo, Source};
 
 /// Number of a message in this shard, over restarts.
@@ -39,32 +41,67 @@ impl Expiry {
     }
 }
 
-/// An accepted message. Never changes; queues, retained and in-flight entries share it.
+/// Says something that is found out after a message is made: once set it stays.
+#[derive(Debug, Default)]
+pub(crate) struct Flag(AtomicBool);
+
+impl Flag {
+    pub(crate) fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Says whether it was set before.
+    pub(crate) fn set(&self) -> bool {
+        self.0.swap(true, Ordering::Relaxed)
+    }
+}
+
+impl Clone for Flag {
+    fn clone(&self) -> Self {
+        Self(self.get().into())
+    }
+}
+
+impl PartialEq for Flag {
+    fn eq(&self, other: &Self) -> bool {
+        self.get() == other.get()
+    }
+}
+
+impl Eq for Flag {}
+
+/// An accepted message: what decisions need of it, and its body while that is in memory. Nothing else of it ever
+/// changes; queues, retained and in-flight entries share it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Message {
     pub(crate) no: MsgNo,
-    /// The record that makes it durable, 0 when none does: deliveries wait for it.
-    pub(crate) ticket: u64,
-    pub(crate) topic: ByteString,
-    pub(crate) payload: Bytes,
+    /// The record that it belongs to, 0 = none.
+    pub(crate) record: u64,
+    /// Whether deliveries wait for that record.
+    pub(crate) is_gated: bool,
+    /// Whether that record holds it: its body can be read there.
+    pub(crate) is_written: Flag,
+    /// Whether its body stays in memory all the same.
+    pub(crate) is_pinned: bool,
+    /// Whether queues are drained of it first.
+    pub(crate) is_high: bool,
     /// QoS it was published at.
     pub(crate) qos: QoS,
     /// Retain flag it was published with.
     pub(crate) retain: bool,
+    pub(crate) topic: ByteString,
     pub(crate) expiry: Option<Expiry>,
     /// Number in its conversation.
     pub(crate) seq: Option<u64>,
-    /// `im-id`, the sender's or ours.
-    pub(crate) id: ByteString,
-    /// `im-from`, empty for messages of the broker.
-    pub(crate) from: ByteString,
-    /// The publishing client, empty for messages of the broker.
-    pub(crate) client: ByteString,
     /// `im-ts`.
     pub(crate) ts_unix_ms: u64,
-    /// What the sender set, broker's names removed; expiry, alias and subscription ids are unset.
-    pub(crate) properties: PublishProperties,
-    /// Its share of the shard's memory.
+    /// Hash of user, topic and collapse key.
+    pub(crate) collapse: Option<u64>,
+    /// See [`queue_bytes`].
+    pub(crate) bytes: u32,
+    pub(crate) payload_bytes: u32,
+    pub(crate) body: BodySlot,
+    /// Its share of the shard's memory, its body's excepted.
     pub(crate) held: Held,
 }
 
@@ -121,23 +158,58 @@ pub(crate) fn queue_bytes(topic: &str, payload: &Bytes, properties: &PublishProp
 }
 
 impl Message {
-    /// Counts the message from now on until nothing points to it any more.
-    pub(crate) fn counted(mut self, account: &Account) -> Arc<Self> {
-        self.held = account.hold(MESSAGE_BYTES + self.bytes());
-        Arc::new(self)
+    /// Notes how large it is; its body must be there.
+    pub(crate) fn sized(mut self) -> Self {
+        if let Some(body) = self.body.load().as_deref() {
+            self.bytes =
+                queue_bytes(&self.topic, &body.payload, &body.properties).min(u32::MAX as usize) as u32;
+            self.payload_bytes = body.payload.len().min(u32::MAX as usize) as u32;
+        }
+        self
     }
 
     /// Bytes it occupies in a queue's account.
     pub(crate) fn bytes(&self) -> usize {
-        queue_bytes(&self.topic, &self.payload, &self.properties)
+        self.bytes as usize
+    }
+
+    /// Bytes of its body in that.
+    pub(crate) fn body_bytes(&self) -> usize {
+        self.bytes().saturating_sub(self.topic.len())
+    }
+
+    /// The record that deliveries wait for, 0 = none.
+    pub(crate) fn ticket(&self) -> u64 {
+        if self.is_gated { self.record } else { 0 }
+    }
+
+    /// The record that holds it, 0 = none.
+    pub(crate) fn place(&self) -> u64 {
+        if self.is_written.get() { self.record } else { 0 }
+    }
+
+    /// `im-from`; empty for messages of the broker, and while the body is away.
+    pub(crate) fn from(&self) -> ByteString {
+        self.body.load().as_ref().map_or_else(ByteString::new, |body| body.from.clone())
+    }
+
+    /// Whether a client published it; unknown while the body is away.
+    pub(crate) fn is_by(&self, client: &str) -> bool {
+        self.body.load().as_ref().is_some_and(|body| body.client == client)
     }
 
     /// Makes the PUBLISH for one recipient; packet id, DUP and retain are the caller's.
-    pub(crate) fn to_publish(&self, qos: QoS, subscription_identifiers: &[u32], now: Now) -> Publish {
-        let of = &self.properties;
+    pub(crate) fn to_publish(
+        &self,
+        body: &Body,
+        qos: QoS,
+        subscription_identifiers: &[u32],
+        now: Now,
+    ) -> Publish {
+        let of = &body.properties;
         let mut user_properties = Vec::with_capacity(of.user_properties.len() + 4);
         user_properties.extend_from_slice(&of.user_properties);
-        self.push_broker_properties(&mut user_properties);
+        body.push_broker_properties(self, &mut user_properties);
         let properties = PublishProperties {
             payload_format_utf8: of.payload_format_utf8,
             // [MQTT-3.3.2-6] the interval sent is the received one less the time it waited here.
@@ -158,30 +230,8 @@ impl Message {
             topic: self.topic.clone(),
             packet_id: None,
             properties,
-            payload: self.payload.clone(),
+            payload: body.payload.clone(),
         }
-    }
-
-    /// Takes what [`Self::to_publish`] added of the broker's own out again: a message that fits without is sent.
-    pub(crate) fn leave_out_broker_properties(&self, publish: &mut Publish) {
-        let senders = self.properties.user_properties.len();
-        publish.properties.user_properties.truncate(senders);
-    }
-
-    /// [MQTT-3.3.2-17] keeps the sender's user properties in order; the broker's come after them.
-    fn push_broker_properties(&self, properties: &mut UserProperties) {
-        let mut push =
-            |name: &'static str, value: ByteString| properties.push((ByteString::from_static(name), value));
-        if user_property(&self.properties.user_properties, im::IM_ID).is_none() {
-            push(im::IM_ID, self.id.clone());
-        }
-        if let Some(seq) = self.seq {
-            push(im::IM_SEQ, seq.to_string().into());
-        }
-        if !self.from.is_empty() {
-            push(im::IM_FROM, self.from.clone());
-        }
-        push(im::IM_TS, self.ts_unix_ms.to_string().into());
     }
 }
 
@@ -253,22 +303,27 @@ impl Delivery {
 
 #[cfg(test)]
 pub(crate) fn message_for_tests() -> Arc<Message> {
-    Arc::new(Message {
+    let body = Body { id: "id".into(), from: "u".into(), client: "c".into(), ..Body::default() };
+    let message = Message {
         no: MsgNo(1),
-        ticket: 0,
-        topic: "t".into(),
-        payload: Bytes::new(),
+        record: 0,
+        is_gated: false,
+        is_written: Flag::default(),
+        is_pinned: false,
+        is_high: false,
         qos: QoS::AtLeastOnce,
         retain: false,
+        topic: "t".into(),
         expiry: None,
         seq: None,
-        id: "id".into(),
-        from: "u".into(),
-        client: "c".into(),
         ts_unix_ms: 0,
-        properties: PublishProperties::default(),
+        collapse: None,
+        bytes: 0,
+        payload_bytes: 0,
+        body: body.into(),
         held: Held::default(),
-    })
+    };
+    Arc::new(message.sized())
 }
 
 #[cfg(test)]

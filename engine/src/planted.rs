@@ -44,10 +44,6 @@ pub enum Planted {
     OverlapTwice,
     /// Clean Start finds the old session.
     CleanStartResumes,
-    /// After a restart clients that were online stay so.
-    StalePresenceAfterRestart,
-    /// A client's new connection does not know the epoch of the one before.
-    PresenceEpochForgotten,
 }
 
 impl Planted {
@@ -71,7 +67,5 @@ impl Planted {
         Self::ReceiptsReopenedAtRestart,
         Self::OverlapTwice,
         Self::CleanStartResumes,
-        Self::StalePresenceAfterRestart,
-        Self::PresenceEpochForgotten,
     ];
 }

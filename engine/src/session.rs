@@ -129,6 +129,8 @@ pub(crate) struct Session {
     pub(crate) is_over_limit: bool,
     /// It is to be drained further after this turn.
     pub(crate) is_draining: bool,
+    /// What it sends next is being read from the log.
+    pub(crate) is_fetching: bool,
 }
 
 /// How many packet ids there are.
@@ -166,6 +168,7 @@ impl Session {
             holds_unreadable: false,
             is_over_limit: false,
             is_draining: false,
+            is_fetching: false,
         }
     }
 

@@ -124,7 +124,6 @@ impl<D: Disk> Log<D> {
             end,
             first_lsn,
             next_lsn,
-            records: next_lsn - first_lsn,
             start_lsn: first_lsn,
             index,
         })

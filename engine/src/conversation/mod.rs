@@ -113,7 +113,7 @@ impl Conversations {
             bytes: u32::try_from(message.bytes()).unwrap_or(u32::MAX),
             sender: SenderNo::default(),
         };
-        self.append_stored(&message.topic, &message.from, stored);
+        self.append_stored(&message.topic, &message.from(), stored);
     }
 
     /// The same for a message of which only this is known; its sender's number is given here.

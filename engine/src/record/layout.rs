@@ -7,14 +7,14 @@ use bytestring::ByteString;
 use protocol::{PacketId, PublishProperties, QoS, RetainHandling, SubscribeOptions, UserProperties, Will};
 
 use super::{
-    Entry, FinalState, Form, GroupNo, Hole, KeptMessage, MessageEntry, SessionNo, Source, TrackedRecipient,
-    VERSION,
+    Entry, FinalState, Form, GroupNo, HeadEntry, Hole, KeptMessage, MessageEntry, SessionNo, Source,
+    TrackedRecipient, VERSION,
 };
+use crate::body::{Body, BodySlot};
 use crate::config::ReceiptsWanted;
 use crate::dedup::{Fingerprint, Forgotten, Published};
 use crate::memory::Held;
-use crate::message::{Expiry, Message, MsgNo};
-use crate::presence::{Cause, State};
+use crate::message::{Expiry, Flag, Message, MsgNo};
 
 pub(super) mod kind {
     pub(in crate::record) const SESSION_OPENED: u8 = 1;
@@ -40,11 +40,12 @@ pub(super) mod kind {
     pub(in crate::record) const CONVERSATION_PAGE: u8 = 35;
     pub(in crate::record) const REPLAYED: u8 = 36;
     pub(in crate::record) const HOLES: u8 = 37;
-    pub(in crate::record) const PRESENCE: u8 = 24;
-    pub(in crate::record) const PRESENCE_CLEARED: u8 = 25;
     pub(in crate::record) const NET_VOTE: u8 = 28;
     pub(in crate::record) const PUBLISHED: u8 = 19;
     pub(in crate::record) const PUBLISHED_FORGOTTEN: u8 = 41;
+    pub(in crate::record) const HEAD: u8 = 29;
+    /// A message with what version 3 added.
+    pub(in crate::record) const MESSAGE_V3: u8 = 40;
 }
 
 pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
@@ -70,6 +71,7 @@ pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
             w.u8(kind::UNSUBSCRIBED).u64(session.0).str(filter);
         }
         Entry::Message(m) => write_message(w, &m.message, m.set_retained),
+        Entry::Head(h) => write_head(w, &h.message, h.needed),
         Entry::RetainedCleared { topic } => {
             w.u8(kind::RETAINED_CLEARED).str(topic);
         }
@@ -113,13 +115,6 @@ pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
         }
         Entry::Conversation { topic, seq, ts_unix_ms } => {
             w.u8(kind::CONVERSATION).str(topic).u64(*seq).u64(*ts_unix_ms);
-        }
-        Entry::Presence { client, state: s } => {
-            w.u8(kind::PRESENCE).str(client).str(&s.user).u64(s.epoch).u8(s.cause as u8).u64(s.since_unix_ms);
-            w.u64(s.last_seen_unix_ms).u16(s.keepalive_s).opt_u64(s.ended_unix_ms);
-        }
-        Entry::PresenceCleared { client } => {
-            w.u8(kind::PRESENCE_CLEARED).str(client);
         }
         Entry::NetVote { net, user, interval_s, at_unix_ms } => {
             w.u8(kind::NET_VOTE).str(net).str(user).u16(*interval_s).u64(*at_unix_ms);
@@ -175,9 +170,18 @@ fn write_conversation_entry(w: &mut Writer<'_>, entry: &Entry) {
 /// Writes what [`read_message`] reads.
 pub(super) fn write_message(w: &mut Writer<'_>, m: &Message, set_retained: bool) {
     let flags = m.qos as u8 | u8::from(m.retain) << 2 | u8::from(set_retained) << 3;
-    w.u8(kind::MESSAGE).u64(m.no.0).u8(flags);
+    let is_plain = m.collapse.is_none() && !m.is_high;
+    w.u8(if is_plain { kind::MESSAGE } else { kind::MESSAGE_V3 });
+    w.u64(m.no.0).u8(flags | u8::from(m.is_high) << 4);
     w.opt_u64(m.expiry.map(|e| e.unix_ms)).opt_u64(m.seq).u64(m.ts_unix_ms);
-    w.str(&m.id).str(&m.from).str(&m.client).str(&m.topic).bytes(&m.payload).properties(&m.properties);
+    if !is_plain {
+        w.opt_u64(m.collapse);
+    }
+    let body = m.body.load();
+    // A message is written while its body is in memory: `Shard::write_message` sees to it.
+    let Some(body) = body.as_deref() else { return debug_assert!(false, "a message without its body") };
+    w.str(&body.id).str(&body.from).str(&body.client).str(&m.topic).bytes(&body.payload);
+    w.properties(&body.properties);
 }
 
 /// Reads the entries of one record.
@@ -222,7 +226,8 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
             identifier: r.option(Reader::u32)?,
         },
         kind::UNSUBSCRIBED => Entry::Unsubscribed { session: r.session()?, filter: r.str()? },
-        kind::MESSAGE => Entry::Message(Box::new(read_message(r)?)),
+        form @ (kind::MESSAGE | kind::MESSAGE_V3) => Entry::Message(Box::new(read_message(r, form)?)),
+        kind::HEAD => Entry::Head(Box::new(read_head(r)?)),
         kind::RETAINED_CLEARED => Entry::RetainedCleared { topic: r.str()? },
         kind::QUEUED => {
             let (session, message, flags) = (r.session()?, r.message()?, r.u8()?);
@@ -296,8 +301,6 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
             let holes = (0..count).map(|_| hole(r)).collect::<Result<_, String>>()?;
             Entry::Holes { session, topic, form, holes }
         }
-        kind::PRESENCE => Entry::Presence { client: r.str()?, state: read_presence(r)? },
-        kind::PRESENCE_CLEARED => Entry::PresenceCleared { client: r.str()? },
         kind::NET_VOTE => {
             Entry::NetVote { net: r.str()?, user: r.str()?, interval_s: r.u16()?, at_unix_ms: r.u64()? }
         }
@@ -325,35 +328,85 @@ fn form(bits: u8) -> Result<Form, String> {
     }
 }
 
-fn read_presence(r: &mut Reader<'_>) -> Result<State, String> {
-    let (user, epoch, cause) = (r.str()?, r.u64()?, r.u8()?);
-    let cause =
-        Cause::ALL.get(usize::from(cause)).copied().ok_or_else(|| format!("unknown cause {cause}"))?;
-    let (since_unix_ms, last_seen_unix_ms, keepalive_s) = (r.u64()?, r.u64()?, r.u16()?);
-    let ended_unix_ms = r.option(Reader::u64)?;
-    Ok(State { user, epoch, cause, since_unix_ms, last_seen_unix_ms, keepalive_s, ended_unix_ms })
-}
-
-fn read_message(r: &mut Reader<'_>) -> Result<MessageEntry, String> {
+fn read_message(r: &mut Reader<'_>, form: u8) -> Result<MessageEntry, String> {
     let no = r.message()?;
     let flags = r.u8()?;
+    let (expiry, seq, ts_unix_ms) = (r.option(Reader::u64)?, r.option(Reader::u64)?, r.u64()?);
+    let collapse = if form == kind::MESSAGE { None } else { r.option(Reader::u64)? };
+    let (id, from, client, topic) = (r.str()?, r.str()?, r.str()?, r.str()?);
+    let (payload, properties) = (r.bytes()?, r.properties()?);
+    let body = Body { payload, id, from, client, properties, ..Body::default() };
     let message = Message {
         no,
-        ticket: 0,
+        record: 0,
+        is_gated: false,
+        is_written: Flag::default(),
+        is_pinned: false,
+        is_high: flags & 16 != 0,
         qos: QoS::from_u8(flags & 3).ok_or("qos 3")?,
         retain: flags & 4 != 0,
-        expiry: r.option(Reader::u64)?.map(|unix_ms| Expiry { unix_ms, monotonic_ms: 0 }),
-        seq: r.option(Reader::u64)?,
-        ts_unix_ms: r.u64()?,
-        id: r.str()?,
-        from: r.str()?,
-        client: r.str()?,
-        topic: r.str()?,
-        payload: r.bytes()?,
-        properties: r.properties()?,
+        topic,
+        expiry: expiry.map(|unix_ms| Expiry { unix_ms, monotonic_ms: 0 }),
+        seq,
+        ts_unix_ms,
+        collapse,
+        bytes: 0,
+        payload_bytes: 0,
+        body: body.into(),
         held: Held::default(),
     };
-    Ok(MessageEntry { message, set_retained: flags & 8 != 0 })
+    Ok(MessageEntry { message: message.sized(), set_retained: flags & 8 != 0 })
+}
+
+/// Writes what [`read_head`] reads.
+pub(super) fn write_head(w: &mut Writer<'_>, m: &Message, needed: u32) {
+    let flags = m.qos as u8 | u8::from(m.retain) << 2 | u8::from(m.is_high) << 3;
+    w.u8(kind::HEAD).u64(m.no.0).u64(m.place()).u8(flags).u32(needed);
+    w.opt_u64(m.expiry.map(|e| e.unix_ms)).opt_u64(m.seq).u64(m.ts_unix_ms).opt_u64(m.collapse);
+    w.u32(m.bytes).u32(m.payload_bytes).str(&m.topic);
+}
+
+fn read_head(r: &mut Reader<'_>) -> Result<HeadEntry, String> {
+    let (no, record, flags, needed) = (r.message()?, r.u64()?, r.u8()?, r.u32()?);
+    let (expiry, seq, ts_unix_ms) = (r.option(Reader::u64)?, r.option(Reader::u64)?, r.u64()?);
+    let (collapse, bytes, payload_bytes) = (r.option(Reader::u64)?, r.u32()?, r.u32()?);
+    let is_written = Flag::default();
+    if record > 0 {
+        is_written.set();
+    }
+    let message = Message {
+        no,
+        record,
+        is_gated: false,
+        is_written,
+        is_pinned: false,
+        is_high: flags & 8 != 0,
+        qos: QoS::from_u8(flags & 3).ok_or("qos 3")?,
+        retain: flags & 4 != 0,
+        topic: r.str()?,
+        expiry: expiry.map(|unix_ms| Expiry { unix_ms, monotonic_ms: 0 }),
+        seq,
+        ts_unix_ms,
+        collapse,
+        bytes,
+        payload_bytes,
+        body: BodySlot::default(),
+        held: Held::default(),
+    };
+    Ok(HeadEntry { message, needed })
+}
+
+/// Reads the body of a message out of the record that holds it; `None` when the record does not.
+pub(crate) fn read_body(record: &Bytes, no: MsgNo) -> Option<Body> {
+    let mut r = Reader { record, at: 0, version: 0 };
+    r.version = r.u8().ok().filter(|version| (1..=VERSION).contains(version))?;
+    while r.at < record.len() {
+        match read_entry(&mut r).ok()? {
+            Entry::Message(entry) if entry.message.no == no => return entry.message.body.take(),
+            _ => {}
+        }
+    }
+    None
 }
 
 fn read_tracked(r: &mut Reader<'_>) -> Result<Entry, String> {

@@ -14,10 +14,9 @@ use protocol::{PacketId, QoS, SubscribeOptions, Will};
 use crate::config::ReceiptsWanted;
 use crate::dedup::{Forgotten, Published};
 use crate::message::{Message, MsgNo};
-use crate::presence::State;
-use layout::{Writer, write_entry, write_message};
+use layout::{Writer, write_entry, write_head, write_message};
 
-pub(crate) use layout::read_record;
+pub(crate) use layout::{read_body, read_record};
 
 /// Version of the layout that is written; older ones are read, a newer one is refused.
 pub(crate) const VERSION: u8 = 3;
@@ -83,6 +82,14 @@ pub(crate) struct MessageEntry {
     pub(crate) message: Message,
     /// Whether it becomes its topic's retained message.
     pub(crate) set_retained: bool,
+}
+
+/// A message without its body, as logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HeadEntry {
+    pub(crate) message: Message,
+    /// How many queues, flights and the like need it, where somebody counts.
+    pub(crate) needed: u32,
 }
 
 /// A recipient whose final state the sender wants to hear of.
@@ -190,6 +197,8 @@ pub(crate) enum Entry {
         filter: ByteString,
     },
     Message(Box<MessageEntry>),
+    /// A message that was written before, without its body: that is in the record it names.
+    Head(Box<HeadEntry>),
     /// A topic has no retained message any more.
     RetainedCleared {
         topic: ByteString,
@@ -297,15 +306,6 @@ pub(crate) enum Entry {
         form: Form,
         holes: Vec<Hole>,
     },
-    /// Whether a client is connected.
-    Presence {
-        client: ByteString,
-        state: State,
-    },
-    /// Nothing is known of a client's presence any more.
-    PresenceCleared {
-        client: ByteString,
-    },
     /// A user's vote about a network; an interval of 0 takes it back.
     NetVote {
         net: ByteString,
@@ -356,6 +356,11 @@ impl RecordBuilder {
     /// Adds an `Entry::Message` without making one.
     pub(crate) fn push_message(&mut self, message: &Message, set_retained: bool) {
         write_message(&mut self.writer(), message, set_retained);
+    }
+
+    /// Adds an `Entry::Head` without making one.
+    pub(crate) fn push_head(&mut self, message: &Message, needed: u32) {
+        write_head(&mut self.writer(), message, needed);
     }
 
     fn writer(&mut self) -> Writer<'_> {

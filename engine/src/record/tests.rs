@@ -2,9 +2,9 @@
 
 use super::layout::kind;
 use super::*;
+use crate::body::{Body, BodySlot};
 use crate::dedup::Fingerprint;
-use crate::message::Expiry;
-use crate::presence::Cause;
+use crate::message::{Expiry, Flag, message_for_tests};
 use protocol::{PublishProperties, RetainHandling};
 
 fn will() -> Box<Will> {
@@ -25,19 +25,11 @@ fn will() -> Box<Will> {
 }
 
 fn message() -> MessageEntry {
-    let message = Message {
-        no: MsgNo(9),
-        ticket: 0,
-        topic: "im/room".into(),
+    let body = Body {
         payload: Bytes::from_static(b"\x00payload"),
-        qos: QoS::ExactlyOnce,
-        retain: true,
-        expiry: Some(Expiry { unix_ms: 1_800_000_060_000, monotonic_ms: 0 }),
-        seq: Some(3),
         id: "id-1".into(),
         from: "anon:truck".into(),
         client: "truck".into(),
-        ts_unix_ms: 1_800_000_000_000,
         properties: PublishProperties {
             payload_format_utf8: Some(true),
             response_topic: Some("r".into()),
@@ -45,9 +37,20 @@ fn message() -> MessageEntry {
             user_properties: vec![("a".into(), "1".into()), ("a".into(), "2".into())],
             ..PublishProperties::default()
         },
-        held: Default::default(),
+        ..Body::default()
     };
-    MessageEntry { message, set_retained: true }
+    let message = Message {
+        no: MsgNo(9),
+        topic: "im/room".into(),
+        qos: QoS::ExactlyOnce,
+        retain: true,
+        expiry: Some(Expiry { unix_ms: 1_800_000_060_000, monotonic_ms: 0 }),
+        seq: Some(3),
+        ts_unix_ms: 1_800_000_000_000,
+        body: body.into(),
+        ..Message::clone(&message_for_tests())
+    };
+    MessageEntry { message: message.sized(), set_retained: true }
 }
 
 /// One of each kind that version 1 knew, in the order of their numbers.
@@ -148,6 +151,11 @@ fn entries_added_by_version_3() -> Vec<Entry> {
         Published::new(fingerprint, Some(4), false, 1_800_000_000),
         Published::new(fingerprint, None, true, 0),
     ];
+    let is_written = Flag::default();
+    is_written.set();
+    let body = BodySlot::default();
+    let head = Message { record: 12, is_written, collapse: Some(7), body, ..message().message };
+    let collapsing = Message { collapse: Some(7), is_high: true, ..message().message };
     let (session, message, topic) = (SessionNo(7), MsgNo(9), ByteString::from("im/room"));
     let kept = KeptMessage {
         seq: 3,
@@ -190,19 +198,6 @@ fn entries_added_by_version_3() -> Vec<Entry> {
             packet_id: None,
         },
         Entry::Ended { session, message, source: Source::RetainedEnvelope, packet_id: None, state: None },
-        Entry::Presence {
-            client: "c".into(),
-            state: State {
-                user: "u".into(),
-                epoch: 1_800_000_000_001,
-                cause: Cause::KeepAlive,
-                since_unix_ms: 1_800_000_000_002,
-                last_seen_unix_ms: 1_800_000_000_000,
-                keepalive_s: 240,
-                ended_unix_ms: Some(1_800_000_000_003),
-            },
-        },
-        Entry::PresenceCleared { client: "c".into() },
         Entry::NetVote {
             net: "lte".into(),
             user: "u".into(),
@@ -211,6 +206,8 @@ fn entries_added_by_version_3() -> Vec<Entry> {
         },
         Entry::Published { user: "u".into(), first: 7, ids },
         Entry::PublishedForgotten(Forgotten { user: "u".into(), from: 1, to: 7 }),
+        Entry::Head(Box::new(HeadEntry { message: head, needed: 3 })),
+        Entry::Message(Box::new(MessageEntry { message: collapsing, set_retained: false })),
     ]
 }
 

@@ -10,12 +10,13 @@ use super::Shard;
 use super::limits::levels_of;
 use super::share::Load;
 use crate::Now;
+use crate::body::Body;
 use crate::config::ReceiptsWanted;
 use crate::conversation::Head;
 use crate::dedup::Fingerprint;
 use crate::memory::Held;
 use crate::message::{
-    Delivery, Expiry, Message, MsgNo, Origin, Share, compact, compact_properties, own_id, queue_bytes,
+    Delivery, Expiry, Flag, Message, MsgNo, Origin, Share, compact, compact_properties, own_id, queue_bytes,
     strip_broker_properties, user_property,
 };
 use crate::planted::Planted;
@@ -102,6 +103,8 @@ pub(super) struct Target {
 struct Plan {
     /// What it will be known by when it comes again.
     given_id: Option<Fingerprint>,
+    /// See [`queue_bytes`].
+    bytes: usize,
     is_conversation: bool,
     /// Whether the sender wants receipts.
     wanted: bool,
@@ -138,23 +141,36 @@ impl Shard {
         let no = self.take_message_no();
         // QoS 0 skips the gate, except in a conversation.
         let gated = plan.recorded && (plan.is_conversation || offer.qos > QoS::AtMostOnce);
-        let message = Message {
-            no,
-            ticket: if gated { self.gate.next_ticket() } else { 0 },
-            expiry: offer.properties.message_expiry_interval_s.take().map(|s| Expiry::after(s, now)),
-            topic: offer.topic,
+        let expiry = offer.properties.message_expiry_interval_s.take().map(|s| Expiry::after(s, now));
+        let (bytes, payload_bytes) = (plan.bytes.min(u32::MAX as usize) as u32, offer.payload.len() as u32);
+        let body = Body {
             payload: offer.payload,
-            qos: offer.qos,
-            retain: offer.retain,
-            seq: head.map(|h| h.seq),
             id: id.clone(),
             from: offer.by.user.clone(),
             client: offer.by.client,
-            ts_unix_ms: head.map_or(now.unix_ms, |h| h.ts_unix_ms),
             properties: offer.properties,
+            ..Body::default()
+        };
+        let message = Message {
+            no,
+            record: if plan.recorded { self.gate.next_ticket() } else { 0 },
+            is_gated: gated,
+            is_written: Flag::default(),
+            is_pinned: false,
+            is_high: false,
+            qos: offer.qos,
+            retain: offer.retain,
+            topic: offer.topic,
+            expiry,
+            seq: head.map(|h| h.seq),
+            ts_unix_ms: head.map_or(now.unix_ms, |h| h.ts_unix_ms),
+            collapse: None,
+            bytes,
+            payload_bytes,
+            body: body.into(),
             held: Held::default(),
         };
-        let message = if may_stay { message.counted(&self.account) } else { Arc::new(message) };
+        let message = if may_stay { self.bodies.count(message) } else { Arc::new(message) };
         self.keep(now, &message, &plan);
         let nobody = plan.targets.is_empty() && !plan.is_conversation;
         if let Some(given_id) = plan.given_id {
@@ -164,35 +180,30 @@ impl Shard {
             self.take_incoming(key, packet_id, message.seq, id.clone());
         }
         if let Some(wanted) = plan.tracked {
-            self.track(&message, wanted, &offer.by.user, &plan.targets, offer.by.session);
+            self.track(&message, &id, wanted, &offer.by.user, &plan.targets, offer.by.session);
         } else if plan.wanted && !plan.is_conversation {
             let payload = receipt::undeliverable(&message.topic, &id, now.unix_ms);
             self.turn.told.push(receipt::Told { sender: offer.by.user, payload });
         }
         for target in plan.targets {
-            self.deliver_to(now, target, &message);
+            let retain = message.retain && target.retain_as_published;
+            // [MQTT-3.8.4-8], [MQTT-4.8.2-3] the lower of the two levels.
+            let qos = target.qos.min(message.qos);
+            let subscription_identifiers = target.identifiers;
+            let message = message.clone();
+            let origin = match target.share {
+                Some(share) => {
+                    self.chose(share.no, target.session);
+                    Origin::Group { share, kept: target.kept }
+                }
+                None if target.form == Form::Envelope => Origin::Envelope,
+                None => Origin::Subscriptions,
+            };
+            let delivery = Delivery { message, qos, retain, origin, subscription_identifiers };
+            self.deliver(now, target.session, delivery);
         }
         let reason = if nobody { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success };
         Ok(Accepted { reason, seq: message.seq, id, is_repeat: false })
-    }
-
-    /// Gives a message to one of its recipients.
-    pub(super) fn deliver_to(&mut self, now: Now, target: Target, message: &Arc<Message>) {
-        let retain = message.retain && target.retain_as_published;
-        // [MQTT-3.8.4-8], [MQTT-4.8.2-3] the lower of the two levels.
-        let qos = target.qos.min(message.qos);
-        let subscription_identifiers = target.identifiers;
-        let message = message.clone();
-        let origin = match target.share {
-            Some(share) => {
-                self.chose(share.no, target.session);
-                Origin::Group { share, kept: target.kept }
-            }
-            None if target.form == Form::Envelope => Origin::Envelope,
-            None => Origin::Subscriptions,
-        };
-        let delivery = Delivery { message, qos, retain, origin, subscription_identifiers };
-        self.deliver(now, target.session, delivery);
     }
 
     /// Checks a message by itself; returns its id.
@@ -255,6 +266,7 @@ impl Shard {
         self.check_queues(offer.qos, bytes, &targets, is_conversation)?;
         Ok(Plan {
             given_id,
+            bytes,
             is_conversation,
             wanted: wanted.is_some(),
             tracked,
@@ -280,7 +292,7 @@ impl Shard {
             self.write_message(message, plan.set_retained);
         }
         if plan.is_conversation {
-            self.conversations.append(message, message.ticket);
+            self.conversations.append(message, message.record);
             self.retain(now, &message.topic);
             if self.conversations.first_seq(&message.topic) == message.seq.unwrap_or_default() {
                 self.watch_retention(now);
@@ -291,7 +303,7 @@ impl Shard {
             self.write(&Entry::RetainedCleared { topic: message.topic.clone() });
             self.watch_retained();
         } else if plan.set_retained {
-            self.retained.set(message.clone());
+            self.retained.set(self.bodies.pinned(message));
             self.watch_retained();
         }
     }
@@ -322,12 +334,12 @@ impl Shard {
     }
 
     /// Whether the log has what goes to the target, unless it is only sent at QoS 0.
-    pub(super) fn is_logged(&self, target: &Target) -> bool {
+    fn is_logged(&self, target: &Target) -> bool {
         self.sessions[target.session].durable || target.kept
     }
 
     /// One record holds the message and all its recipients, so their number has a limit.
-    pub(super) fn check_record(&self, targets: &[Target], tracked: bool) -> Result<(), Refused> {
+    fn check_record(&self, targets: &[Target], tracked: bool) -> Result<(), Refused> {
         let durable = targets.iter().filter(|t| self.is_logged(t));
         let group = |t: &Target| GROUP_BYTES * usize::from(t.share.is_some());
         let queued: usize = durable.map(|t| QUEUED_BYTES + group(t) + 4 * t.identifiers.len()).sum();
@@ -405,6 +417,7 @@ impl Shard {
     fn track(
         &mut self,
         message: &Message,
+        id: &ByteString,
         wanted: ReceiptsWanted,
         sender: &ByteString,
         targets: &[Target],
@@ -427,14 +440,14 @@ impl Shard {
             message: message.no,
             topic: message.topic.clone(),
             seq: message.seq,
-            id: message.id.clone(),
+            id: id.clone(),
             sender: sender.clone(),
             wanted,
             of,
             ended,
             recipients: recipients.clone(),
         });
-        let (topic, id) = (message.topic.clone(), message.id.clone());
+        let (topic, id) = (message.topic.clone(), id.clone());
         let seq = message.seq;
         self.receipts.track(message.no, topic, seq, id, sender.clone(), wanted, of, ended, recipients);
         self.watch_expiry(message);
@@ -446,8 +459,12 @@ impl Shard {
         no
     }
 
-    pub(super) fn write_message(&mut self, message: &Message, set_retained: bool) {
+    /// Writes a message, which has its body, into this turn's record.
+    pub(super) fn write_message(&mut self, message: &Arc<Message>, set_retained: bool) {
         self.turn.record.push_message(message, set_retained);
+        if message.record == self.gate.next_ticket() {
+            self.bodies.written(message);
+        }
     }
 }
 

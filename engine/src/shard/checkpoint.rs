@@ -13,7 +13,7 @@ use rustc_hash::FxHashSet;
 
 use super::Shard;
 use crate::conversation::Stored;
-use crate::message::{Delivery, MsgNo};
+use crate::message::{Delivery, Flag, Message, MsgNo};
 use crate::record::{Entry, KeptMessage, RecordBuilder, SessionNo};
 use crate::session::{Incoming, Session, Subscription};
 
@@ -29,8 +29,10 @@ const IDS_PER_ENTRY: usize = 1_000;
 struct Checkpoint {
     records: Vec<Bytes>,
     builder: RecordBuilder,
-    /// Bodies that are in the records.
+    /// Messages that are in the records.
     written: FxHashSet<MsgNo>,
+    /// Bodies are left out.
+    heads_only: bool,
 }
 
 /// What a session leaves to its groups when it ends, or would if the process died now.
@@ -42,17 +44,21 @@ struct Left<'a> {
 
 impl Shard {
     /// Returns records that rebuild the durable state as it is after the last `Append`: what a compacted log
-    /// holds.
+    /// holds. Of a message whose body is away they name the record that has it.
     pub fn checkpoint(&self) -> Vec<Bytes> {
-        let mut out = Checkpoint::default();
+        self.export(Checkpoint::default())
+    }
+
+    /// Returns the same without any body but those of retained messages: two shards with the same state return the
+    /// same, whatever they have in memory.
+    pub fn state(&self) -> Vec<Bytes> {
+        self.export(Checkpoint { heads_only: true, ..Checkpoint::default() })
+    }
+
+    fn export(&self, mut out: Checkpoint) -> Vec<Bytes> {
         let (message, session, group) = (self.next_message, self.next_session, self.groups.next_no());
         out.push(&Entry::Counters { message, session, group });
         self.conversations(&mut out);
-        let presences: BTreeMap<_, _> = self.presences.iter().collect();
-        for (client, state) in presences {
-            out.push(&Entry::Presence { client: client.clone(), state: state.clone() });
-            out.close_if_full();
-        }
         let votes: BTreeSet<_> = self.networks.iter().collect();
         for (net, user, interval_s, at_unix_ms) in votes {
             let (net, user) = (net.clone(), user.clone());
@@ -230,8 +236,17 @@ impl Checkpoint {
     }
 
     fn delivery(&mut self, session: SessionNo, delivery: &Delivery, packet_id: Option<PacketId>) {
-        if self.written.insert(delivery.message.no) {
-            self.builder.push_message(&delivery.message, false);
+        let message = &delivery.message;
+        if self.written.insert(message.no) {
+            let is_here = message.body.load().as_ref().is_some_and(|body| !body.is_lost);
+            if self.heads_only {
+                let is_written = Flag::default();
+                self.builder.push_head(&Message { is_written, ..Message::clone(message) }, 0);
+            } else if is_here {
+                self.builder.push_message(message, false);
+            } else {
+                self.builder.push_head(message, 0);
+            }
         }
         self.push(&delivery.queued(session, packet_id));
     }

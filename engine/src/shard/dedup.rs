@@ -40,11 +40,12 @@ impl Shard {
         let at_s = u32::try_from(now.unix_ms / 1000).unwrap_or(u32::MAX);
         let published = Published::new(id, message.seq, had_nobody, at_s);
         let was_empty = self.dedup.len() == 0;
-        let (first, published, forgotten) = self.dedup.insert(&message.from, published, now.unix_ms);
+        let from = message.from();
+        let (first, published, forgotten) = self.dedup.insert(&from, published, now.unix_ms);
         for forgotten in forgotten {
             self.write(&Entry::PublishedForgotten(forgotten));
         }
-        self.write(&Entry::Published { user: message.from.clone(), first, ids: vec![published] });
+        self.write(&Entry::Published { user: from, first, ids: vec![published] });
         if was_empty {
             self.watch_dedup(now);
         }

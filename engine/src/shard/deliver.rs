@@ -10,6 +10,7 @@ use super::queue::Way;
 use super::rights::NOT_AUTHORIZED;
 use super::{Conn, Shard, Wait};
 use crate::alias::Alias;
+use crate::body::Body;
 use crate::envelope;
 use crate::memory::MemoryLevel;
 use crate::message::{Delivery, Message};
@@ -26,11 +27,19 @@ const BURST_BYTES: usize = 64 * 1024;
 /// Bytes sent that are as much work as one thing looked at.
 const BYTES_PER_EFFORT: usize = 512;
 
+/// Why a message is dropped that the log does not have any more: the store is damaged.
+const STORAGE_ERROR: &str = "storage_error";
+
 impl Shard {
     /// Gives a message to a session. A durable session's part in it goes into the turn's record; the
     /// message itself must be there before.
     pub(super) fn deliver(&mut self, now: Now, key: SessionKey, delivery: Delivery) {
         match self.way(key, delivery.qos, delivery.message.seq.is_some()) {
+            Way::Send(_) if !delivery.message.body.is_here() => {
+                // Handed over by another member of its group: it goes out when it was read.
+                self.enqueue(now, key, delivery);
+                self.drain_later(key);
+            }
             Way::Send(conn) if delivery.qos == QoS::AtMostOnce => {
                 self.send_at_most_once(now, key, conn, delivery);
             }
@@ -49,7 +58,7 @@ impl Shard {
     fn write_out(&mut self, now: Now, key: SessionKey, conn: ConnId, delivery: &Delivery) -> Outcome {
         match self.prepare(now, key, conn, delivery, None) {
             Ok(publish) => {
-                self.send(conn, Wait::Ticket(delivery.message.ticket), Packet::Publish(publish));
+                self.send(conn, Wait::Ticket(delivery.message.ticket()), Packet::Publish(publish));
                 Outcome::Delivered(QoS::AtMostOnce)
             }
             Err(reason) => Outcome::Dropped(reason),
@@ -58,7 +67,7 @@ impl Shard {
 
     /// Sends a QoS 1 or 2 message for the first time. `is_new` says that the log does not know it at this
     /// session yet.
-    fn send_first(&mut self, now: Now, key: SessionKey, conn: ConnId, delivery: Delivery, is_new: bool) {
+    fn send_first(&mut self, now: Now, key: SessionKey, conn: ConnId, mut delivery: Delivery, is_new: bool) {
         let message = delivery.message.no;
         let session = &mut self.sessions[key];
         let logged = session.logs(&delivery);
@@ -77,7 +86,7 @@ impl Shard {
             Err(reason) => return self.end_waiting(now, key, &delivery, Outcome::Dropped(reason)),
         };
         let session = self.sessions[key].no;
-        let mut ticket = delivery.message.ticket;
+        let mut ticket = delivery.message.ticket();
         if logged {
             // The packet id must survive: after a crash the same message goes out under the same id
             // ([MQTT-4.4.0-1]), or a QoS 2 receiver would take it twice.
@@ -87,6 +96,9 @@ impl Shard {
                 Entry::Sent { session, message, packet_id }
             });
             ticket = self.gate.next_ticket();
+        } else if is_new {
+            // Its record is not kept for this session's sake.
+            delivery.message = self.bodies.pinned(&delivery.message);
         }
         self.send(conn, Wait::Ticket(ticket), Packet::Publish(publish));
         self.sessions[key].push_in_flight(packet_id, delivery, true);
@@ -99,6 +111,7 @@ impl Shard {
         let Some(c) = self.conns.get(&conn).filter(|c| c.takes_publishes()) else { return };
         let window = c.window;
         self.resend(now, key, conn, window);
+        let sends_expired = self.has_planted(Planted::ExpiryNotCounted);
         let (mut ended, mut bytes) = (0, 0);
         loop {
             if ended >= ENDS_PER_TURN_MAX || bytes >= BURST_BYTES || self.turn.record.len() >= RECORD_BYTES {
@@ -109,10 +122,17 @@ impl Shard {
             if session.window_used < session.in_flight.len() || session.window_used >= window {
                 return;
             }
-            let Some(delivery) = session.pop_waiting() else { return self.gather_more(key) };
+            let Some(Delivery { message, .. }) = session.queue.front() else {
+                return self.gather_more(key);
+            };
+            let is_expired = !sends_expired && message.expiry.is_some_and(|e| e.is_past(now));
+            if !is_expired && !message.body.is_here() {
+                self.effort += bytes / BYTES_PER_EFFORT;
+                return self.fetch_for_session(key);
+            }
+            let Some(delivery) = session.pop_waiting() else { return };
             bytes += delivery.message.bytes();
-            let is_expired = delivery.message.expiry.is_some_and(|e| e.is_past(now));
-            if is_expired && !self.has_planted(Planted::ExpiryNotCounted) {
+            if is_expired {
                 // [MQTT-3.3.2-5] expired before its delivery began.
                 self.end_waiting(now, key, &delivery, Outcome::Expired);
                 ended += 1;
@@ -167,6 +187,10 @@ impl Shard {
                 self.drain_later(key);
                 break;
             }
+            if !entry.delivery.message.body.is_here() {
+                self.fetch_for_session(key);
+                break;
+            }
             let delivery = entry.delivery.clone();
             bytes += delivery.message.bytes();
             let packet = match self.prepare(now, key, conn, &delivery, Some(packet_id)) {
@@ -210,7 +234,7 @@ impl Shard {
     /// Makes the PUBLISH for a session's connection, which must be sent then: the client will know the topic's alias.
     ///
     /// # Errors
-    /// Why the client does not get it: it is over its Maximum Packet Size, or may not be read any more.
+    /// Why the client does not get it: it is over its Maximum Packet Size, may not be read any more, or is lost.
     fn prepare(
         &mut self,
         now: Now,
@@ -223,9 +247,12 @@ impl Shard {
             return Err(NOT_AUTHORIZED);
         }
         let may_learn = self.memory.level == MemoryLevel::Normal;
+        let body = delivery.message.body.load();
+        debug_assert!(body.is_some(), "a message is sent whose body was not waited for");
+        let body = body.as_ref().filter(|body| !body.is_lost).ok_or(STORAGE_ERROR)?;
         let c = self.conns.get_mut(&conn);
         // [MQTT-3.1.2-24]
-        c.and_then(|c| c.publish(now, delivery, packet_id, may_learn)).ok_or("too_large")
+        c.and_then(|c| c.publish(now, delivery, body, packet_id, may_learn)).ok_or("too_large")
     }
 
     /// Ends a message that the log does not have at this session: only its receipt may need the record.
@@ -261,21 +288,22 @@ impl Conn {
         &mut self,
         now: Now,
         delivery: &Delivery,
+        body: &Body,
         packet_id: Option<PacketId>,
         may_learn: bool,
     ) -> Option<Publish> {
         let message = &delivery.message;
         self.last_sent_ms = now.monotonic_ms;
         let mut publish = if self.version == ProtocolVersion::V5 {
-            message.to_publish(delivery.qos, &delivery.subscription_identifiers, now)
+            message.to_publish(body, delivery.qos, &delivery.subscription_identifiers, now)
         } else {
-            let (topic, payload) = (message.topic.clone(), message.payload.clone());
+            let (topic, payload) = (message.topic.clone(), body.payload.clone());
             Publish { qos: delivery.qos, topic, payload, ..Publish::default() }
         };
         publish.packet_id = packet_id;
         publish.retain = delivery.retain;
         if delivery.form() == Form::Envelope {
-            publish = envelope::wrap(message, false, publish)?;
+            publish = envelope::wrap(message, body, false, publish)?;
         }
         let alias = self.topics.as_mut().and_then(|topics| topics.find(&publish.topic));
         let named = match alias {
@@ -290,7 +318,7 @@ impl Conn {
             Some(Alias::Free(alias)) if may_learn => publish.properties.topic_alias = Some(alias),
             _ => {}
         }
-        if !self.fit(&mut publish, message) {
+        if !self.fit(&mut publish, message, body) {
             return None;
         }
         if let (Some(Alias::Free(alias)), Some(topics)) = (alias, &mut self.topics)
@@ -306,7 +334,7 @@ impl Conn {
 
     /// Makes the packet such that the client can take it: for that an alias that is new to it may be left out,
     /// and what the broker adds. Says whether that helped.
-    fn fit(&self, publish: &mut Publish, message: &Message) -> bool {
+    fn fit(&self, publish: &mut Publish, message: &Message, body: &Body) -> bool {
         let Some(limit) = self.packet_bytes_max else { return true };
         let limit = limit.get() as usize;
         let mut packet = Packet::Publish(std::mem::take(publish));
@@ -318,7 +346,7 @@ impl Conn {
                 0 if !publish.topic.is_empty() => publish.properties.topic_alias = None,
                 0 => {}
                 // In a conversation the number is part of the message: without it the client would see a hole.
-                1 if message.seq.is_none() => message.leave_out_broker_properties(publish),
+                1 if message.seq.is_none() => body.leave_out_broker_properties(publish),
                 _ => return false,
             }
         }

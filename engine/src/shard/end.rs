@@ -5,14 +5,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use bytestring::ByteString;
 use protocol::im::{ERRORS_TOPIC, RECEIPTS_TOPIC};
-use protocol::{PacketId, PublishProperties, QoS};
+use protocol::{PacketId, QoS};
 
 use super::Shard;
 use super::accept::Publisher;
 use super::backlog::{ENDS_PER_TURN_MAX, Work};
 use super::share::Remains;
+use crate::body::Body;
 use crate::memory::Held;
-use crate::message::{Delivery, Message, MsgNo, Origin, own_id};
+use crate::message::{Delivery, Flag, Message, MsgNo, Origin, own_id};
 use crate::receipt::{Names, Outcome, Told};
 use crate::record::{Entry, Recipient, SessionNo, Source};
 use crate::route::SessionKey;
@@ -111,33 +112,32 @@ impl Shard {
         payload: Bytes,
         qos: QoS,
     ) -> Arc<Message> {
-        let ticket =
-            if self.turn.record.is_empty() && qos == QoS::AtMostOnce { 0 } else { self.gate.next_ticket() };
+        let body = Body { payload, id: own_id(self.rng.u64(..)), ..Body::default() };
         let message = Message {
             no: self.take_message_no(),
-            ticket,
-            topic,
-            payload,
+            record: self.gate.next_ticket(),
+            is_gated: !self.turn.record.is_empty() || qos > QoS::AtMostOnce,
+            is_written: Flag::default(),
+            is_pinned: false,
+            is_high: false,
             qos,
             retain: false,
+            topic,
             expiry: None,
             seq: None,
-            id: own_id(self.rng.u64(..)),
-            from: ByteString::new(),
-            client: ByteString::new(),
             ts_unix_ms: now.unix_ms,
-            properties: PublishProperties::default(),
+            collapse: None,
+            bytes: 0,
+            payload_bytes: 0,
+            body: body.into(),
             held: Held::default(),
         };
-        message.counted(&self.account)
+        self.bodies.count(message.sized())
     }
 
     /// Ends a connection, whoever ended it; the session may live on. Unknown connections are ignored.
     pub(super) fn connection_ended(&mut self, now: Now, conn: ConnId, reason: CloseReason) {
         let Some(key) = self.conns.get(&conn).map(|c| c.session) else { return };
-        if let Some(last_seen) = self.last_seen(now, conn) {
-            self.presence_ended(now, key, &reason, &last_seen);
-        }
         self.close(conn, reason);
         let session = &mut self.sessions[key];
         session.conn = None;
@@ -187,7 +187,6 @@ impl Shard {
         }
         self.timers.clear(Deadline::SessionExpiry(session.no));
         self.timers.clear(Deadline::WillDelay(session.no));
-        self.presence_session_ended(now, &session.client_id);
         if let Some(remains) = Remains::of(&mut session, &self.account) {
             self.remains.insert(session.no, remains);
             self.backlog.push_back(Work::HandOver(session.no));

@@ -33,8 +33,9 @@ impl Shard {
             + self.timers.len() * DEADLINE_BYTES
     }
 
-    /// Counts again after an input; QoS 0 messages that wait begin to go when there is much.
+    /// Lets bodies leave and counts again after an input; QoS 0 messages that wait begin to go when there is much.
     pub(super) fn watch_memory(&mut self) {
+        self.bodies.evict(self.gate.newest_committed());
         let before = self.memory.level;
         self.memory.update(self.held_bytes());
         if before == MemoryLevel::Normal && self.memory.level > before {

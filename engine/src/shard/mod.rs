@@ -14,12 +14,12 @@ mod connect;
 mod dedup;
 mod deliver;
 mod end;
+mod fetch;
 mod incoming;
 mod inform;
 mod keepalive;
 mod limits;
 mod memory;
-mod presence;
 mod probe;
 mod publish;
 mod queue;
@@ -39,6 +39,7 @@ use protocol::{Packet, ProtocolVersion, ReasonCode};
 use rustc_hash::FxHashMap;
 
 use crate::alias::TopicAliases;
+use crate::body::Bodies;
 use crate::conversation::Conversations;
 use crate::dedup::Dedup;
 use crate::gate::Gate;
@@ -47,7 +48,6 @@ use crate::names::ByName;
 use crate::network::Networks;
 use crate::places::Places;
 use crate::planted::Planted;
-use crate::presence::Presences;
 use crate::receipt::{Receipts, Told};
 use crate::record::{Entry, RecordBuilder, SessionNo};
 use crate::retained::Retained;
@@ -58,6 +58,7 @@ use crate::share::Groups;
 use crate::timers::{Deadline, Timers};
 use crate::{CloseReason, Config, ConnId, Input, Now, OnFull, Output, Stats, Ticket};
 use backlog::Work;
+use fetch::Fetches;
 use keepalive::Path;
 use share::Remains;
 
@@ -88,16 +89,14 @@ pub struct Shard {
     dedup: Dedup,
     receipts: Receipts,
     networks: Networks,
-    presences: Presences,
+    /// Which messages have their bodies in memory.
+    bodies: Bodies,
+    fetches: Fetches,
     /// What sessions, messages and the like hold.
     account: Account,
     memory: Memory,
     timers: Timers,
     backlog: VecDeque<Work>,
-    /// `Work::Presences` is among it.
-    is_telling_presences: bool,
-    /// The newest record that more than the presence of clients is in.
-    promised: u64,
     /// What the work after this input has cost so far, in things looked at.
     effort: usize,
     next_message: u64,
@@ -123,8 +122,6 @@ struct Turn {
     closed: Vec<(ConnId, u64)>,
     /// Receipts to be published with this turn.
     told: Vec<Told>,
-    /// Its record says who came and went, and no more.
-    is_presence: bool,
     /// Scratch for route matches.
     matches: Matches,
 }
@@ -211,13 +208,12 @@ impl Shard {
             ),
             receipts: Receipts::new(config.receipts_listed_max, &account),
             networks: Networks::new(config.networks_max, &account),
-            presences: Presences::new(config.presence_max, &account),
+            fetches: Fetches::default(),
+            bodies: Bodies::new(config.bodies_bytes_max, &account),
             memory: Memory { bytes_max: config.memory_bytes_max, ..Memory::default() },
             account,
             timers: Timers::default(),
             backlog: VecDeque::new(),
-            is_telling_presences: false,
-            promised: 0,
             effort: 0,
             next_message: 1,
             next_session: 1,
@@ -262,13 +258,9 @@ impl Shard {
             }
             Input::Drained { conn } => self.drained(now, conn),
             Input::Reading { conn, paused } => self.set_reading(now, conn, paused),
-            // Nothing is asked for yet: what comes back is of a shard that is gone.
-            Input::Fetched { .. } => {}
+            Input::Fetched { fetch, records } => self.fetched(now, fetch, &records),
             Input::Timer => self.timer(now),
-            Input::StoreFull { full } => {
-                self.store_full = full;
-                self.tell_presences_later();
-            }
+            Input::StoreFull { full } => self.store_full = full,
             Input::Shutdown => self.shut_down(now),
         }
         self.finish(now);
@@ -277,6 +269,7 @@ impl Shard {
             self.work_off(now);
             self.watch_memory();
         }
+        self.start_fetches();
     }
 
     /// Returns the next thing to do.
@@ -331,7 +324,6 @@ impl Shard {
             subscriptions: (self.routes.len() + self.envelope_routes.len() + self.groups.members()) as u64,
             retained: self.retained.len() as u64,
             informs: self.informed.len() as u64,
-            presences: self.presences.len() as u64,
             deadlines: self.timers.len() as u64,
             memory_bytes: self.memory.bytes as u64,
             memory_level: self.memory.level,
@@ -358,9 +350,6 @@ impl Shard {
             self.gate.append(self.turn.record.take());
             self.gate.last_ticket()
         };
-        if !std::mem::take(&mut self.turn.is_presence) {
-            self.promised = self.promised.max(ticket);
-        }
         let mut sends = std::mem::take(&mut self.turn.sends);
         for (wait, conn, output) in sends.drain(..) {
             let ticket = match wait {
@@ -413,7 +402,6 @@ impl Shard {
             let Some(deadline) = self.timers.pop_due(now.monotonic_ms) else { return };
             match deadline {
                 Deadline::KeepAlive(conn) => self.keep_alive_due(now, conn),
-                Deadline::PresenceEnd => self.watch_presences(now),
                 Deadline::Probe(conn) => self.probe_due(now, conn),
                 Deadline::SessionExpiry(session) => self.session_expiry_due(now, session),
                 Deadline::WillDelay(session) => self.will_due(now, session),
@@ -449,7 +437,8 @@ impl Shard {
             self.finish(now);
         }
         // What ended sessions leave to members that stay is theirs before the process ends.
-        while !self.remains.is_empty() {
+        // What waits for its bodies is in the log.
+        while !self.remains.is_empty() && !self.backlog.is_empty() {
             self.work_off(now);
         }
         self.shut_down = true;

@@ -106,7 +106,7 @@ impl Shard {
     }
 
     /// Puts a message into the session's queue, or drops what that takes.
-    pub(super) fn enqueue(&mut self, now: Now, key: SessionKey, delivery: Delivery) {
+    pub(super) fn enqueue(&mut self, now: Now, key: SessionKey, mut delivery: Delivery) {
         let limits = self.queue_limits(key);
         let bytes = delivery.message.bytes();
         let is_full = self.is_full_for(key, 1, bytes);
@@ -123,6 +123,9 @@ impl Shard {
         }
         if session.logs(&delivery) {
             self.turn.record.push(&delivery.queued(session.no, None));
+        } else {
+            // Its record is not kept for this session's sake.
+            delivery.message = self.bodies.pinned(&delivery.message);
         }
         session.push_waiting(delivery);
         if is_full {

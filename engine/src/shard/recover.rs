@@ -16,33 +16,65 @@ use crate::conversation::{Head, SenderNo, Stored};
 use crate::message::{Delivery, Expiry, Message, MsgNo, Origin};
 use crate::planted::Planted;
 use crate::record::{Entry, KeptMessage, MessageEntry, Recipient, SessionNo, Source, read_record};
+use crate::retained::Retained;
 use crate::route::SessionKey;
 use crate::session::{Incoming, Session, Subscription};
 use crate::timers::Deadline;
 use crate::{Config, Now, RecoverError, Recovery, Ticket};
 
-/// Message bodies met in the log, while it is replayed.
+/// Messages met while rows and log are taken back.
 #[derive(Default)]
-struct Bodies {
+struct Met {
     by_no: FxHashMap<MsgNo, Arc<Message>>,
-    /// The record that is read.
+    /// Those that were made retained, by their numbers: new subscriptions may have brought them somewhere.
+    retained: FxHashMap<MsgNo, Arc<Message>>,
+    /// The record that is taken back, 0 = a row.
     place: u64,
-    /// Size at which bodies that nothing points to are let go.
+    /// Messages of that record.
+    fresh: Vec<MsgNo>,
+    /// Size at which messages that nothing points to are let go.
     sweep_at: usize,
+    topics: FxHashSet<ByteString>,
 }
 
-impl Bodies {
-    fn insert(&mut self, message: Arc<Message>) {
-        self.by_no.insert(message.no, message);
+/// Topics that are kept to be shared by the messages taken back.
+const TOPICS_MAX: usize = 100_000;
+
+impl Met {
+    fn get(&self, no: MsgNo) -> Result<&Arc<Message>, String> {
+        let met = self.by_no.get(&no).or_else(|| self.retained.get(&no));
+        met.ok_or_else(|| format!("message {} is not in the log", no.0))
     }
 
-    /// Lets bodies go that nothing points to, between records: inside one the pointers may follow.
-    fn sweep(&mut self) {
-        if self.by_no.len() > self.sweep_at.max(1024) {
-            self.by_no.retain(|_, message| Arc::strong_count(message) > 1);
-            self.sweep_at = self.by_no.len() * 2;
+    /// Whether something points to a message, or may in this record.
+    fn is_needed(&self, no: MsgNo, retained: &Retained) -> bool {
+        self.fresh.contains(&no)
+            || self.by_no.get(&no).is_some_and(|m| Arc::strong_count(m) > 1)
+            || self.retained.get(&no).is_some_and(|m| is_retained(m, retained))
+    }
+
+    /// Gives messages of one topic one string.
+    fn share_topic(&mut self, topic: &mut ByteString) {
+        if let Some(known) = self.topics.get(topic) {
+            *topic = known.clone();
+        } else if self.topics.len() < TOPICS_MAX {
+            self.topics.insert(topic.clone());
         }
     }
+
+    /// Lets messages go that nothing points to, between records: inside one the pointers may follow.
+    fn sweep(&mut self, retained: &Retained) {
+        self.fresh.clear();
+        if self.by_no.len() + self.retained.len() > self.sweep_at.max(1024) {
+            self.by_no.retain(|_, message| Arc::strong_count(message) > 1);
+            self.retained.retain(|_, message| is_retained(message, retained));
+            self.sweep_at = (self.by_no.len() + self.retained.len()) * 2;
+        }
+    }
+}
+
+fn is_retained(message: &Message, retained: &Retained) -> bool {
+    retained.get(&message.topic).is_some_and(|now| now.no == message.no)
 }
 
 impl Shard {
@@ -77,25 +109,27 @@ impl Shard {
         R: Iterator<Item = (Ticket, Bytes)>,
     {
         let mut shard = Self::empty(config, seed, from.next);
-        let mut bodies = Bodies::default();
+        let mut met = Met::default();
         for (key, value) in from.rows {
-            let applied = shard.apply_record(&value, &mut bodies, now);
+            let applied = shard.apply_record(&value, &mut met, now);
             applied.map_err(|what| RecoverError::Row { key, what })?;
         }
+        met.sweep(&shard.retained);
         for (ticket, record) in from.records {
-            bodies.place = ticket.0;
-            let applied = shard.apply_record(&record, &mut bodies, now);
+            met.place = ticket.0;
+            let applied = shard.apply_record(&record, &mut met, now);
             applied.map_err(|what| RecoverError::Record { ticket, what })?;
-            bodies.sweep();
+            met.sweep(&shard.retained);
+            shard.bodies.evict(u64::MAX);
         }
         Ok(shard)
     }
 
-    fn apply_record(&mut self, record: &Bytes, bodies: &mut Bodies, now: Now) -> Result<(), String> {
-        read_record(record)?.into_iter().try_for_each(|entry| self.apply(entry, bodies, now))
+    fn apply_record(&mut self, record: &Bytes, met: &mut Met, now: Now) -> Result<(), String> {
+        read_record(record)?.into_iter().try_for_each(|entry| self.apply(entry, met, now))
     }
 
-    fn apply(&mut self, entry: Entry, bodies: &mut Bodies, now: Now) -> Result<(), String> {
+    fn apply(&mut self, entry: Entry, met: &mut Met, now: Now) -> Result<(), String> {
         let planted = self.config.planted;
         match entry {
             Entry::SessionOpened { session: no, client_id, user } => {
@@ -133,7 +167,8 @@ impl Shard {
                 let key = self.logged_key(session)?;
                 self.remove_subscription(key, &filter);
             }
-            Entry::Message(entry) => self.apply_message(*entry, bodies, now),
+            Entry::Message(entry) => self.apply_message(*entry, met, now),
+            Entry::Head(entry) => self.apply_head(entry.message, met, now),
             Entry::RetainedCleared { topic } => drop(self.retained.clear(&topic)),
             Entry::Conversation { topic, seq, ts_unix_ms } => {
                 let seq = seq - u64::from(planted == Some(Planted::SeqReusedAfterRestart));
@@ -149,8 +184,6 @@ impl Shard {
                     self.receipts.track(message, topic, seq, id, sender, wanted, of, ended, recipients);
                 }
             }
-            Entry::Presence { client, state } => self.presences.restore(client, state),
-            Entry::PresenceCleared { client } => self.presences.cleared(&client),
             Entry::NetVote { net, user, interval_s, at_unix_ms } => {
                 self.networks.set(&net, &user, interval_s, at_unix_ms);
             }
@@ -172,17 +205,16 @@ impl Shard {
                 self.next_message = self.next_message.max(message);
                 self.next_session = self.next_session.max(session);
             }
-            delivery => self.apply_delivery(delivery, bodies)?,
+            delivery => self.apply_delivery(delivery, met)?,
         }
         Ok(())
     }
 
     /// Takes the entries back that move one message at one session.
-    fn apply_delivery(&mut self, entry: Entry, bodies: &Bodies) -> Result<(), String> {
+    fn apply_delivery(&mut self, entry: Entry, met: &Met) -> Result<(), String> {
         match entry {
             Entry::Queued { session, message, qos, retain, source, identifiers, packet_id } => {
-                let body = bodies.by_no.get(&message);
-                let message = body.ok_or_else(|| format!("message {} is not in the log", message.0))?.clone();
+                let message = met.get(message)?.clone();
                 let (origin, subscription_identifiers) = (self.origin(session, source)?, identifiers);
                 let delivery = Delivery { message, qos, retain, origin, subscription_identifiers };
                 if delivery.is_kept() {
@@ -247,22 +279,54 @@ impl Shard {
         Ok(())
     }
 
-    fn apply_message(&mut self, entry: MessageEntry, bodies: &mut Bodies, now: Now) {
+    fn apply_message(&mut self, entry: MessageEntry, met: &mut Met, now: Now) {
         let MessageEntry { mut message, set_retained } = entry;
-        message.expiry = message.expiry.map(|e| Expiry::from_unix(e.unix_ms, now));
-        let message = message.counted(&self.account);
-        self.next_message = self.next_message.max(message.no.0.saturating_add(1));
+        message.record = met.place;
         match message.seq {
+            // The row of a retained message: the conversation has rows of its own.
+            Some(_) if met.place == 0 => {}
             Some(seq) if self.has_planted(Planted::SeqReusedAfterRestart) => {
                 let (seq, ts_unix_ms) = (seq - 1, message.ts_unix_ms);
                 self.conversations.restore(&message.topic, Head { seq, ts_unix_ms });
             }
-            _ => self.conversations.append(&message, bodies.place),
+            _ => self.conversations.append(&message, met.place),
+        }
+        // The same message again: it went from a session that the log does not know to one that it does, or it is
+        // the row of a retained message. Who needs it needs it where it was first.
+        let is_known = met.is_needed(message.no, &self.retained);
+        let message = self.take_back(message, met, now);
+        let is_logged = met.place > 0 && !is_known;
+        if is_logged {
+            self.bodies.written(&message);
         }
         if set_retained && !self.has_planted(Planted::RetainedLostAtRestart) {
-            self.retained.set(message.clone());
+            let pinned = if is_logged { self.bodies.pinned(&message) } else { message.clone() };
+            met.retained.insert(message.no, pinned.clone());
+            self.retained.set(pinned);
         }
-        bodies.insert(message);
+        if !is_known && (is_logged || !set_retained) {
+            met.fresh.push(message.no);
+            met.by_no.insert(message.no, message);
+        }
+    }
+
+    /// A message whose body is elsewhere.
+    fn apply_head(&mut self, message: Message, met: &mut Met, now: Now) {
+        if met.is_needed(message.no, &self.retained) {
+            return;
+        }
+        let message = self.take_back(message, met, now);
+        if met.place > 0 {
+            met.fresh.push(message.no);
+        }
+        met.by_no.insert(message.no, message);
+    }
+
+    fn take_back(&mut self, mut message: Message, met: &mut Met, now: Now) -> Arc<Message> {
+        message.expiry = message.expiry.map(|e| Expiry::from_unix(e.unix_ms, now));
+        met.share_topic(&mut message.topic);
+        self.next_message = self.next_message.max(message.no.0.saturating_add(1));
+        self.bodies.count(message)
     }
 
     fn apply_page(&mut self, topic: &ByteString, messages: Vec<KeptMessage>) {
@@ -341,7 +405,6 @@ impl Shard {
         self.watch_dedup(now);
         self.resume_groups();
         self.find_lost();
-        self.resume_presences(now);
         self.work_off(now);
         // The log names groups for as long as it is; those that nothing is left of go now.
         self.groups.sweep_now();

@@ -26,7 +26,7 @@ use super::end::Ending;
 use super::queue::Way;
 use crate::Now;
 use crate::memory::{Account, Held, entry_bytes};
-use crate::message::{Delivery, Message, MsgNo, Origin};
+use crate::message::{Delivery, Flag, Message, MsgNo, Origin};
 use crate::planted::Planted;
 use crate::receipt::Outcome;
 use crate::record::{Entry, GroupNo, SessionNo, Source};
@@ -157,7 +157,7 @@ impl<'a> Load<'a> {
             qos: message.qos,
             in_conversation: message.seq.is_some(),
             bytes: message.bytes(),
-            packet_bytes_min: message.topic.len() + message.payload.len(),
+            packet_bytes_min: message.topic.len() + message.payload_bytes as usize,
         }
     }
 }
@@ -295,6 +295,9 @@ impl Shard {
                 break;
             }
             let Some(remains) = self.remains.get_mut(&session) else { return };
+            if remains.iter().next().is_some_and(|(_, next)| !next.message.body.is_here()) {
+                return self.fetch_for_group(session, None, Work::HandOver(session));
+            }
             let Some((packet_id, delivery)) = remains.remove(0) else {
                 self.remains.remove(&session);
                 return;
@@ -366,7 +369,9 @@ impl Shard {
             self.write(&Entry::Ended { session, message, source, packet_id, state: None });
             if !will_be_logged {
                 // Sent before that is durable, it could be sent again to a third one after a crash.
-                body = Arc::new(Message { ticket: self.gate.next_ticket(), ..Message::clone(&body) });
+                let (record, is_gated) = (self.gate.next_ticket(), true);
+                let is_written = Flag::default();
+                body = Arc::new(Message { record, is_gated, is_written, ..Message::clone(&body) });
             }
         } else if will_be_logged {
             self.write_message(&body, false);
@@ -391,8 +396,10 @@ impl Shard {
         if group_now.has(from) || group_now.is_empty() {
             return;
         }
-        if self.pass_waiting(now, from, key) == Passed::Portion {
-            self.backlog.push_back(Work::PassOn { session, group });
+        match self.pass_waiting(now, from, key) {
+            Passed::Portion => self.backlog.push_back(Work::PassOn { session, group }),
+            Passed::NoBody => self.fetch_for_group(session, Some(group), Work::PassOn { session, group }),
+            Passed::All | Passed::NoRoom => {}
         }
     }
 
@@ -436,6 +443,10 @@ impl Shard {
             match passed {
                 Passed::All => group.set_gathering(Some(place + 1)),
                 Passed::Portion => break,
+                Passed::NoBody => {
+                    let member = self.sessions[member].no;
+                    return self.fetch_for_group(member, Some(no), Work::Gather(no));
+                }
                 Passed::NoRoom => {
                     group.set_gathering(None);
                     self.groups.set_unfinished(no, true);
@@ -459,6 +470,9 @@ impl Shard {
             }
             let Some(delivery) = session.queue.get(next) else { return Passed::All };
             let is_expired = delivery.message.expiry.is_some_and(|e| e.is_past(now));
+            if !is_expired && !delivery.message.body.is_here() {
+                return Passed::NoBody;
+            }
             let to = if is_expired { None } else { Some(self.taker(key, Load::of(&delivery.message))) };
             let to = match to.transpose() {
                 Ok(to) => to,
@@ -497,4 +511,6 @@ enum Passed {
     Portion,
     /// Nobody has room for the next one.
     NoRoom,
+    /// The next one's body must be read first.
+    NoBody,
 }

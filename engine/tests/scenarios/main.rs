@@ -4,6 +4,7 @@
 
 mod acl;
 mod aliases;
+mod bodies;
 mod connect_properties;
 mod conversations;
 mod durability;
@@ -16,7 +17,6 @@ mod limits;
 mod memory;
 mod node;
 mod payload_format;
-mod presence;
 mod principal_limits;
 mod probes;
 mod receipts;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
-use engine::{CloseReason, Config, ConnId, Input, Now, Output, Principal, Recovery, Shard, Ticket};
+use engine::{CloseReason, Config, ConnId, FetchId, Input, Now, Output, Principal, Recovery, Shard, Ticket};
 use protocol::*;
 
 pub(crate) struct Node {
@@ -15,6 +15,11 @@ pub(crate) struct Node {
     pub(crate) appended: Ticket,
     /// Report each record as durable as soon as it is appended.
     pub(crate) auto_commit: bool,
+    /// Answer what the shard asks of its log at once.
+    pub(crate) auto_fetch: bool,
+    pub(crate) fetches: Vec<(FetchId, Vec<Ticket>)>,
+    /// Records that were asked for.
+    pub(crate) fetched: usize,
     sent: Vec<(ConnId, Packet)>,
     pub(crate) closed: BTreeMap<u64, CloseReason>,
     versions: BTreeMap<ConnId, ProtocolVersion>,
@@ -30,7 +35,20 @@ impl Node {
         let shard = Shard::recover(config.clone(), 1, now, Recovery::of_log([])).unwrap();
         let (log, sent) = (Vec::new(), Vec::new());
         let (closed, versions) = (BTreeMap::new(), BTreeMap::new());
-        Self { config, shard, now, log, appended: Ticket(0), auto_commit: true, sent, closed, versions }
+        Self {
+            config,
+            shard,
+            now,
+            log,
+            appended: Ticket(0),
+            auto_commit: true,
+            auto_fetch: true,
+            fetches: Vec::new(),
+            fetched: 0,
+            sent,
+            closed,
+            versions,
+        }
     }
 
     /// Dies and comes back with the first `records` of its log.
@@ -51,18 +69,13 @@ impl Node {
         self.come_back();
     }
 
-    /// Dies and comes back with another configuration.
-    pub(crate) fn reconfigure(&mut self, config: Config) {
-        self.config = config;
-        self.come_back();
-    }
-
     fn come_back(&mut self) {
         self.shard =
             Shard::recover(self.config.clone(), 2, self.now, Recovery::of_log(self.log.iter().cloned()))
                 .unwrap();
         self.appended = Ticket(self.log.len() as u64);
         self.sent.clear();
+        self.fetches.clear();
         self.pump();
     }
 
@@ -76,6 +89,24 @@ impl Node {
         if self.auto_commit {
             self.commit();
         }
+        while self.auto_fetch && self.answer_fetches() {
+            if self.auto_commit {
+                self.commit();
+            }
+        }
+    }
+
+    /// Answers what the shard asks of its log, if it is durable; says whether it asked.
+    fn answer_fetches(&mut self) -> bool {
+        let fetches = std::mem::take(&mut self.fetches);
+        let is_any = !fetches.is_empty();
+        for (fetch, places) in fetches {
+            self.fetched += places.len();
+            let records = places.iter().map(|place| self.log.get(place.0 as usize - 1).cloned()).collect();
+            self.shard.handle(self.now, Input::Fetched { fetch, records });
+            self.take_outputs();
+        }
+        is_any
     }
 
     fn take_outputs(&mut self) {
@@ -92,9 +123,7 @@ impl Node {
                     self.sent.push((conn, packet));
                 }
                 Output::Fetch { fetch, places } => {
-                    let record = |place: &Ticket| self.log.get(place.0 as usize - 1).cloned();
-                    let records = places.iter().map(record).collect();
-                    self.shard.handle(self.now, Input::Fetched { fetch, records });
+                    self.fetches.push((fetch, places));
                 }
                 Output::Close { conn, reason } => {
                     assert!(self.closed.insert(conn.0, reason).is_none(), "closed twice");

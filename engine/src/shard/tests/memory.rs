@@ -1,17 +1,24 @@
 //! The account of memory against a count of what is there.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::Shard;
+use crate::body::Body;
 use crate::memory::{CONNECTION_BYTES, GROUP_BYTES, entry_bytes};
 use crate::message::Message;
 
 /// What lives is what is counted, each body once.
 pub(super) fn check(shard: &Shard) {
-    let mut bodies: BTreeMap<*const Message, usize> = BTreeMap::new();
-    let mut see = |m: &std::sync::Arc<Message>| {
-        bodies.insert(std::sync::Arc::as_ptr(m), m.held.bytes());
-        assert!(m.held.bytes() > m.bytes(), "a message that is not counted");
+    let mut heads: BTreeMap<*const Message, usize> = BTreeMap::new();
+    let mut bodies: BTreeMap<*const Body, usize> = BTreeMap::new();
+    let mut see = |m: &Arc<Message>| {
+        heads.insert(Arc::as_ptr(m), m.held.bytes());
+        assert!(m.held.bytes() > m.topic.len(), "a message that is not counted");
+        if let Some(body) = m.body.load().as_ref().filter(|body| !body.is_lost) {
+            bodies.insert(Arc::as_ptr(body), body.held.bytes());
+            assert!(body.held.bytes() > m.body_bytes(), "a body that is not counted");
+        }
     };
     let mut sum = 0;
     for (_, s) in shard.sessions.iter() {
@@ -30,8 +37,9 @@ pub(super) fn check(shard: &Shard) {
     let groups: usize = shard.groups.iter().map(|g| GROUP_BYTES + g.share.full.len()).sum();
     assert_eq!(shard.groups.held_bytes(), groups);
     sum += groups;
+    shard.fetches.wanted().for_each(&mut see);
     shard.retained.iter().chain(shard.informed.iter()).for_each(&mut see);
-    sum += bodies.values().sum::<usize>();
+    sum += heads.values().sum::<usize>() + bodies.values().sum::<usize>();
     for c in shard.conns.values() {
         let aliases: usize = c.aliases.values().map(|topic| topic.len() + crate::memory::ALIAS_BYTES).sum();
         let given = c.topics.as_ref().map_or(0, |topics| topics.held_bytes());
@@ -40,7 +48,6 @@ pub(super) fn check(shard: &Shard) {
     }
     sum += shard.receipts.iter().map(|(_, t)| t.recount()).sum::<usize>();
     sum += shard.conversations.recount() + shard.dedup.recount();
-    sum += shard.presences.recount() + shard.networks.recount();
     assert_eq!(shard.account.bytes(), sum);
     assert_eq!(shard.memory().bytes, shard.held_bytes());
 }

@@ -1,0 +1,264 @@
+//! The part of a message that only sending needs, and how much of it is in memory.
+//!
+//! Once the record that holds a message is durable, its body may leave memory: it can be read again at its place. A
+//! message whose record may go while it is still needed is pinned, and keeps its body: a retained one, and one for a
+//! session that the log does not know. Invariants: a body leaves only when its record is durable; the newest come
+//! last in `order`.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+
+use arc_swap::{ArcSwapOption, Guard};
+use bytes::Bytes;
+use bytestring::ByteString;
+use protocol::{Publish, PublishProperties, UserProperties, im};
+
+use crate::memory::{Account, BODY_BYTES, HEAD_BYTES, Held, MESSAGE_BYTES};
+use crate::message::{Message, user_property};
+
+/// What of a message only sending needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Body {
+    pub(crate) payload: Bytes,
+    /// `im-id`, the sender's or ours.
+    pub(crate) id: ByteString,
+    /// `im-from`, empty for messages of the broker.
+    pub(crate) from: ByteString,
+    /// The publishing client, empty for messages of the broker.
+    pub(crate) client: ByteString,
+    /// What the sender set, broker's names removed; expiry, alias and subscription ids are unset.
+    pub(crate) properties: PublishProperties,
+    /// The log did not have it any more: the store is damaged.
+    pub(crate) is_lost: bool,
+    /// Its share of the shard's memory; set by [`Bodies`].
+    pub(crate) held: Held,
+}
+
+impl Body {
+    /// Stands for one that is lost.
+    pub(crate) fn lost() -> Self {
+        Self { is_lost: true, ..Self::default() }
+    }
+
+    /// Takes what [`Message::to_publish`] added of the broker's own out again: a message that fits without is sent.
+    pub(crate) fn leave_out_broker_properties(&self, publish: &mut Publish) {
+        publish.properties.user_properties.truncate(self.properties.user_properties.len());
+    }
+
+    /// [MQTT-3.3.2-17] keeps the sender's user properties in order; the broker's come after them.
+    pub(crate) fn push_broker_properties(&self, of: &Message, properties: &mut UserProperties) {
+        let mut push =
+            |name: &'static str, value: ByteString| properties.push((ByteString::from_static(name), value));
+        if user_property(&self.properties.user_properties, im::IM_ID).is_none() {
+            push(im::IM_ID, self.id.clone());
+        }
+        if let Some(seq) = of.seq {
+            push(im::IM_SEQ, seq.to_string().into());
+        }
+        if !self.from.is_empty() {
+            push(im::IM_FROM, self.from.clone());
+        }
+        push(im::IM_TS, of.ts_unix_ms.to_string().into());
+    }
+}
+
+/// Where a message's body is while it is in memory.
+#[derive(Debug, Default)]
+pub(crate) struct BodySlot(ArcSwapOption<Body>);
+
+impl BodySlot {
+    /// The body, if it is in memory.
+    pub(crate) fn load(&self) -> Guard<Option<Arc<Body>>> {
+        self.0.load()
+    }
+
+    pub(crate) fn is_here(&self) -> bool {
+        self.0.load().is_some()
+    }
+
+    /// Takes the body out of a message that nobody else has.
+    pub(crate) fn take(self) -> Option<Body> {
+        self.0.into_inner().map(Arc::unwrap_or_clone)
+    }
+
+    /// Changes the body of a message that nobody else has yet.
+    fn change(&mut self, change: impl FnOnce(&mut Body)) {
+        if let Some(mut body) = self.0.swap(None) {
+            change(Arc::make_mut(&mut body));
+            self.0.store(Some(body));
+        }
+    }
+}
+
+impl From<Body> for BodySlot {
+    fn from(body: Body) -> Self {
+        Self(ArcSwapOption::from_pointee(body))
+    }
+}
+
+impl Clone for BodySlot {
+    fn clone(&self) -> Self {
+        Self(ArcSwapOption::new(self.0.load_full()))
+    }
+}
+
+impl PartialEq for BodySlot {
+    fn eq(&self, other: &Self) -> bool {
+        *self.load() == *other.load()
+    }
+}
+
+impl Eq for BodySlot {}
+
+/// Keeps the bodies in memory that may leave it below a bound.
+#[derive(Debug, Default)]
+pub(crate) struct Bodies {
+    /// 0 = no bound.
+    bytes_max: usize,
+    account: Account,
+    /// Messages whose bodies may leave, or that have ended meanwhile, and their bytes.
+    order: VecDeque<(Weak<Message>, usize)>,
+    /// The sum of those bytes.
+    bytes: usize,
+    /// Length of `order` at which messages that have ended are taken out of it.
+    sweep_at: usize,
+}
+
+/// Messages below which none is looked for that has ended.
+const SWEPT_FROM: usize = 4_096;
+
+impl Bodies {
+    pub(crate) fn new(bytes_max: usize, account: &Account) -> Self {
+        Self { bytes_max, account: account.clone(), sweep_at: SWEPT_FROM, ..Self::default() }
+    }
+
+    /// Counts a message from now on until nothing points to it any more.
+    pub(crate) fn count(&self, mut message: Message) -> Arc<Message> {
+        message.held = self.account.hold(HEAD_BYTES + message.topic.len());
+        let bytes = message.body_bytes();
+        message.body.change(|body| body.held = self.account.hold(BODY_BYTES + bytes));
+        Arc::new(message)
+    }
+
+    /// Notes that a message is in the record it belongs to: its body may leave memory when that is durable.
+    pub(crate) fn written(&mut self, message: &Arc<Message>) {
+        if !message.is_written.set() {
+            self.note(message);
+        }
+    }
+
+    /// Gives a message the body that was read again.
+    pub(crate) fn restore(&mut self, message: &Arc<Message>, mut body: Body) {
+        if !body.is_lost {
+            body.held = self.account.hold(BODY_BYTES + message.body_bytes());
+            self.note(message);
+        }
+        message.body.0.store(Some(Arc::new(body)));
+    }
+
+    /// Makes the same message for somebody for whose sake its record would not be kept. One whose body is away is read
+    /// at once by whoever needs it.
+    pub(crate) fn pinned(&self, message: &Arc<Message>) -> Arc<Message> {
+        let is_here = message.body.is_here();
+        if self.bytes_max == 0 || message.is_pinned || !message.is_written.get() || !is_here {
+            return message.clone();
+        }
+        self.count(Message { is_pinned: true, ..Message::clone(message) })
+    }
+
+    /// Lets the oldest bodies leave memory until the rest is below the bound; those stay whose record is not
+    /// durable yet.
+    pub(crate) fn evict(&mut self, committed: u64) {
+        while self.bytes > self.bytes_max {
+            let Some((oldest, bytes)) = self.order.pop_front() else { return };
+            if let Some(message) = oldest.upgrade() {
+                if message.place() > committed {
+                    return self.order.push_front((oldest, bytes));
+                }
+                message.body.0.store(None);
+            }
+            self.bytes -= bytes;
+        }
+    }
+
+    fn note(&mut self, message: &Arc<Message>) {
+        if self.bytes_max == 0 || message.is_pinned {
+            return;
+        }
+        if self.order.len() >= self.sweep_at {
+            self.order.retain(|(message, _)| message.strong_count() > 0);
+            self.bytes = self.order.iter().map(|(_, bytes)| bytes).sum();
+            self.sweep_at = SWEPT_FROM.max(self.order.len() * 2);
+        }
+        // A message that ended needs its place until it is taken out of the order.
+        let bytes = MESSAGE_BYTES + message.bytes();
+        self.bytes += bytes;
+        self.order.push_back((Arc::downgrade(message), bytes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::message_for_tests;
+
+    fn message(place: u64) -> Message {
+        let body = Body { payload: vec![1; 1_000].into(), ..Body::default() };
+        let head = Message::clone(&message_for_tests());
+        Message { record: place, body: body.into(), ..head }.sized()
+    }
+
+    fn written(bodies: &mut Bodies, place: u64) -> Arc<Message> {
+        let message = bodies.count(message(place));
+        bodies.written(&message);
+        message
+    }
+
+    #[test]
+    fn the_oldest_bodies_leave_when_they_are_durable_and_there_are_too_many() {
+        let account = Account::default();
+        let one = message(1);
+        let (head, body) = (HEAD_BYTES + one.topic.len(), BODY_BYTES + one.body_bytes());
+        let mut bodies = Bodies::new(3 * (head + body), &account);
+        let all: Vec<_> = (1..=5).map(|place| written(&mut bodies, place)).collect();
+        let here = || all.iter().map(|m| m.body.is_here()).collect::<Vec<_>>();
+        bodies.evict(0);
+        assert_eq!(here(), [true; 5], "not durable");
+        bodies.evict(1);
+        assert_eq!(here(), [false, true, true, true, true]);
+        bodies.evict(5);
+        assert_eq!(here(), [false, false, true, true, true]);
+        assert_eq!(account.bytes(), 5 * head + 3 * body);
+        // What was read again is the newest.
+        bodies.restore(&all[0], Body { payload: vec![1; 1_000].into(), ..Body::default() });
+        bodies.evict(5);
+        assert_eq!(here(), [true, false, false, true, true]);
+        drop(all);
+        assert_eq!(account.bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_pinned_or_in_no_record_stays() {
+        let mut bodies = Bodies::new(1, &Account::default());
+        let unwritten = bodies.count(message(1));
+        let written = written(&mut bodies, 2);
+        let pinned = bodies.pinned(&written);
+        bodies.written(&pinned);
+        bodies.evict(u64::MAX);
+        assert!(unwritten.body.is_here() && pinned.body.is_here() && !written.body.is_here());
+        let mut unbounded = Bodies::new(0, &Account::default());
+        let stays = super::tests::written(&mut unbounded, 2);
+        assert!(Arc::ptr_eq(&stays, &unbounded.pinned(&stays)));
+        unbounded.evict(u64::MAX);
+        assert!(stays.body.is_here());
+    }
+
+    #[test]
+    fn messages_that_ended_are_not_remembered_for_ever() {
+        let mut bodies = Bodies::new(1 << 30, &Account::default());
+        for place in 1..=20_000 {
+            written(&mut bodies, place);
+            assert!(bodies.order.len() <= SWEPT_FROM && bodies.bytes <= SWEPT_FROM * 2_000);
+        }
+    }
+}
