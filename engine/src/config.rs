@@ -58,6 +58,12 @@ pub struct Config {
     pub conversations_max: usize,
     /// Which topics are conversations; the first rule that matches decides.
     pub conversations: Vec<ConversationRule>,
+    /// Whether it is published who is connected.
+    pub presence: bool,
+    /// How long that is kept after a session ended, seconds.
+    pub presence_keep_s: u32,
+    /// Clients of which it is kept.
+    pub presence_max: usize,
     /// Bounds of the heartbeat that a client may declare, seconds.
     pub keepalive_min_s: u16,
     /// See `keepalive_min_s`.
@@ -179,6 +185,9 @@ impl Default for Config {
                     retention: Retention::default(),
                 },
             ],
+            presence: true,
+            presence_keep_s: 24 * 3600,
+            presence_max: 1_000_000,
             keepalive_min_s: 1,
             keepalive_max_s: 7_200,
             networks_max: 1_000,

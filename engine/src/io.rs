@@ -228,6 +228,8 @@ pub struct Stats {
     pub retained: u64,
     /// Messages queued or in flight, over all sessions.
     pub queued: u64,
+    /// Clients whose presence is known.
+    pub presences: u64,
     /// Deadlines that wait for their time.
     pub deadlines: u64,
     /// Bytes held in memory, as the engine counts them.

@@ -23,6 +23,7 @@ mod names;
 mod network;
 mod places;
 mod planted;
+mod presence;
 mod principal;
 mod receipt;
 mod record;

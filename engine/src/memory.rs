@@ -48,6 +48,8 @@ pub(crate) const TRACKING_BYTES: usize = 1_152;
 pub(crate) const RECIPIENT_BYTES: usize = 112;
 /// A deadline.
 pub(crate) const DEADLINE_BYTES: usize = 64;
+/// What is known of a client's presence, besides its names.
+pub(crate) const PRESENCE_BYTES: usize = 256;
 /// A user's vote about a network, besides the names.
 pub(crate) const NETWORK_VOTE_BYTES: usize = 192;
 /// A topic alias besides its topic.

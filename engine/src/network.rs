@@ -101,6 +101,11 @@ impl Networks {
         (intervals_s.len() >= USERS_MIN).then(|| intervals_s[rank])
     }
 
+    #[cfg(test)]
+    pub(crate) fn recount(&self) -> usize {
+        self.iter().map(|(net, user, ..)| NETWORK_VOTE_BYTES + net.len() + user.len()).sum()
+    }
+
     /// All votes: network, user, interval and time.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&ByteString, &ByteString, u16, u64)> {
         let votes = self.nets.iter().flat_map(|(net, votes)| votes.iter().map(move |(u, v)| (net, u, v)));

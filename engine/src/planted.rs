@@ -44,6 +44,10 @@ pub enum Planted {
     OverlapTwice,
     /// Clean Start finds the old session.
     CleanStartResumes,
+    /// After a restart clients that were online stay so.
+    StalePresenceAfterRestart,
+    /// A client's new connection does not know the epoch of the one before.
+    PresenceEpochForgotten,
 }
 
 impl Planted {
@@ -67,5 +71,7 @@ impl Planted {
         Self::ReceiptsReopenedAtRestart,
         Self::OverlapTwice,
         Self::CleanStartResumes,
+        Self::StalePresenceAfterRestart,
+        Self::PresenceEpochForgotten,
     ];
 }

@@ -40,6 +40,9 @@ pub(crate) fn classify_filter(filter: &str) -> FilterClass {
     if filter.strip_prefix(PROBE_PREFIX).is_some_and(|id| !id.contains('/') && id != "#") {
         return FilterClass::Probe;
     }
+    if is_presence(rest) {
+        return FilterClass::Ordinary;
+    }
     if rest.starts_with(['#', '+']) {
         return FilterClass::Refused(ReasonCode::TopicFilterInvalid, "no wildcard may follow $im/");
     }
@@ -73,6 +76,11 @@ pub(crate) fn classify_shared_filter(filter: &str, replays: bool) -> FilterClass
         }
         class => class,
     }
+}
+
+/// A client's presence, or everyone's: a client id is one level.
+fn is_presence(rest: &str) -> bool {
+    rest.strip_prefix("presence/").is_some_and(|client| !client.contains('/'))
 }
 
 const UNKNOWN: &str = "this $im topic is not served; docs/protocol.md names those that are";

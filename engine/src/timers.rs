@@ -18,6 +18,8 @@ pub(crate) enum Deadline {
     KeepAlive(ConnId),
     /// A connection's probe is over.
     Probe(ConnId),
+    /// What is known of a client's presence has been kept long enough.
+    PresenceEnd,
     /// A session without connection has expired.
     SessionExpiry(SessionNo),
     /// A will's delay has passed.

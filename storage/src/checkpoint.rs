@@ -124,6 +124,7 @@ impl<D: Disk> Log<D> {
             end,
             first_lsn,
             next_lsn,
+            records: next_lsn - first_lsn,
             start_lsn: first_lsn,
             index,
         })

@@ -4,7 +4,8 @@
 //! file    = segment header (64) , group* , zeros up to the preallocated size
 //! group   = group header (56) , record* , zeros up to a multiple of 8
 //! record  = crc u32 , length u32 , payload
-//! footer  = group header , body: (first LSN u64 , offset u64)* , offset u64 of the footer , count u32 , crc u32
+//! footer  = group header , body: (first LSN u64 , offset u64)* , records u64 , offset u64 of the footer ,
+//!           entries u32 , crc u32
 //!
 //! segment header:  0 magic "POSTRLOG"   8 version u16  10 kind u8 (1 segment, 2 checkpoint, 3 kept)
 //!                 16 id u64            24 nonce u64    60 crc u32 of 0..60; zeros between
@@ -21,7 +22,7 @@
 //! seeded with its LSN and covers its length. Zeros where a group header would be are the end.
 //!
 //! A full segment ends with a footer, a group without records: its body says where groups start, about each 64 KB,
-//! and its last 16 bytes are the file's last ones, so that opening finds it from the end. The footer's CRC is seeded
+//! and its last 24 bytes are the file's last ones, so that opening finds it from the end. The footer's CRC is seeded
 //! as a record's with the footer's offset, and covers its body before it.
 //!
 //! A kept file holds what is left of the segments from its first id to its id, which it replaces. Its groups are
@@ -53,7 +54,7 @@ pub(crate) const SPARSE: u32 = 4;
 /// Flag of a footer.
 pub(crate) const FOOTER: u32 = 2;
 /// The end of a footer, of which the rest is found.
-pub(crate) const TRAILER_BYTES: usize = 16;
+pub(crate) const TRAILER_BYTES: usize = 24;
 const INDEX_ENTRY_BYTES: usize = 16;
 /// A number in a record of a sparse group.
 const SPARSE_BYTES: usize = 4;
@@ -306,6 +307,7 @@ pub(crate) fn encode_footer(
     offset: u64,
     next_lsn: u64,
     start_lsn: u64,
+    records: u64,
     index: &GroupIndex,
 ) -> Vec<u8> {
     let entries = index.entries();
@@ -324,6 +326,7 @@ pub(crate) fn encode_footer(
         bytes.extend_from_slice(&entry.first_lsn.to_le_bytes());
         bytes.extend_from_slice(&entry.offset.to_le_bytes());
     }
+    bytes.extend_from_slice(&records.to_le_bytes());
     bytes.extend_from_slice(&offset.to_le_bytes());
     bytes.extend_from_slice(&count.to_le_bytes());
     let crc = record_crc(nonce, offset, &bytes[GROUP_HEADER_BYTES..]);
@@ -333,21 +336,21 @@ pub(crate) fn encode_footer(
 
 /// Reads from the last bytes of a file where its footer would start; `None` if they cannot be those of one.
 pub(crate) fn footer_offset(trailer: &[u8; TRAILER_BYTES], file_bytes: u64) -> Option<u64> {
-    let (offset, count) = (u64_at(trailer, 0), u64::from(u32_at(trailer, 8)));
+    let (offset, count) = (u64_at(trailer, 8), u64::from(u32_at(trailer, 16)));
     let bytes = (GROUP_HEADER_BYTES + TRAILER_BYTES) as u64 + count * INDEX_ENTRY_BYTES as u64;
     (offset >= FILE_HEADER_BYTES as u64 && offset.checked_add(bytes) == Some(file_bytes)).then_some(offset)
 }
 
-/// Decodes the body of the footer with this header.
+/// Decodes the body of the footer with this header: the index, and how many records there are.
 pub(crate) fn decode_footer(
     body: &[u8],
     nonce: u64,
     header: &GroupHeader,
-) -> Result<GroupIndex, &'static str> {
+) -> Result<(GroupIndex, u64), &'static str> {
     let Some((entries, trailer)) = body.split_last_chunk::<TRAILER_BYTES>() else {
         return Err("a footer is too short");
     };
-    if record_crc(nonce, header.offset, &body[..body.len() - 4]) != u32_at(trailer, 12) {
+    if record_crc(nonce, header.offset, &body[..body.len() - 4]) != u32_at(trailer, 20) {
         return Err("a footer's checksum does not match");
     }
     let (entries, rest) = entries.as_chunks::<INDEX_ENTRY_BYTES>();
@@ -355,12 +358,12 @@ pub(crate) fn decode_footer(
         |bytes: &[u8; INDEX_ENTRY_BYTES]| Entry { first_lsn: u64_at(bytes, 0), offset: u64_at(bytes, 8) };
     let index = GroupIndex::from_entries(entries.iter().map(entry).collect());
     if !rest.is_empty()
-        || u32_at(trailer, 8) as usize != entries.len()
+        || u32_at(trailer, 16) as usize != entries.len()
         || !index.is_below(header.first_lsn, header.offset)
     {
         return Err("a footer's index makes no sense");
     }
-    Ok(index)
+    Ok((index, u64_at(trailer, 0)))
 }
 
 fn record_crc(nonce: u64, lsn: u64, length_and_payload: &[u8]) -> u32 {

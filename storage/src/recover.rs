@@ -316,6 +316,7 @@ fn repair<D: Disk>(
             end: scan.end,
             first_lsn: scan.first_lsn.unwrap_or(next_lsn),
             next_lsn,
+            records: scan.records,
             start_lsn: scan.start_lsn,
             index: scan.index.clone(),
         });

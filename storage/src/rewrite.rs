@@ -35,6 +35,8 @@ pub struct SegmentInfo {
     pub next: Lsn,
     /// Its size on disk.
     pub bytes: u64,
+    /// How many records are in it.
+    pub records: u64,
     /// Some records may have been left out of it.
     pub is_rewritten: bool,
 }
@@ -47,7 +49,6 @@ pub struct Rewritten {
     sealed: Sealed,
     /// Nonces of the files that it replaces.
     sources: Vec<u64>,
-    records: u64,
     source_bytes: u64,
 }
 
@@ -66,7 +67,7 @@ struct Writer<F> {
 impl Rewritten {
     /// Returns how many records it keeps.
     pub fn records(&self) -> u64 {
-        self.records
+        self.sealed.records
     }
 
     /// Returns its size.
@@ -88,6 +89,7 @@ impl<D: Disk> LogReader<D> {
             first: Lsn(file.first_lsn),
             next: Lsn(file.next_lsn),
             bytes: file.capacity,
+            records: file.records,
             is_rewritten: file.kind == Kind::Kept,
         };
         self.shared.sealed().iter().map(info).collect()
@@ -139,7 +141,6 @@ impl<D: Disk> LogReader<D> {
         let (end, capacity, index) = writer.finish(replaces.next_lsn, start_lsn).map_err(failed)?;
         Ok(Rewritten {
             temporary: temporary.clone(),
-            records,
             source_bytes: sources.iter().map(|file| file.capacity).sum(),
             sources: sources.iter().map(|file| file.nonce).collect(),
             sealed: Sealed {
@@ -151,6 +152,7 @@ impl<D: Disk> LogReader<D> {
                 end,
                 first_lsn: replaces.first_lsn,
                 next_lsn: replaces.next_lsn,
+                records,
                 start_lsn,
                 index,
             },
@@ -277,7 +279,7 @@ impl<F: DiskFile> Writer<F> {
             self.write_group()?;
         }
         let groups_end = self.end;
-        let footer = encode_footer(self.nonce, groups_end, next_lsn, start_lsn, &self.index);
+        let footer = encode_footer(self.nonce, groups_end, next_lsn, start_lsn, self.records, &self.index);
         self.write(&footer)?;
         self.file.sync()?;
         Ok((groups_end, self.end, self.index))

@@ -144,6 +144,7 @@ pub(crate) struct Scan {
     /// What is wrong at `end`, if not all zeros.
     pub(crate) bad: Option<Bad>,
     pub(crate) is_ended_checkpoint: bool,
+    pub(crate) records: u64,
     pub(crate) index: GroupIndex,
     /// A footer follows the groups.
     pub(crate) has_footer: bool,
@@ -159,6 +160,7 @@ impl Scan {
         self.first_lsn.get_or_insert(group.first_lsn);
         self.start_lsn = self.start_lsn.max(group.start_lsn);
         self.next_lsn = Some(group.first_lsn + u64::from(group.count));
+        self.records += u64::from(group.count);
     }
 }
 
@@ -178,6 +180,7 @@ pub(crate) fn scan<F: DiskFile>(
         unproven_from: start,
         bad: None,
         is_ended_checkpoint: false,
+        records: 0,
         index: GroupIndex::default(),
         has_footer: false,
     };
@@ -236,7 +239,7 @@ pub(crate) fn scan_footer<F: DiskFile>(window: &mut Window<F>, nonce: u64) -> io
     if header.flags & FOOTER == 0 || header.count > 0 || header.body_bytes as usize != body.len() {
         return Ok(None);
     }
-    let Ok(index) = decode_footer(body, nonce, &header) else { return Ok(None) };
+    let Ok((index, records)) = decode_footer(body, nonce, &header) else { return Ok(None) };
     Ok(Some(Scan {
         first_lsn: Some(index.entries().first().map_or(header.first_lsn, |first| first.first_lsn)),
         start_lsn: header.start_lsn,
@@ -246,6 +249,7 @@ pub(crate) fn scan_footer<F: DiskFile>(window: &mut Window<F>, nonce: u64) -> io
         unproven_from: offset,
         bad: None,
         is_ended_checkpoint: false,
+        records,
         index,
         has_footer: true,
     }))

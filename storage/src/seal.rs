@@ -67,8 +67,9 @@ impl<D: Disk> Log<D> {
             nonce: old.nonce,
             capacity: old.capacity,
             end: old.end,
-            first_lsn: index.entries().first().map_or(next_lsn, |first| first.first_lsn),
+            first_lsn: first_lsn(&index, next_lsn),
             next_lsn,
+            records: next_lsn - first_lsn(&index, next_lsn),
             start_lsn: self.start_lsn,
             index,
         }));
@@ -84,7 +85,14 @@ impl<D: Disk> Log<D> {
         next_lsn: u64,
         index: &GroupIndex,
     ) -> Result<(), LogError> {
-        let footer = encode_footer(segment.nonce, segment.end, next_lsn, self.start_lsn, index);
+        let footer = encode_footer(
+            segment.nonce,
+            segment.end,
+            next_lsn,
+            self.start_lsn,
+            next_lsn - first_lsn(index, next_lsn),
+            index,
+        );
         let end = segment.end + footer.len() as u64;
         if end > segment.capacity {
             if !self.is_within_quota(end) {
@@ -102,4 +110,8 @@ impl<D: Disk> Log<D> {
         segment.capacity = end;
         Ok(())
     }
+}
+
+fn first_lsn(index: &GroupIndex, next_lsn: u64) -> u64 {
+    index.entries().first().map_or(next_lsn, |first| first.first_lsn)
 }

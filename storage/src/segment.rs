@@ -35,6 +35,8 @@ pub(crate) struct Sealed {
     pub(crate) first_lsn: u64,
     /// Number after its last record.
     pub(crate) next_lsn: u64,
+    /// How many records are in it.
+    pub(crate) records: u64,
     /// The highest start that its groups name.
     pub(crate) start_lsn: u64,
     pub(crate) index: GroupIndex,

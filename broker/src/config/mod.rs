@@ -244,6 +244,13 @@ sections! {
         conversations_max: u64 = 1_000_000, 0..=1_000_000_000;
         /// Recipients of one message above which its receipts are counted, not listed.
         receipts_listed_max: u64 = 50, 0..=1_000_000;
+        /// Whether it is published on `$im/presence/{client}` who is connected.
+        presence: bool = true;
+        /// How long that is kept after the client's session ended.
+        presence_keep_s: u32 = 86_400, 0..=31_536_000;
+        /// Clients of which it is kept; the one whose session ended first makes room, and a client that finds
+        /// none stays unknown.
+        presence_max: u64 = 1_000_000, 0..=1_000_000_000;
         /// Shortest heartbeat that a client may declare on `$im/keepalive`.
         keepalive_min_s: u16 = 1, 1..=65_535;
         /// Longest one.
@@ -622,6 +629,9 @@ impl Config {
             // come from a `Config` made by hand, and matches nothing.
             conversations: self.conversation.iter().filter_map(ConversationRule::engine).collect(),
             receipts_listed_max: self.im.receipts_listed_max as usize,
+            presence: self.im.presence,
+            presence_keep_s: self.im.presence_keep_s,
+            presence_max: self.im.presence_max as usize,
             keepalive_min_s: self.im.keepalive_min_s,
             keepalive_max_s: self.im.keepalive_max_s,
             networks_max: self.im.networks_max as usize,

@@ -123,7 +123,9 @@ fn every_setting_can_be_an_environment_variable() {
     }
     let rules =
         load_env(&[("POSTRIDER_CONVERSATION", "[{filter = \"chat/#\"}]")]).unwrap().config.conversation;
-    assert_eq!(rules, [ConversationRule { filter: "chat/#".into(), receipts: None }]);
+    let expected =
+        ConversationRule { filter: "chat/#".into(), receipts: None, ..default_conversations().remove(0) };
+    assert_eq!(rules, [expected]);
 }
 
 #[test]

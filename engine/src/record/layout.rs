@@ -15,6 +15,7 @@ use crate::config::ReceiptsWanted;
 use crate::dedup::{Fingerprint, Forgotten, Published};
 use crate::memory::Held;
 use crate::message::{Expiry, Flag, Message, MsgNo};
+use crate::presence::{Cause, State};
 
 pub(super) mod kind {
     pub(in crate::record) const SESSION_OPENED: u8 = 1;
@@ -40,6 +41,8 @@ pub(super) mod kind {
     pub(in crate::record) const CONVERSATION_PAGE: u8 = 35;
     pub(in crate::record) const REPLAYED: u8 = 36;
     pub(in crate::record) const HOLES: u8 = 37;
+    pub(in crate::record) const PRESENCE: u8 = 24;
+    pub(in crate::record) const PRESENCE_CLEARED: u8 = 25;
     pub(in crate::record) const NET_VOTE: u8 = 28;
     pub(in crate::record) const PUBLISHED: u8 = 19;
     pub(in crate::record) const PUBLISHED_FORGOTTEN: u8 = 41;
@@ -115,6 +118,13 @@ pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
         }
         Entry::Conversation { topic, seq, ts_unix_ms } => {
             w.u8(kind::CONVERSATION).str(topic).u64(*seq).u64(*ts_unix_ms);
+        }
+        Entry::Presence { client, state: s } => {
+            w.u8(kind::PRESENCE).str(client).str(&s.user).u64(s.epoch).u8(s.cause as u8).u64(s.since_unix_ms);
+            w.u64(s.last_seen_unix_ms).u16(s.keepalive_s).opt_u64(s.ended_unix_ms);
+        }
+        Entry::PresenceCleared { client } => {
+            w.u8(kind::PRESENCE_CLEARED).str(client);
         }
         Entry::NetVote { net, user, interval_s, at_unix_ms } => {
             w.u8(kind::NET_VOTE).str(net).str(user).u16(*interval_s).u64(*at_unix_ms);
@@ -301,6 +311,8 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
             let holes = (0..count).map(|_| hole(r)).collect::<Result<_, String>>()?;
             Entry::Holes { session, topic, form, holes }
         }
+        kind::PRESENCE => Entry::Presence { client: r.str()?, state: read_presence(r)? },
+        kind::PRESENCE_CLEARED => Entry::PresenceCleared { client: r.str()? },
         kind::NET_VOTE => {
             Entry::NetVote { net: r.str()?, user: r.str()?, interval_s: r.u16()?, at_unix_ms: r.u64()? }
         }
@@ -326,6 +338,15 @@ fn form(bits: u8) -> Result<Form, String> {
         1 => Ok(Form::Envelope),
         other => Err(format!("unknown form {other}")),
     }
+}
+
+fn read_presence(r: &mut Reader<'_>) -> Result<State, String> {
+    let (user, epoch, cause) = (r.str()?, r.u64()?, r.u8()?);
+    let cause =
+        Cause::ALL.get(usize::from(cause)).copied().ok_or_else(|| format!("unknown cause {cause}"))?;
+    let (since_unix_ms, last_seen_unix_ms, keepalive_s) = (r.u64()?, r.u64()?, r.u16()?);
+    let ended_unix_ms = r.option(Reader::u64)?;
+    Ok(State { user, epoch, cause, since_unix_ms, last_seen_unix_ms, keepalive_s, ended_unix_ms })
 }
 
 fn read_message(r: &mut Reader<'_>, form: u8) -> Result<MessageEntry, String> {

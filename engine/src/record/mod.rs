@@ -14,6 +14,7 @@ use protocol::{PacketId, QoS, SubscribeOptions, Will};
 use crate::config::ReceiptsWanted;
 use crate::dedup::{Forgotten, Published};
 use crate::message::{Message, MsgNo};
+use crate::presence::State;
 use layout::{Writer, write_entry, write_head, write_message};
 
 pub(crate) use layout::{read_body, read_record};
@@ -305,6 +306,15 @@ pub(crate) enum Entry {
         topic: ByteString,
         form: Form,
         holes: Vec<Hole>,
+    },
+    /// Whether a client is connected.
+    Presence {
+        client: ByteString,
+        state: State,
+    },
+    /// Nothing is known of a client's presence any more.
+    PresenceCleared {
+        client: ByteString,
     },
     /// A user's vote about a network; an interval of 0 takes it back.
     NetVote {

@@ -5,6 +5,7 @@ use super::*;
 use crate::body::{Body, BodySlot};
 use crate::dedup::Fingerprint;
 use crate::message::{Expiry, Flag, message_for_tests};
+use crate::presence::Cause;
 use protocol::{PublishProperties, RetainHandling};
 
 fn will() -> Box<Will> {
@@ -198,6 +199,19 @@ fn entries_added_by_version_3() -> Vec<Entry> {
             packet_id: None,
         },
         Entry::Ended { session, message, source: Source::RetainedEnvelope, packet_id: None, state: None },
+        Entry::Presence {
+            client: "c".into(),
+            state: State {
+                user: "u".into(),
+                epoch: 1_800_000_000_001,
+                cause: Cause::KeepAlive,
+                since_unix_ms: 1_800_000_000_002,
+                last_seen_unix_ms: 1_800_000_000_000,
+                keepalive_s: 240,
+                ended_unix_ms: Some(1_800_000_000_003),
+            },
+        },
+        Entry::PresenceCleared { client: "c".into() },
         Entry::NetVote {
             net: "lte".into(),
             user: "u".into(),

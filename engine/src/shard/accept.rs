@@ -186,24 +186,29 @@ impl Shard {
             self.turn.told.push(receipt::Told { sender: offer.by.user, payload });
         }
         for target in plan.targets {
-            let retain = message.retain && target.retain_as_published;
-            // [MQTT-3.8.4-8], [MQTT-4.8.2-3] the lower of the two levels.
-            let qos = target.qos.min(message.qos);
-            let subscription_identifiers = target.identifiers;
-            let message = message.clone();
-            let origin = match target.share {
-                Some(share) => {
-                    self.chose(share.no, target.session);
-                    Origin::Group { share, kept: target.kept }
-                }
-                None if target.form == Form::Envelope => Origin::Envelope,
-                None => Origin::Subscriptions,
-            };
-            let delivery = Delivery { message, qos, retain, origin, subscription_identifiers };
-            self.deliver(now, target.session, delivery);
+            self.deliver_to(now, target, &message);
         }
         let reason = if nobody { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success };
         Ok(Accepted { reason, seq: message.seq, id, is_repeat: false })
+    }
+
+    /// Gives a message to one of its recipients.
+    pub(super) fn deliver_to(&mut self, now: Now, target: Target, message: &Arc<Message>) {
+        let retain = message.retain && target.retain_as_published;
+        // [MQTT-3.8.4-8], [MQTT-4.8.2-3] the lower of the two levels.
+        let qos = target.qos.min(message.qos);
+        let subscription_identifiers = target.identifiers;
+        let message = message.clone();
+        let origin = match target.share {
+            Some(share) => {
+                self.chose(share.no, target.session);
+                Origin::Group { share, kept: target.kept }
+            }
+            None if target.form == Form::Envelope => Origin::Envelope,
+            None => Origin::Subscriptions,
+        };
+        let delivery = Delivery { message, qos, retain, origin, subscription_identifiers };
+        self.deliver(now, target.session, delivery);
     }
 
     /// Checks a message by itself; returns its id.
@@ -334,12 +339,12 @@ impl Shard {
     }
 
     /// Whether the log has what goes to the target, unless it is only sent at QoS 0.
-    fn is_logged(&self, target: &Target) -> bool {
+    pub(super) fn is_logged(&self, target: &Target) -> bool {
         self.sessions[target.session].durable || target.kept
     }
 
     /// One record holds the message and all its recipients, so their number has a limit.
-    fn check_record(&self, targets: &[Target], tracked: bool) -> Result<(), Refused> {
+    pub(super) fn check_record(&self, targets: &[Target], tracked: bool) -> Result<(), Refused> {
         let durable = targets.iter().filter(|t| self.is_logged(t));
         let group = |t: &Target| GROUP_BYTES * usize::from(t.share.is_some());
         let queued: usize = durable.map(|t| QUEUED_BYTES + group(t) + 4 * t.identifiers.len()).sum();

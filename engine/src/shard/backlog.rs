@@ -41,6 +41,8 @@ pub(super) enum Work {
     Expire { message: MsgNo, after: Option<Recipient> },
     /// A conversation keeps more than its rule says.
     Retain(ByteString),
+    /// Clients came or went.
+    Presences,
     /// A recipient whose session is gone.
     Lost { message: MsgNo, session: SessionNo, source: Source },
 }
@@ -76,6 +78,7 @@ impl Shard {
                 Work::Gather(group) => self.gather(now, group),
                 Work::Expire { message, after } => self.expire(now, message, after),
                 Work::Retain(topic) => self.retain(now, &topic),
+                Work::Presences => self.tell_presences(now),
                 Work::Lost { message, session, source } => {
                     let ending = Ending { session, message, source, packet_id: None, logged: false };
                     self.end(now, ending, Outcome::Dropped("session_ended"));

@@ -59,6 +59,11 @@ impl Shard {
         let (message, session, group) = (self.next_message, self.next_session, self.groups.next_no());
         out.push(&Entry::Counters { message, session, group });
         self.conversations(&mut out);
+        let presences: BTreeMap<_, _> = self.presences.iter().collect();
+        for (client, state) in presences {
+            out.push(&Entry::Presence { client: client.clone(), state: state.clone() });
+            out.close_if_full();
+        }
         let votes: BTreeSet<_> = self.networks.iter().collect();
         for (net, user, interval_s, at_unix_ms) in votes {
             let (net, user) = (net.clone(), user.clone());

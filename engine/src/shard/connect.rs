@@ -312,6 +312,7 @@ impl Shard {
             self.write(&Entry::SessionConnected { session, expiry_s, will });
         }
         self.member_moved(key);
+        self.presence_began(now, key, keep_alive_s);
         if keep_alive_s > 0 {
             self.timers.set(Deadline::KeepAlive(conn), now.monotonic_ms + silence_max_ms(keep_alive_s));
         }
@@ -380,9 +381,10 @@ impl Shard {
         (text.len() <= usize::from(u16::MAX)).then(|| text.into())
     }
 
-    /// The record that this turn writes, or the newest if it writes none.
+    /// The record that this turn writes, or the newest if it writes none; those that only say who came and went
+    /// vouch for nothing.
     pub(super) fn last_or_this_ticket(&self) -> u64 {
-        if self.turn.record.is_empty() { self.gate.last_ticket() } else { self.gate.next_ticket() }
+        if self.turn.record.is_empty() { self.promised } else { self.gate.next_ticket() }
     }
 }
 

@@ -138,6 +138,9 @@ impl Shard {
     /// Ends a connection, whoever ended it; the session may live on. Unknown connections are ignored.
     pub(super) fn connection_ended(&mut self, now: Now, conn: ConnId, reason: CloseReason) {
         let Some(key) = self.conns.get(&conn).map(|c| c.session) else { return };
+        if let Some(last_seen) = self.last_seen(now, conn) {
+            self.presence_ended(now, key, &reason, &last_seen);
+        }
         self.close(conn, reason);
         let session = &mut self.sessions[key];
         session.conn = None;
@@ -187,6 +190,7 @@ impl Shard {
         }
         self.timers.clear(Deadline::SessionExpiry(session.no));
         self.timers.clear(Deadline::WillDelay(session.no));
+        self.presence_session_ended(now, &session.client_id);
         if let Some(remains) = Remains::of(&mut session, &self.account) {
             self.remains.insert(session.no, remains);
             self.backlog.push_back(Work::HandOver(session.no));

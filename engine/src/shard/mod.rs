@@ -20,6 +20,7 @@ mod inform;
 mod keepalive;
 mod limits;
 mod memory;
+mod presence;
 mod probe;
 mod publish;
 mod queue;
@@ -48,6 +49,7 @@ use crate::names::ByName;
 use crate::network::Networks;
 use crate::places::Places;
 use crate::planted::Planted;
+use crate::presence::Presences;
 use crate::receipt::{Receipts, Told};
 use crate::record::{Entry, RecordBuilder, SessionNo};
 use crate::retained::Retained;
@@ -92,11 +94,16 @@ pub struct Shard {
     /// Which messages have their bodies in memory.
     bodies: Bodies,
     fetches: Fetches,
+    presences: Presences,
     /// What sessions, messages and the like hold.
     account: Account,
     memory: Memory,
     timers: Timers,
     backlog: VecDeque<Work>,
+    /// `Work::Presences` is among it.
+    is_telling_presences: bool,
+    /// The newest record that more than the presence of clients is in.
+    promised: u64,
     /// What the work after this input has cost so far, in things looked at.
     effort: usize,
     next_message: u64,
@@ -122,6 +129,8 @@ struct Turn {
     closed: Vec<(ConnId, u64)>,
     /// Receipts to be published with this turn.
     told: Vec<Told>,
+    /// Its record says who came and went, and no more.
+    is_presence: bool,
     /// Scratch for route matches.
     matches: Matches,
 }
@@ -210,10 +219,13 @@ impl Shard {
             networks: Networks::new(config.networks_max, &account),
             fetches: Fetches::default(),
             bodies: Bodies::new(config.bodies_bytes_max, &account),
+            presences: Presences::new(config.presence_max, &account),
             memory: Memory { bytes_max: config.memory_bytes_max, ..Memory::default() },
             account,
             timers: Timers::default(),
             backlog: VecDeque::new(),
+            is_telling_presences: false,
+            promised: 0,
             effort: 0,
             next_message: 1,
             next_session: 1,
@@ -260,7 +272,10 @@ impl Shard {
             Input::Reading { conn, paused } => self.set_reading(now, conn, paused),
             Input::Fetched { fetch, records } => self.fetched(now, fetch, &records),
             Input::Timer => self.timer(now),
-            Input::StoreFull { full } => self.store_full = full,
+            Input::StoreFull { full } => {
+                self.store_full = full;
+                self.tell_presences_later();
+            }
             Input::Shutdown => self.shut_down(now),
         }
         self.finish(now);
@@ -324,6 +339,7 @@ impl Shard {
             subscriptions: (self.routes.len() + self.envelope_routes.len() + self.groups.members()) as u64,
             retained: self.retained.len() as u64,
             informs: self.informed.len() as u64,
+            presences: self.presences.len() as u64,
             deadlines: self.timers.len() as u64,
             memory_bytes: self.memory.bytes as u64,
             memory_level: self.memory.level,
@@ -350,6 +366,9 @@ impl Shard {
             self.gate.append(self.turn.record.take());
             self.gate.last_ticket()
         };
+        if !std::mem::take(&mut self.turn.is_presence) {
+            self.promised = self.promised.max(ticket);
+        }
         let mut sends = std::mem::take(&mut self.turn.sends);
         for (wait, conn, output) in sends.drain(..) {
             let ticket = match wait {
@@ -402,6 +421,7 @@ impl Shard {
             let Some(deadline) = self.timers.pop_due(now.monotonic_ms) else { return };
             match deadline {
                 Deadline::KeepAlive(conn) => self.keep_alive_due(now, conn),
+                Deadline::PresenceEnd => self.watch_presences(now),
                 Deadline::Probe(conn) => self.probe_due(now, conn),
                 Deadline::SessionExpiry(session) => self.session_expiry_due(now, session),
                 Deadline::WillDelay(session) => self.will_due(now, session),

@@ -184,6 +184,8 @@ impl Shard {
                     self.receipts.track(message, topic, seq, id, sender, wanted, of, ended, recipients);
                 }
             }
+            Entry::Presence { client, state } => self.presences.restore(client, state),
+            Entry::PresenceCleared { client } => self.presences.cleared(&client),
             Entry::NetVote { net, user, interval_s, at_unix_ms } => {
                 self.networks.set(&net, &user, interval_s, at_unix_ms);
             }
@@ -405,6 +407,7 @@ impl Shard {
         self.watch_dedup(now);
         self.resume_groups();
         self.find_lost();
+        self.resume_presences(now);
         self.work_off(now);
         // The log names groups for as long as it is; those that nothing is left of go now.
         self.groups.sweep_now();

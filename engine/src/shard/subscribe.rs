@@ -30,15 +30,17 @@ impl Shard {
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
         let mut why = None;
         let mut retained = Vec::new();
+        let mut presences = Vec::new();
         let mut allowance = Allowance {
             compared: self.config.retained_compared_max,
             found: self.config.retained_per_subscribe_max,
         };
         for filter in &subscribe.filters {
             match self.subscribe_one(now, key, filter, &subscribe, &mut allowance) {
-                Ok((reason, found)) => {
+                Ok((reason, found, clients)) => {
                     reasons.push(reason);
                     retained.extend(found);
+                    presences.push((filter, clients));
                 }
                 Err((reason, what)) => {
                     why.get_or_insert_with(|| format!("{:?}: {what}", filter.filter));
@@ -54,9 +56,12 @@ impl Shard {
         for delivery in retained {
             self.deliver(now, key, delivery);
         }
+        for (filter, clients) in presences {
+            self.bring_presences(now, key, clients, filter, subscribe.subscription_identifier);
+        }
     }
 
-    /// Makes one subscription; returns the retained messages that it brings.
+    /// Makes one subscription; returns the retained messages that it brings, and the clients whose presence.
     fn subscribe_one(
         &mut self,
         now: Now,
@@ -64,7 +69,7 @@ impl Shard {
         asked: &SubscribeFilter,
         packet: &Subscribe,
         allowance: &mut Allowance,
-    ) -> Result<(ReasonCode, Vec<Delivery>), (ReasonCode, String)> {
+    ) -> Result<(ReasonCode, Vec<Delivery>, Vec<ByteString>), (ReasonCode, String)> {
         let filter = TopicFilter::parse(compact(&asked.filter))
             .map_err(|e| (ReasonCode::TopicFilterInvalid, e.to_string()))?;
         let identifier = packet.subscription_identifier;
@@ -73,6 +78,10 @@ impl Shard {
             Some(_) => classify_shared_filter(&filter.filter, replays),
             None => classify_filter(&filter.filter),
         };
+        if !self.config.presence && topics_of(&filter.full).starts_with(im::PRESENCE_PREFIX) {
+            let what = "presence is switched off ([im] presence)";
+            return Err((ReasonCode::TopicFilterInvalid, what.to_owned()));
+        }
         if let FilterClass::Refused(reason, what) = class {
             return Err((reason, what.to_owned()));
         }
@@ -114,9 +123,14 @@ impl Shard {
                 RetainHandling::DoNotSend => false,
             };
         let client_id = &self.sessions[key].client_id;
-        let found =
-            if send_retained { self.retained_for(topics_of(&filter.full), allowance) } else { Some(vec![]) };
-        let found = found.ok_or_else(|| {
+        let found = match send_retained {
+            true => {
+                let topics = topics_of(&filter.full);
+                self.retained_for(topics, allowance).zip(self.presences_for(topics, allowance))
+            }
+            false => Some(Default::default()),
+        };
+        let (found, clients) = found.ok_or_else(|| {
             let what = "too many retained messages for one SUBSCRIBE: use narrower filters, fewer at once, \
                         or Retain Handling 2";
             (ReasonCode::QuotaExceeded, what.to_owned())
@@ -139,7 +153,7 @@ impl Shard {
             QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
             QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
         };
-        Ok((granted, found))
+        Ok((granted, found, clients))
     }
 
     /// The retained messages for a filter, the broker's own last; `None` when they are too many.
@@ -236,7 +250,12 @@ impl Shard {
     }
 }
 
-fn retained_delivery(message: Arc<Message>, form: Form, qos: QoS, identifier: Option<u32>) -> Delivery {
+pub(super) fn retained_delivery(
+    message: Arc<Message>,
+    form: Form,
+    qos: QoS,
+    identifier: Option<u32>,
+) -> Delivery {
     let origin = match form {
         Form::Plain => Origin::Retained,
         Form::Envelope => Origin::RetainedEnvelope,

@@ -35,6 +35,10 @@ pub(crate) enum Family {
     // 100 and up: one family for each kind of things that stand for themselves.
     /// An id of a published message by its user and its number among the user's.
     Published = 101,
+    /// A client's presence by its id.
+    Presence = 102,
+    /// A user's vote about a network by both names.
+    NetVote = 103,
 }
 
 /// The key of a row: its family, then what names the thing in it. Numbers are big-endian, so that keys stand in the
@@ -54,14 +58,12 @@ impl Key {
 
     /// Adds a name. Only the last one of a key may be of any length: what comes before others must be told apart
     /// from them, see [`Self::name`].
-    #[allow(dead_code, reason = "kinds that are named by strings use it")]
     pub(crate) fn last(mut self, name: &str) -> Self {
         self.0.extend_from_slice(name.as_bytes());
         self
     }
 
     /// Adds a name that others follow: its length stands before it.
-    #[allow(dead_code, reason = "kinds that are named by strings use it")]
     pub(crate) fn name(mut self, name: &str) -> Self {
         self.0.extend_from_slice(&(name.len() as u32).to_be_bytes());
         self.last(name)
@@ -128,6 +130,12 @@ impl Row {
             Entry::Published { user, first, .. } => Self::Put(published(user, *first)),
             Entry::PublishedForgotten(Forgotten { user, from, to }) => {
                 Self::DeleteRange(published(user, *from), published(user, *to))
+            }
+            Entry::Presence { client, .. } => Self::Put(Key::new(Family::Presence).last(client)),
+            Entry::PresenceCleared { client } => Self::Delete(Key::new(Family::Presence).last(client)),
+            Entry::NetVote { net, user, interval_s, .. } => {
+                let key = Key::new(Family::NetVote).name(net).last(user);
+                if *interval_s == 0 { Self::Delete(key) } else { Self::Put(key) }
             }
             Entry::Group { group, .. } => Self::Put(Key::new(Family::Group).u64(group.0)),
             _ => return None,

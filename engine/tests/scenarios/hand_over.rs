@@ -327,7 +327,7 @@ fn what_waited_at_a_lasting_member_and_went_to_a_passing_one_comes_back_after_a_
 
 #[test]
 fn a_group_without_a_lasting_member_writes_no_record() {
-    let mut node = Node::new();
+    let mut node = Node::with(Config { presence: false, ..Config::default() });
     node.connect_with(1, volatile("truck"));
     node.connect_with(2, volatile("passing"));
     node.subscribe_with(2, GROUP, options(QoS::AtLeastOnce));

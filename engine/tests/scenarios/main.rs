@@ -17,6 +17,7 @@ mod limits;
 mod memory;
 mod node;
 mod payload_format;
+mod presence;
 mod principal_limits;
 mod probes;
 mod receipts;

@@ -69,6 +69,12 @@ impl Node {
         self.come_back();
     }
 
+    /// Dies and comes back with another configuration.
+    pub(crate) fn reconfigure(&mut self, config: Config) {
+        self.config = config;
+        self.come_back();
+    }
+
     fn come_back(&mut self) {
         self.shard =
             Shard::recover(self.config.clone(), 2, self.now, Recovery::of_log(self.log.iter().cloned()))

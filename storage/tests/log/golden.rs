@@ -214,9 +214,10 @@ fn a_kept_file_and_its_footer_are_laid_out_as_described() {
     assert_eq!((u32_at(&bytes, footer + 44), u32_at(&bytes, footer + 48)), (0, 2), "no records, a footer");
     let index = footer + 56;
     assert_eq!((u64_at(&bytes, index), u64_at(&bytes, index + 8)), (4, 64), "the only entry");
-    assert_eq!((u64_at(&bytes, index + 16), u32_at(&bytes, index + 24)), (footer as u64, 1));
-    assert_eq!(u32_at(&bytes, index + 28), seeded_crc(nonce ^ footer as u64, &bytes[index..index + 28]));
-    assert_eq!(bytes.len(), index + 32);
+    assert_eq!(u64_at(&bytes, index + 16), 2, "records");
+    assert_eq!((u64_at(&bytes, index + 24), u32_at(&bytes, index + 32)), (footer as u64, 1));
+    assert_eq!(u32_at(&bytes, index + 36), seeded_crc(nonce ^ footer as u64, &bytes[index..index + 36]));
+    assert_eq!(bytes.len(), index + 40);
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
