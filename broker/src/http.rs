@@ -1,10 +1,15 @@
 //! HTTP on a thread of its own, so that no scrape waits for the shard or makes it wait.
 //!
 //! `/healthz` says that the process lives, `/readyz` that the shard answers and takes messages,
-//! `/metrics` its numbers, `/api/v1/bans` who is kept out.
+//! `/metrics` its numbers, `/api/v1/bans` who is kept out, `/api/v1/conversations` who is a member of which,
+//! `/api/v1/inbox` what a user has not read.
 
+mod access;
 mod bans;
+mod inbox;
+mod members;
 mod problem;
+mod query;
 mod web_socket;
 
 use std::{
@@ -23,7 +28,7 @@ use axum::{
     http::{StatusCode, header::CONTENT_TYPE},
     middleware,
     response::{IntoResponse, Response},
-    routing::{any, delete, get},
+    routing::{any, delete, get, put},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -32,9 +37,10 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use self::web_socket::WebSocketEntry;
+use self::{access::Access, bans::HttpPeer, web_socket::WebSocketEntry};
 use crate::{
     Config, StartError,
+    auth::Auth,
     bind::{BindError, Bound, bind},
     listener::Arrival,
     metrics,
@@ -78,18 +84,20 @@ impl HttpServer {
     pub(crate) fn start(
         bound: Bound,
         ask: mpsc::Sender<Ask>,
+        auth: Auth,
         config: &Config,
         web: Option<mpsc::Sender<Arrival>>,
     ) -> Result<Self, StartError> {
         let addr = bound.local_addr()?;
         let web = web.map(|arrivals| WebSocketEntry::new(config, addr, arrivals));
+        let access = Access::new(config, auth, ask);
         let listener = bound.listen()?;
         let executor =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("http".to_owned())
-            .spawn(move || executor.block_on(serve(listener, ask, web, stopped)))
+            .spawn(move || executor.block_on(serve(listener, access, web, stopped)))
             .map_err(StartError::Thread)?;
         Ok(Self { addr, stop, thread })
     }
@@ -108,7 +116,7 @@ impl HttpServer {
 
 async fn serve(
     listener: std::net::TcpListener,
-    ask: mpsc::Sender<Ask>,
+    access: Access,
     web: Option<WebSocketEntry>,
     stopped: oneshot::Receiver<()>,
 ) {
@@ -120,18 +128,24 @@ async fn serve(
         .route("/", get(bans::list))
         .route("/{kind}/{key}", delete(bans::lift))
         .layer(middleware::from_fn(bans::only_here));
+    let ask = access.ask.clone();
+    let of_users = Router::new()
+        .route("/conversations/{topic}/members/{user}", put(members::join).delete(members::leave))
+        .route("/inbox", get(inbox::page))
+        .with_state(access);
     let app = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
         .nest("/api/v1/bans", bans)
-        .with_state(ask);
+        .with_state(ask)
+        .nest("/api/v1", of_users);
     let app = match web {
         Some(web) => app.route("/mqtt", any(web_socket::open).with_state(Arc::new(web))),
         None => app,
     };
     tokio::select! {
-        result = axum::serve(listener, app.into_make_service_with_connect_info::<bans::HttpPeer>()).into_future() => {
+        result = axum::serve(listener, app.into_make_service_with_connect_info::<HttpPeer>()).into_future() => {
             if let Err(error) = result {
                 tracing::error!(%error, "http ended");
             }

@@ -107,7 +107,7 @@ impl Broker {
         let (ask, asked) = mpsc::channel(ASKED_MAX);
         let (arrived, arrivals) = listener::arrivals();
         let web = config.http.mqtt.then(|| arrived.clone());
-        let http = http.map(|bound| HttpServer::start(bound, ask, &config, web)).transpose()?;
+        let http = http.map(|bound| HttpServer::start(bound, ask, auth.clone(), &config, web)).transpose()?;
         let counts = Arc::new(HandshakeCounts::default());
         let needs_door = opened.iter().any(Opened::has_handshake);
         let door = needs_door

@@ -76,6 +76,12 @@ pub struct Config {
     pub receipts_listed_max: usize,
     /// Bytes of the messages whose bodies are in memory though they could be read from the log again; 0 = no bound.
     pub bodies_bytes_max: usize,
+    /// Members of one conversation.
+    pub members_max: usize,
+    /// Conversations that one user is a member of.
+    pub conversations_per_user_max: usize,
+    /// Memberships of the node.
+    pub memberships_max: usize,
     /// Bytes that the shard may hold in memory, as it counts them; 0 = no bound. Near it QoS 0 messages are no
     /// longer queued, at it what would need more is refused; what was acknowledged stays.
     pub memory_bytes_max: usize,
@@ -194,6 +200,9 @@ impl Default for Config {
             dedup: DedupLimits::default(),
             receipts_listed_max: 50,
             bodies_bytes_max: 0,
+            members_max: 100_000,
+            conversations_per_user_max: 20_000,
+            memberships_max: 5_000_000,
             memory_bytes_max: 0,
             planted: None,
         }

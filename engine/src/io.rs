@@ -7,6 +7,7 @@ use bytestring::ByteString;
 use protocol::{Connect, DecodeError, Packet, Publish, ReasonCode};
 
 use crate::acl::Acl;
+use crate::ask::{Answer, AskId, Question};
 use crate::memory::MemoryLevel;
 use crate::principal::{Authentication, Principal};
 
@@ -146,6 +147,13 @@ pub enum Input {
         /// Whether it is full.
         full: bool,
     },
+    /// Somebody who is no MQTT client asks for something; see [`Output::Answered`].
+    Asked {
+        /// Its number; the caller never uses one twice.
+        ask: AskId,
+        /// What is asked.
+        question: Box<Question>,
+    },
     /// The process ends in order: every client is told.
     Shutdown,
 }
@@ -166,6 +174,13 @@ pub enum Output {
         conn: ConnId,
         /// Why, for the log.
         reason: CloseReason,
+    },
+    /// The answer to [`Input::Asked`]; what it vouches for is durable.
+    Answered {
+        /// Which.
+        ask: AskId,
+        /// What came of it.
+        answer: Answer,
     },
     /// Append this record to the log, in order; say `Committed` when it is durable.
     Append {

@@ -10,13 +10,16 @@
 
 mod acl;
 mod alias;
+mod ask;
 mod body;
 mod config;
 mod conversation;
 mod dedup;
 mod envelope;
 mod gate;
+mod inbox;
 mod io;
+mod member;
 mod memory;
 mod message;
 mod names;
@@ -40,6 +43,7 @@ pub mod view;
 mod waiting;
 
 pub use acl::{Access, Acl, AclRule, Who};
+pub use ask::{Answer, AskId, Question};
 pub use config::{Config, ConversationRule, OnFull, ReceiptsWanted, Retention};
 pub use dedup::DedupLimits;
 pub use io::{CloseReason, ConnId, FetchId, Input, Now, Output, Stats, Ticket};

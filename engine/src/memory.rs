@@ -42,6 +42,14 @@ pub(crate) const ROUTE_BYTES: usize = 384;
 pub(crate) const CONVERSATION_BYTES: usize = 320;
 /// A user whose messages are kept, besides the name.
 pub(crate) const SENDER_BYTES: usize = 160;
+/// A conversation with members besides its topic, in the tables of members.
+pub(crate) const ROLL_BYTES: usize = 512;
+/// A user who is a member, or hears as one, besides the name.
+pub(crate) const READER_BYTES: usize = 256;
+/// A membership: on both sides' tables.
+pub(crate) const MEMBER_BYTES: usize = 160;
+/// Numbers of a conversation without a gap between, or one that will expire.
+pub(crate) const RUN_BYTES: usize = 48;
 /// A message whose receipts are open, besides its strings; the tree of recipients has room for eleven.
 pub(crate) const TRACKING_BYTES: usize = 1_152;
 /// One of its recipients, besides the names.

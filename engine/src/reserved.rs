@@ -1,7 +1,7 @@
 //! Topics and filters that start with `$`: what clients may do with them (docs/protocol.md section 11).
 
 use protocol::ReasonCode;
-use protocol::im::{ENVELOPE_PREFIX, ERRORS_TOPIC, PROBE_PREFIX, RECEIPTS_TOPIC};
+use protocol::im::{ENVELOPE_PREFIX, ERRORS_TOPIC, INBOX_TOPIC, MINE_FILTER, PROBE_PREFIX, RECEIPTS_TOPIC};
 
 /// What a SUBSCRIBE filter asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,10 @@ pub(crate) enum FilterClass {
     Errors,
     /// The results of the client's own probes.
     Probe,
+    /// Every conversation that the user is a member of.
+    Mine,
+    /// The list of these.
+    Inbox,
     /// Not to be had, with the reason.
     Refused(ReasonCode, &'static str),
 }
@@ -42,6 +46,12 @@ pub(crate) fn classify_filter(filter: &str) -> FilterClass {
     }
     if is_presence(rest) {
         return FilterClass::Ordinary;
+    }
+    if filter == MINE_FILTER {
+        return FilterClass::Mine;
+    }
+    if filter == INBOX_TOPIC {
+        return FilterClass::Inbox;
     }
     if rest.starts_with(['#', '+']) {
         return FilterClass::Refused(ReasonCode::TopicFilterInvalid, "no wildcard may follow $im/");
@@ -70,7 +80,11 @@ pub(crate) fn classify_shared_filter(filter: &str, replays: bool) -> FilterClass
         return FilterClass::Refused(ReasonCode::ImplementationSpecificError, what);
     }
     match classify_filter(filter) {
-        FilterClass::Receipts | FilterClass::Errors | FilterClass::Probe => {
+        FilterClass::Receipts
+        | FilterClass::Errors
+        | FilterClass::Probe
+        | FilterClass::Mine
+        | FilterClass::Inbox => {
             let what = "what is one user's own cannot be shared: leave $share away";
             FilterClass::Refused(ReasonCode::TopicFilterInvalid, what)
         }

@@ -125,6 +125,8 @@ pub(crate) struct Session {
     pub(crate) recheck: Option<Box<Recheck>>,
     /// Messages are with the client that may not be sent to it again.
     pub(crate) holds_unreadable: bool,
+    /// It gets all of its user's conversations.
+    pub(crate) is_hearer: bool,
     /// Its queue is to be trimmed after this turn.
     pub(crate) is_over_limit: bool,
     /// It is to be drained further after this turn.
@@ -166,6 +168,7 @@ impl Session {
             checked_epoch: 0,
             recheck: None,
             holds_unreadable: false,
+            is_hearer: false,
             is_over_limit: false,
             is_draining: false,
             is_fetching: false,

@@ -32,6 +32,10 @@ pub(crate) enum Deadline {
     Retention,
     /// The oldest id of a published message is past.
     DedupExpiry,
+    /// Changes wait to be told to those who watch their inbox.
+    Inboxes,
+    /// A message of the conversation with members at this place has expired.
+    Unread(u64),
 }
 
 #[derive(Debug, Default)]

@@ -6,6 +6,7 @@
 
 mod connection;
 mod envelope;
+mod inbox;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,6 +17,10 @@ pub use connection::{
     presence_topic, probe_topic,
 };
 pub use envelope::{ENVELOPE_PREFIX, Envelope};
+pub use inbox::{
+    INBOX_ENTRIES_MAX, INBOX_TOPIC, Inbox, InboxEntry, InboxLast, MINE_FILTER, PREVIEW_CHARS_MAX, READ_TOPIC,
+    ReadRequest, preview,
+};
 
 /// User property: message id, 1–64 characters.
 pub const IM_ID: &str = "im-id";

@@ -312,6 +312,7 @@ impl World {
                     }
                 }
                 Output::Fetch { .. } => return Err("bodies stay in memory without a bound for them".into()),
+                Output::Answered { .. } => {}
                 Output::Close { conn, .. } => {
                     if let Some(link) = self.links.get_mut(&conn) {
                         link.closed = true;

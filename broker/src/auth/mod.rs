@@ -241,6 +241,11 @@ impl Auth {
         self.0.acl.load_full()
     }
 
+    /// Says whether anything here knows users.
+    pub(crate) fn has_authenticators(&self) -> bool {
+        self.0.has_authenticators()
+    }
+
     /// Says whether clients that bring nothing may come in by a listener.
     pub(crate) fn anonymous_allowed(&self, listener: &policy::Door) -> bool {
         policy::anonymous_allowed(self.0.settings.anonymous, self.0.has_authenticators(), listener)

@@ -184,6 +184,9 @@ sections! {
         mqtt: bool = true;
         /// Web pages that may connect to /mqtt; as `origins` of [[listener]].
         origins: Vec<String> = Vec::new();
+        /// Groups whose users may do over HTTP what concerns others: change the members of conversations, see the
+        /// inbox of a user. Without users anyone on the broker's own machine may.
+        admin_groups: Vec<String> = vec!["admin".to_owned()];
     }
     /// What is kept on disk.
     store: Store {
@@ -265,6 +268,12 @@ sections! {
         dedup_ids_max: u64 = 100_000, 1..=100_000_000;
         /// Such ids of all users; above it the oldest are forgotten before their time.
         dedup_ids_total_max: u64 = 4_000_000, 1..=1_000_000_000;
+        /// Members of one conversation.
+        members_max: u64 = 100_000, 1..=100_000_000;
+        /// Conversations that one user is a member of.
+        conversations_per_user_max: u64 = 20_000, 1..=100_000_000;
+        /// Memberships of the broker, all conversations and users together.
+        memberships_max: u64 = 5_000_000, 1..=1_000_000_000;
     }
     /// What is let in, over all listeners, and the memory of connections. In this and the next three
     /// sections 0 means "no bound", and a burst of 0 is what the rate allows in its period.
@@ -640,6 +649,9 @@ impl Config {
                 ids_per_user_max: self.im.dedup_ids_max as usize,
                 ids_max: self.im.dedup_ids_total_max as usize,
             },
+            members_max: self.im.members_max as usize,
+            conversations_per_user_max: self.im.conversations_per_user_max as usize,
+            memberships_max: self.im.memberships_max as usize,
             memory_bytes_max: usize::try_from(self.limits.memory_bytes_max).unwrap_or(usize::MAX),
             ..engine::Config::default()
         }

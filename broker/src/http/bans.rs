@@ -3,15 +3,12 @@
 //! There are no roles yet, so who asks must be on this machine. A web page that a browser here has open is
 //! not: a request that carries its origin, or that names this port by a foreign host name, is refused.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use axum::{
     Json,
     extract::{ConnectInfo, Path, Request, State, connect_info::Connected},
-    http::{
-        HeaderMap, StatusCode,
-        header::{HOST, ORIGIN},
-    },
+    http::{StatusCode, header::ORIGIN},
     middleware::Next,
     response::{IntoResponse, Response},
     serve::IncomingStream,
@@ -19,7 +16,7 @@ use axum::{
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Limited, ask, problem::problem};
+use super::{Limited, access::is_named_here, ask, problem::problem};
 use crate::{
     limits::{BanKey, BanView},
     runtime::Ask,
@@ -49,17 +46,6 @@ pub(super) async fn only_here(
         return problem(StatusCode::FORBIDDEN, "web pages may not ask this");
     }
     next.run(request).await
-}
-
-/// Says whether the client asked for this machine and not for a name that somebody let point to it.
-fn is_named_here(headers: &HeaderMap) -> bool {
-    let Some(host) = headers.get(HOST).and_then(|host| host.to_str().ok()) else { return false };
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
 
 #[derive(Serialize)]
@@ -92,28 +78,5 @@ pub(super) async fn lift(
         Ok(true) => StatusCode::NO_CONTENT.into_response(),
         Ok(false) => problem(StatusCode::NOT_FOUND, &format!("{who} is not banned")),
         Err(what) => problem(StatusCode::SERVICE_UNAVAILABLE, what.trim_end()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn this_machine_is_named_by_localhost_or_an_address() {
-        for (host, here) in [
-            ("localhost", true),
-            ("LOCALHOST:8080", true),
-            ("127.0.0.1:8080", true),
-            ("[::1]:8080", true),
-            ("example.com:8080", false),
-            ("127.0.0.1.example.com", false),
-            ("", false),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(HOST, host.parse().unwrap());
-            assert_eq!(is_named_here(&headers), here, "{host}");
-        }
-        assert!(!is_named_here(&HeaderMap::new()));
     }
 }

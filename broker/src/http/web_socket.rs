@@ -12,7 +12,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 
-use super::{Idle, bans::HttpPeer};
+use super::{HttpPeer, Idle};
 use crate::{
     Config,
     listener::{Arrival, Frames, HandshakeLimits, Layers, Listener, Refusal, UpgradeRequest},

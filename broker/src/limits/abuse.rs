@@ -282,6 +282,46 @@ impl Abuse {
         }
     }
 
+    /// Judges a login that makes no connection to be counted.
+    pub(crate) fn login(&mut self, now_ms: u64, address: IpAddr, user: Option<&str>) -> Admission {
+        let seat = self.seat_of(address);
+        if let Some(refusal) = self.is_kept_out(now_ms, &seat, "", user) {
+            return refusal;
+        }
+        match self.guessing_ms(now_ms, &seat, user) {
+            0 => Admission::Admit,
+            ms => Admission::Delay { ms },
+        }
+    }
+
+    /// Counts such a login that failed.
+    pub(crate) fn login_failed(&mut self, now: Now, address: IpAddr, user: Option<&str>) {
+        let seat = self.seat_of(address);
+        self.auth_failed(now, &seat, user);
+    }
+
+    /// Notes such a login that was right.
+    pub(crate) fn logged_in(&mut self, address: IpAddr, user: &str) {
+        let seat = self.seat_of(address);
+        self.remember_login(&seat, user);
+    }
+
+    fn remember_login(&mut self, seat: &Seat, user: &str) {
+        if let Some(address) = seat.address {
+            self.logins.remember(user, address);
+        }
+        if seat.counted >= Counted::Users {
+            self.guesses_by_user.forgive(&ByteString::from(user));
+        }
+    }
+
+    /// A place that nobody sits on: it is never given back.
+    fn seat_of(&self, address: IpAddr) -> Seat {
+        let counted = self.counted(Some(address));
+        let address = Some(address).filter(|_| counted == Counted::Address).map(AddressKey::of);
+        Seat { address, counted, listener: usize::MAX, is_unconnected: false, user: None }
+    }
+
     /// Takes a client in whose user is known now; gives the rates that the user's connections share.
     pub(crate) fn authenticated(
         &mut self,
@@ -291,12 +331,7 @@ impl Abuse {
         user: &str,
         bounds: UserBounds,
     ) -> Result<Option<Rc<Rates>>, Admission> {
-        if let Some(address) = seat.address {
-            self.logins.remember(user, address);
-        }
-        if seat.counted >= Counted::Users {
-            self.guesses_by_user.forgive(&ByteString::from(user));
-        }
+        self.remember_login(seat, user);
         if bounds.connections_max == 0 && bounds.rates == RateBounds::default() {
             return Ok(None);
         }

@@ -33,14 +33,16 @@ mod turn;
 use std::{
     cell::RefCell,
     cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
+    collections::{BinaryHeap, HashMap, VecDeque},
+    net::IpAddr,
     rc::Rc,
     sync::Arc,
     task::Waker,
 };
 
 use bytes::{Bytes, BytesMut};
-use engine::{ConnId, Input, Now};
+use bytestring::ByteString;
+use engine::{Answer, AskId, ConnId, Input, Now, Question};
 use slab::Slab;
 use storage::Committer;
 use tokio::{
@@ -55,7 +57,7 @@ use self::{clock::Clock, connection::Connection};
 use crate::{
     Config, FatalError,
     auth::Auth,
-    limits::{Abuse, BanKey, BanView},
+    limits::{Abuse, Admission, BanKey, BanView},
     listener::{Arrival, CIPHER_BYTES, GivenUp, HandshakeCounts, HandshakeDoor, PLAIN_BYTES_MIN, Socket},
 };
 
@@ -126,6 +128,14 @@ pub(crate) enum Ask {
     Bans(oneshot::Sender<Vec<BanView>>),
     /// To end a ban; whether there was one.
     LiftBan(BanKey, oneshot::Sender<bool>),
+    /// Whether somebody may try to log in without a connection to be counted.
+    MayLogIn { address: IpAddr, user: Option<ByteString>, answer: oneshot::Sender<Admission> },
+    /// Such a login was right.
+    LoggedIn { address: IpAddr, user: ByteString },
+    /// Such a login failed.
+    LoginFailed { address: IpAddr, user: Option<ByteString> },
+    /// What the engine answers, when that is durable.
+    Engine(Box<Question>, oneshot::Sender<Answer>),
 }
 
 /// What the shard's thread is started with.
@@ -237,6 +247,9 @@ struct Core {
     last_ticket: u64,
     /// The newest ticket the engine was told to be durable.
     committed: u64,
+    /// Who waits for an answer of the engine.
+    answers: HashMap<AskId, oneshot::Sender<Answer>>,
+    next_ask: u64,
     turn: Alarm,
     timer: Alarm,
     /// When the timer's task will look next.
@@ -317,6 +330,8 @@ impl Core {
             batch: Vec::new(),
             last_ticket: newest,
             committed: newest,
+            answers: HashMap::new(),
+            next_ask: 0,
             turn: Alarm::default(),
             timer: Alarm::default(),
             timer_ms: 0,

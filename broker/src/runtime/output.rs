@@ -34,6 +34,12 @@ impl Core {
                     let linger = !matches!(reason, CloseReason::Disconnected | CloseReason::Lost);
                     self.begin_close(conn, linger, &reason);
                 }
+                Output::Answered { ask, answer } => {
+                    if let Some(asked) = self.answers.remove(&ask) {
+                        // Who asked may have gone.
+                        drop(asked.send(answer));
+                    }
+                }
                 Output::Append { ticket: Ticket(ticket), record } => {
                     self.batch.push(record);
                     self.last_ticket = ticket;

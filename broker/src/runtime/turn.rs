@@ -8,15 +8,22 @@ use std::{
     time::Duration,
 };
 
-use engine::{Input, Ticket};
+use engine::{Answer, AskId, Input, Now, Question, Ticket};
 use protocol::ReasonCode;
-use tokio::{sync::mpsc, task::AbortHandle, time::Sleep};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::AbortHandle,
+    time::Sleep,
+};
 
 use super::{Ask, Core, Shared, connection::Phase};
 use crate::FatalError;
 
 /// The timer looks at least this often.
 const TIMER_MAX_MS: u64 = 60 * 60 * 1000;
+
+/// Requests that wait until what they did is durable.
+const ANSWERS_WAITING_MAX: usize = 1_024;
 
 /// When the broker ends, clients that were told and do not close are waited for this long.
 const STOP_LINGER_MS: u64 = 500;
@@ -92,13 +99,32 @@ pub(super) async fn control(
 
 impl Core {
     fn answer(&mut self, ask: Ask) {
-        let now_ms = self.clock.now().monotonic_ms;
+        let now = self.clock.now();
+        let now_ms = now.monotonic_ms;
         // Who asked may have gone.
         match ask {
+            Ask::MayLogIn { address, user, answer } => {
+                drop(answer.send(self.abuse.login(now_ms, address, user.as_deref())));
+            }
+            Ask::LoggedIn { address, user } => self.abuse.logged_in(address, &user),
+            Ask::LoginFailed { address, user } => self.abuse.login_failed(now, address, user.as_deref()),
+            Ask::Engine(question, answer) => self.ask_engine(now, question, answer),
             Ask::Snapshot(answer) => drop(answer.send(self.snapshot())),
             Ask::Bans(answer) => drop(answer.send(self.abuse.bans(now_ms))),
             Ask::LiftBan(key, answer) => drop(answer.send(self.abuse.lift(now_ms, &key))),
         }
+    }
+
+    /// Asks the engine; the answer comes among its outputs.
+    fn ask_engine(&mut self, now: Now, question: Box<Question>, answer: oneshot::Sender<Answer>) {
+        if self.answers.len() >= ANSWERS_WAITING_MAX {
+            let what = format!("{ANSWERS_WAITING_MAX} requests wait for the store, try again later");
+            return drop(answer.send(Answer::Full(what)));
+        }
+        self.next_ask += 1;
+        let ask = AskId(self.next_ask);
+        self.answers.insert(ask, answer);
+        self.input(now, Input::Asked { ask, question });
     }
 
     fn end_turn(&mut self) {

@@ -193,6 +193,11 @@ impl Conversations {
         self.named.get(topic).map_or(0, |known| known.head.seq)
     }
 
+    /// Returns the end of a conversation; of one without messages it is 0.
+    pub(crate) fn end(&self, topic: &str) -> Head {
+        self.named.get(topic).map(|known| known.head).unwrap_or_default()
+    }
+
     /// Returns the first number that is kept; with nothing left the next one.
     pub(crate) fn first_seq(&self, topic: &str) -> u64 {
         let Some(known) = self.named.get(topic) else { return 1 };

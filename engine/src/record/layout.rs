@@ -49,6 +49,8 @@ pub(super) mod kind {
     pub(in crate::record) const HEAD: u8 = 29;
     /// A message with what version 3 added.
     pub(in crate::record) const MESSAGE_V3: u8 = 40;
+    pub(in crate::record) const MEMBER: u8 = 22;
+    pub(in crate::record) const MEMBER_LEFT: u8 = 23;
 }
 
 pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
@@ -137,6 +139,12 @@ pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
         }
         Entry::PublishedForgotten(Forgotten { user, from, to }) => {
             w.u8(kind::PUBLISHED_FORGOTTEN).str(user).u64(*from).u64(*to);
+        }
+        Entry::Member { topic, user, joined, read } => {
+            w.u8(kind::MEMBER).str(topic).str(user).u64(*joined).u64(*read);
+        }
+        Entry::MemberLeft { topic, user } => {
+            w.u8(kind::MEMBER_LEFT).str(topic).str(user);
         }
         Entry::Counters { message, session, group } => {
             w.u8(kind::COUNTERS).u64(*message).u64(*session).u64(*group);
@@ -316,6 +324,8 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
         kind::NET_VOTE => {
             Entry::NetVote { net: r.str()?, user: r.str()?, interval_s: r.u16()?, at_unix_ms: r.u64()? }
         }
+        kind::MEMBER => Entry::Member { topic: r.str()?, user: r.str()?, joined: r.u64()?, read: r.u64()? },
+        kind::MEMBER_LEFT => Entry::MemberLeft { topic: r.str()?, user: r.str()? },
         other => return Err(format!("unknown kind {other}")),
     })
 }

@@ -331,6 +331,18 @@ pub(crate) enum Entry {
     },
     /// Ids are no longer known.
     PublishedForgotten(Forgotten),
+    /// A user is a member of a conversation since this number, and read up to that one.
+    Member {
+        topic: ByteString,
+        user: ByteString,
+        joined: u64,
+        read: u64,
+    },
+    /// It is none any more.
+    MemberLeft {
+        topic: ByteString,
+        user: ByteString,
+    },
     /// The next numbers to give.
     Counters {
         message: u64,

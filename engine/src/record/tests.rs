@@ -222,6 +222,8 @@ fn entries_added_by_version_3() -> Vec<Entry> {
         Entry::PublishedForgotten(Forgotten { user: "u".into(), from: 1, to: 7 }),
         Entry::Head(Box::new(HeadEntry { message: head, needed: 3 })),
         Entry::Message(Box::new(MessageEntry { message: collapsing, set_retained: false })),
+        Entry::Member { topic: "im/room".into(), user: "u".into(), joined: 3, read: 4 },
+        Entry::MemberLeft { topic: "im/room".into(), user: "u".into() },
     ]
 }
 

@@ -176,6 +176,7 @@ impl Shard {
         if let Some(given_id) = plan.given_id {
             self.remember_id(now, &message, given_id, nobody);
         }
+        self.posted(now, &message);
         if let Some((packet_id, key)) = offer.incoming.zip(offer.by.session) {
             self.take_incoming(key, packet_id, message.seq, id.clone());
         }
@@ -397,6 +398,9 @@ impl Shard {
         self.routes_mut(form).matching(load.topic, &mut matches);
         // [MQTT-3.8.3-3] No Local keeps a client's own messages away.
         let Matches { subscribers, groups } = &mut matches;
+        if load.in_conversation && form == Form::Plain {
+            self.add_hearers(load.topic, subscribers);
+        }
         subscribers.retain(|m| !(m.options.no_local && Some(m.session) == publisher));
         subscribers.sort_unstable_by_key(|m| (m.session, m.identifier));
         // Each in the order of its sessions.

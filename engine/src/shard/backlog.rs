@@ -43,6 +43,10 @@ pub(super) enum Work {
     Retain(ByteString),
     /// Clients came or went.
     Presences,
+    /// The user left this conversation, of which messages wait at the session.
+    Left(SessionNo, ByteString),
+    /// Sessions that watch their inbox are to be told what changed.
+    Inboxes,
     /// A recipient whose session is gone.
     Lost { message: MsgNo, session: SessionNo, source: Source },
 }
@@ -79,6 +83,8 @@ impl Shard {
                 Work::Expire { message, after } => self.expire(now, message, after),
                 Work::Retain(topic) => self.retain(now, &topic),
                 Work::Presences => self.tell_presences(now),
+                Work::Left(session, topic) => self.forget_left(now, session, topic),
+                Work::Inboxes => self.tell_inboxes(now),
                 Work::Lost { message, session, source } => {
                     let ending = Ending { session, message, source, packet_id: None, logged: false };
                     self.end(now, ending, Outcome::Dropped("session_ended"));

@@ -75,6 +75,7 @@ impl Shard {
             out.builder.push_message(message, true);
             out.close_if_full();
         }
+        self.members(&mut out);
         self.groups(&mut out);
         self.ids(&mut out);
         // Before the sessions: a client that came back after its session ended has another one there.
@@ -164,6 +165,15 @@ impl Shard {
                 out.push(&Entry::Published { user: user.clone(), first, ids: ids.to_vec() });
                 out.close_if_full();
             }
+        }
+    }
+
+    fn members(&self, out: &mut Checkpoint) {
+        let all = self.members.iter().map(|(topic, user, member)| ((topic, user), member));
+        for ((topic, user), member) in all.collect::<BTreeMap<_, _>>() {
+            let (topic, user, read) = (topic.clone(), user.clone(), member.reading.read);
+            out.push(&Entry::Member { topic, user, joined: member.joined, read });
+            out.close_if_full();
         }
     }
 

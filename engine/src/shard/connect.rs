@@ -157,6 +157,7 @@ impl Shard {
         self.note_network(now, conn, &connect);
         // [MQTT-4.4.0-1] what was not acknowledged goes out again, then what waits.
         self.drain(now, key);
+        self.show_inbox(now, key);
         Ok(())
     }
 

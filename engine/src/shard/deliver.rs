@@ -228,6 +228,7 @@ impl Shard {
             c.congested = false;
             let key = c.session;
             self.drain(now, key);
+            self.inbox_drained(now, key);
         }
     }
 
@@ -243,7 +244,8 @@ impl Shard {
         delivery: &Delivery,
         packet_id: Option<PacketId>,
     ) -> Result<Publish, &'static str> {
-        if self.is_suspect(key) && !self.may_send(conn, &delivery.message.topic) {
+        let is_doubtful = self.is_suspect(key) || self.is_as_member(key, &delivery.message);
+        if is_doubtful && !self.may_send(conn, &delivery.message.topic) {
             return Err(NOT_AUTHORIZED);
         }
         let may_learn = self.memory.level == MemoryLevel::Normal;

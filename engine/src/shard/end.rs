@@ -214,6 +214,8 @@ impl Shard {
         self.by_client.remove(&session.client_id);
         self.by_no.remove(&session.no);
         self.receipts.unhear(&session.user, key);
+        self.members.unhear(&session.user, key);
+        self.unwatch_inbox(key, &session.user);
         for filter in session.subscriptions.keys() {
             self.unroute(filter, key);
             self.leave_group(filter, key, session.durable);

@@ -15,10 +15,12 @@ mod dedup;
 mod deliver;
 mod end;
 mod fetch;
+mod inbox;
 mod incoming;
 mod inform;
 mod keepalive;
 mod limits;
+mod member;
 mod memory;
 mod presence;
 mod probe;
@@ -44,6 +46,7 @@ use crate::body::Bodies;
 use crate::conversation::Conversations;
 use crate::dedup::Dedup;
 use crate::gate::Gate;
+use crate::member::{Limits, Members};
 use crate::memory::{Account, Held, Memory};
 use crate::names::ByName;
 use crate::network::Networks;
@@ -61,6 +64,7 @@ use crate::timers::{Deadline, Timers};
 use crate::{CloseReason, Config, ConnId, Input, Now, OnFull, Output, Stats, Ticket};
 use backlog::Work;
 use fetch::Fetches;
+use inbox::Inboxes;
 use keepalive::Path;
 use share::Remains;
 
@@ -95,6 +99,8 @@ pub struct Shard {
     bodies: Bodies,
     fetches: Fetches,
     presences: Presences,
+    members: Members,
+    inboxes: Inboxes,
     /// What sessions, messages and the like hold.
     account: Account,
     memory: Memory,
@@ -220,6 +226,15 @@ impl Shard {
             fetches: Fetches::default(),
             bodies: Bodies::new(config.bodies_bytes_max, &account),
             presences: Presences::new(config.presence_max, &account),
+            members: Members::new(
+                Limits {
+                    members_max: config.members_max,
+                    conversations_max: config.conversations_per_user_max,
+                    memberships_max: config.memberships_max,
+                },
+                &account,
+            ),
+            inboxes: Inboxes::default(),
             memory: Memory { bytes_max: config.memory_bytes_max, ..Memory::default() },
             account,
             timers: Timers::default(),
@@ -276,6 +291,7 @@ impl Shard {
                 self.store_full = full;
                 self.tell_presences_later();
             }
+            Input::Asked { ask, question } => self.asked(now, ask, *question),
             Input::Shutdown => self.shut_down(now),
         }
         self.finish(now);
@@ -431,6 +447,8 @@ impl Shard {
                 Deadline::RetainedExpiry => self.retained_expiry_due(now),
                 Deadline::Retention => self.retention_due(now),
                 Deadline::DedupExpiry => self.dedup_expiry_due(now),
+                Deadline::Inboxes => self.inboxes_due(now),
+                Deadline::Unread(roll) => self.unread_due(now, roll as usize),
             }
             self.finish(now);
         }

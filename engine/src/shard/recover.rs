@@ -202,6 +202,11 @@ impl Shard {
             }
             Entry::Published { user, first, ids } => self.dedup.restore(&user, first, &ids)?,
             Entry::PublishedForgotten(forgotten) => self.dedup.forget(&forgotten),
+            Entry::Member { topic, user, joined, read } => {
+                let head = self.conversations.end(&topic);
+                self.members.restore(&topic, &user, joined, read, head);
+            }
+            Entry::MemberLeft { topic, user } => drop(self.members.leave(&topic, &user)),
             Entry::Counters { message, session, group } => {
                 self.groups.begin_at(group);
                 self.next_message = self.next_message.max(message);
@@ -401,6 +406,7 @@ impl Shard {
             }
         }
         self.finish(now);
+        self.recount_members(now);
         self.watch_retained();
         self.resume_retention(now);
         self.watch_recovered_expiries();

@@ -3,7 +3,7 @@
 //! version has room for it, and on `$im/errors`.
 
 use bytestring::ByteString;
-use protocol::im::{KEEPALIVE_TOPIC, PROBE_TOPIC};
+use protocol::im::{KEEPALIVE_TOPIC, PROBE_TOPIC, READ_TOPIC};
 use protocol::{Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode};
 
 use super::accept::Refused;
@@ -17,6 +17,8 @@ pub(super) enum Request {
     Keepalive,
     /// `$im/probe`: a message after a silence.
     Probe,
+    /// `$im/read`: another read position.
+    Read,
 }
 
 impl Request {
@@ -25,6 +27,7 @@ impl Request {
         match topic {
             KEEPALIVE_TOPIC => Some(Self::Keepalive),
             PROBE_TOPIC => Some(Self::Probe),
+            READ_TOPIC => Some(Self::Read),
             _ => None,
         }
     }
@@ -45,6 +48,7 @@ impl Shard {
         let met = match request {
             Request::Keepalive => self.declare_keepalive(now, conn, &publish.payload),
             Request::Probe => self.begin_probe(now, conn, &publish.payload),
+            Request::Read => self.read_up_to(now, conn, &publish.payload),
         };
         let what = met.as_ref().err().map(|refused| format!("request {:?}: {}", publish.topic, refused.what));
         if let Some(what) = &what {
@@ -61,7 +65,12 @@ impl Shard {
         }
         let ack = self.ack(conn, packet_id, reason, what.as_deref());
         let packet = if publish.qos == QoS::ExactlyOnce { Packet::PubRec(ack) } else { Packet::PubAck(ack) };
-        self.send_fitting(conn, Wait::Record, packet);
+        let wait = match request {
+            // Another terminal of the user may have moved it there, in a record that is not durable yet.
+            Request::Read => Wait::Ticket(self.last_or_this_ticket()),
+            Request::Keepalive | Request::Probe => Wait::Record,
+        };
+        self.send_fitting(conn, wait, packet);
     }
 }
 

@@ -59,6 +59,9 @@ impl Shard {
         for (filter, clients) in presences {
             self.bring_presences(now, key, clients, filter, subscribe.subscription_identifier);
         }
+        if subscribe.filters.iter().any(|asked| *asked.filter == *im::INBOX_TOPIC) {
+            self.show_inbox(now, key);
+        }
     }
 
     /// Makes one subscription; returns the retained messages that it brings, and the clients whose presence.
@@ -184,6 +187,8 @@ impl Shard {
             FilterClass::Receipts => self.receipts.hear(&session.user.clone(), key, options.qos),
             FilterClass::Ordinary => self.routes.insert(&filter.full, subscriber),
             FilterClass::Envelope => self.envelope_routes.insert(topics_of(&filter.full), subscriber),
+            FilterClass::Mine => self.hear_mine(key, subscriber),
+            FilterClass::Inbox => self.watch_inbox(key),
             FilterClass::Errors | FilterClass::Probe | FilterClass::Refused(..) => {}
         }
     }
@@ -243,6 +248,11 @@ impl Shard {
                 let is_durable = self.sessions[key].durable;
                 self.leave_group(filter, key, is_durable);
                 self.pass_on_later(filter, key);
+            }
+            FilterClass::Mine => self.unhear_mine(key),
+            FilterClass::Inbox => {
+                let user = session.user.clone();
+                self.unwatch_inbox(key, &user);
             }
             FilterClass::Errors | FilterClass::Probe | FilterClass::Refused(..) => {}
         }

@@ -455,6 +455,7 @@ impl World {
                     assert_eq!(ticket.0 as usize, self.log.len());
                 }
                 Output::Send { conn, packet } => self.sent(conn, packet),
+                Output::Answered { .. } => {}
                 Output::Close { conn, .. } => assert!(self.closed.insert(conn), "{conn:?} closed twice"),
                 Output::Fetch { fetch, places } => {
                     assert!(places.iter().all(|place| place.0 as usize <= self.committed), "{places:?}");

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
-use engine::{CloseReason, Config, ConnId, FetchId, Input, Now, Output, Principal, Recovery, Shard, Ticket};
+use engine::{
+    Answer, AskId, CloseReason, Config, ConnId, FetchId, Input, Now, Output, Principal, Question, Recovery,
+    Shard, Ticket,
+};
 use protocol::*;
 
 pub(crate) struct Node {
@@ -21,6 +24,8 @@ pub(crate) struct Node {
     /// Records that were asked for.
     pub(crate) fetched: usize,
     sent: Vec<(ConnId, Packet)>,
+    answers: Vec<(AskId, Answer)>,
+    asked: u64,
     pub(crate) closed: BTreeMap<u64, CloseReason>,
     versions: BTreeMap<ConnId, ProtocolVersion>,
 }
@@ -33,7 +38,7 @@ impl Node {
     pub(crate) fn with(config: Config) -> Self {
         let now = Now { monotonic_ms: 1_000, unix_ms: 1_800_000_000_000 };
         let shard = Shard::recover(config.clone(), 1, now, Recovery::of_log([])).unwrap();
-        let (log, sent) = (Vec::new(), Vec::new());
+        let (log, sent, answers, asked) = (Vec::new(), Vec::new(), Vec::new(), 0);
         let (closed, versions) = (BTreeMap::new(), BTreeMap::new());
         Self {
             config,
@@ -46,6 +51,8 @@ impl Node {
             fetches: Vec::new(),
             fetched: 0,
             sent,
+            answers,
+            asked,
             closed,
             versions,
         }
@@ -131,6 +138,7 @@ impl Node {
                 Output::Fetch { fetch, places } => {
                     self.fetches.push((fetch, places));
                 }
+                Output::Answered { ask, answer } => self.answers.push((ask, answer)),
                 Output::Close { conn, reason } => {
                     assert!(self.closed.insert(conn.0, reason).is_none(), "closed twice");
                 }
@@ -214,6 +222,42 @@ impl Node {
 }
 
 impl Node {
+    /// Asks and returns the answer; `None` while it waits.
+    pub(crate) fn ask(&mut self, question: Question) -> Option<Answer> {
+        self.asked += 1;
+        let ask = AskId(self.asked);
+        self.input(Input::Asked { ask, question: Box::new(question) });
+        self.answer(ask)
+    }
+
+    /// Takes an answer that was given meanwhile.
+    pub(crate) fn answer(&mut self, ask: AskId) -> Option<Answer> {
+        let at = self.answers.iter().position(|(answered, _)| *answered == ask)?;
+        Some(self.answers.remove(at).1)
+    }
+
+    /// Counts the answers that were given and not taken.
+    pub(crate) fn answers(&self) -> usize {
+        self.answers.len()
+    }
+
+    /// Takes the CONNACK; what came with it stays unseen.
+    pub(crate) fn take_connack(&mut self, conn: u64) {
+        self.take(conn, |p| if let Packet::ConnAck(c) = p { Some(ConnAck::clone(c)) } else { None });
+    }
+
+    /// Makes a user a member of a conversation.
+    pub(crate) fn join(&mut self, topic: &str, user: &str) {
+        let (topic, user) = (topic.into(), user.into());
+        assert_eq!(self.ask(Question::Join { topic, user, by: None }), Some(Answer::Done));
+    }
+
+    /// Ends its membership.
+    pub(crate) fn leave(&mut self, topic: &str, user: &str) {
+        let (topic, user) = (topic.into(), user.into());
+        assert_eq!(self.ask(Question::Leave { topic, user }), Some(Answer::Done));
+    }
+
     /// Connects and returns the CONNACK.
     pub(crate) fn connack(&mut self, conn: u64, connect: Connect) -> ConnAck {
         self.connect_with(conn, connect);

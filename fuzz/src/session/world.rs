@@ -327,6 +327,7 @@ impl World {
                 }
                 Output::Send { conn, packet } => self.deliver(conn, &packet),
                 Output::Fetch { .. } => unreachable!("bodies stay in memory without a bound for them"),
+                Output::Answered { ask, .. } => panic!("{ask:?} was never asked"),
                 Output::Close { conn, .. } => drop(self.links.remove(&conn)),
             }
         }

@@ -64,6 +64,7 @@ impl Memory {
                     Output::Close { conn, .. } => self.connections[conn.0 as usize].phase = Phase::Closed,
                     Output::Append { ticket, .. } => newest = Some(ticket),
                     Output::Fetch { .. } => unreachable!("bodies stay in memory without a bound for them"),
+                    Output::Answered { .. } => {}
                 }
             }
             let Some(Ticket(ticket)) = newest else { return };

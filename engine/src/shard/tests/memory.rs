@@ -49,6 +49,7 @@ pub(super) fn check(shard: &Shard) {
     sum += shard.receipts.iter().map(|(_, t)| t.recount()).sum::<usize>();
     sum += shard.conversations.recount() + shard.dedup.recount();
     sum += shard.presences.recount() + shard.networks.recount();
+    sum += shard.members.recount();
     assert_eq!(shard.account.bytes(), sum);
     assert_eq!(shard.memory().bytes, shard.held_bytes());
 }

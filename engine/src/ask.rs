@@ -1,0 +1,56 @@
+//! What those ask who are no MQTT clients, and what they are answered.
+
+use bytestring::ByteString;
+
+use crate::principal::Principal;
+
+/// One question; the caller never uses a number twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AskId(pub u64);
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// To make a user a member of a conversation; one who is a member stays what it is.
+    Join {
+        /// The conversation.
+        topic: ByteString,
+        /// The user.
+        user: ByteString,
+        /// Who wants it, where its rights decide: it must be allowed to subscribe to the topic.
+        by: Option<Box<Principal>>,
+    },
+    /// To end a user's membership; one who is no member stays none.
+    Leave {
+        /// The conversation.
+        topic: ByteString,
+        /// The user.
+        user: ByteString,
+    },
+    /// What a user has in the inbox.
+    Inbox {
+        /// The user.
+        user: ByteString,
+        /// Where the answer before ended; `None` begins with the newest conversation.
+        cursor: Option<ByteString>,
+        /// Most entries wanted; 200 are the most there are.
+        limit: usize,
+    },
+}
+
+/// What came of a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is done, and durable.
+    Done,
+    /// A JSON document.
+    Json(String),
+    /// It is not done: the question is wrong.
+    Invalid(String),
+    /// It is not done: there is no such thing.
+    NotFound(String),
+    /// It is not done: who asked may not.
+    Forbidden(String),
+    /// It is not done: a limit is reached.
+    Full(String),
+}

@@ -1,0 +1,467 @@
+//! `$im/inbox` and `$im/read`: what of a user's conversations is unread, told at once and then at each change.
+//!
+//! Nothing of it is stored or queued: a session is sent the whole list when it subscribes and when it comes back,
+//! then what changed since it was told last, at most every `CHANGES_EVERY_MS`. A message costs one mark at its
+//! conversation; who watches it is looked at when the changes are told, in portions.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use protocol::QoS;
+use protocol::im::{INBOX_ENTRIES_MAX, INBOX_TOPIC, Inbox, InboxEntry, InboxLast, ReadRequest};
+use rustc_hash::FxHashMap;
+
+use super::Shard;
+use super::accept::Refused;
+use super::backlog::Work;
+use super::queue::Way;
+use crate::ask::Answer;
+use crate::conversation::Head;
+use crate::member::{Last, Member, Roll, RollKey};
+use crate::message::{Delivery, Message, Origin};
+use crate::record::Entry;
+use crate::route::SessionKey;
+use crate::timers::Deadline;
+use crate::{ConnId, Now};
+
+/// Changes are told at most this often.
+const CHANGES_EVERY_MS: u64 = 100;
+
+/// Conversations a session's user left that are remembered to be told; with more the whole list is told.
+const LEFT_MAX: usize = INBOX_ENTRIES_MAX;
+
+/// What the inboxes are about to be told.
+#[derive(Debug, Default)]
+pub(super) struct Inboxes {
+    sessions: FxHashMap<SessionKey, Watching>,
+    /// Conversations that changed since changes were told last.
+    changed: Vec<RollKey>,
+    /// Sessions that have something to be told.
+    due: BTreeSet<SessionKey>,
+    told_ms: Option<u64>,
+    /// The latest Unix time seen: what has expired stays so when the clock goes back.
+    unix_ms: u64,
+}
+
+/// A session that watches its user's inbox.
+#[derive(Debug, Default)]
+struct Watching {
+    /// The newest change that it was told of; `None` before it was told the list.
+    told: Option<u64>,
+    /// Conversations that its user left since.
+    left: Vec<ByteString>,
+}
+
+impl Shard {
+    /// The session watches its user's inbox from now on, and is told the list.
+    pub(super) fn watch_inbox(&mut self, key: SessionKey) {
+        let user = self.sessions[key].user.clone();
+        self.members.watch(&user, key);
+        self.inboxes.sessions.insert(key, Watching::default());
+    }
+
+    pub(super) fn unwatch_inbox(&mut self, key: SessionKey, user: &str) {
+        if self.inboxes.sessions.remove(&key).is_some() {
+            self.members.unwatch(user, key);
+            self.inboxes.due.remove(&key);
+        }
+    }
+
+    /// A session that watches is connected, or subscribed again: it is told the list.
+    pub(super) fn show_inbox(&mut self, now: Now, key: SessionKey) {
+        if let Some(watching) = self.inboxes.sessions.get_mut(&key) {
+            *watching = Watching::default();
+            self.tell_inbox(now, key);
+        }
+    }
+
+    /// A conversation changed for all its members.
+    pub(super) fn inbox_changed(&mut self, now: Now, roll: RollKey) {
+        if self.members.changed(roll) {
+            self.inboxes.changed.push(roll);
+            self.tell_changes_soon(now);
+        }
+    }
+
+    /// Something changed for one user.
+    pub(super) fn inbox_touched(&mut self, now: Now, user: &str) {
+        let watchers = self.members.watchers_of(user);
+        if !watchers.is_empty() {
+            self.inboxes.due.extend(watchers);
+            self.tell_changes_soon(now);
+        }
+    }
+
+    /// A user is no member any more.
+    pub(super) fn inbox_left(&mut self, now: Now, user: &str, topic: &ByteString) {
+        for key in self.members.watchers_of(user) {
+            if let Some(watching) = self.inboxes.sessions.get_mut(&key) {
+                if watching.left.len() >= LEFT_MAX {
+                    watching.told = None;
+                } else {
+                    watching.left.push(topic.clone());
+                }
+            }
+        }
+        self.inbox_touched(now, user);
+    }
+
+    fn tell_changes_soon(&mut self, now: Now) {
+        let due_ms = self.inboxes.told_ms.map_or(now.monotonic_ms, |told| told + CHANGES_EVERY_MS);
+        self.timers.set(Deadline::Inboxes, due_ms.max(now.monotonic_ms));
+    }
+
+    /// Finds out who is to be told what changed.
+    pub(super) fn inboxes_due(&mut self, now: Now) {
+        self.inboxes.told_ms = Some(now.monotonic_ms);
+        for roll in std::mem::take(&mut self.inboxes.changed) {
+            // Its place may be another conversation's by now.
+            if self.members.take_changed(roll) {
+                self.inboxes.due.extend(self.members.watchers(roll));
+            }
+        }
+        self.backlog.push_back(Work::Inboxes);
+    }
+
+    /// Tells the next sessions.
+    pub(super) fn tell_inboxes(&mut self, now: Now) {
+        let before = self.effort;
+        while let Some(key) = self.inboxes.due.pop_first() {
+            self.tell_inbox(now, key);
+            if self.effort - before > EFFORT_PER_TURN {
+                self.backlog.push_back(Work::Inboxes);
+                return;
+            }
+        }
+    }
+
+    /// The connection takes more again: what it missed is told now.
+    pub(super) fn inbox_drained(&mut self, now: Now, key: SessionKey) {
+        if self.inboxes.sessions.contains_key(&key) {
+            self.inboxes.due.insert(key);
+            self.tell_changes_soon(now);
+        }
+    }
+
+    /// Tells a session what changed, or the whole list. One that is away or reads too slowly is told later what it
+    /// has missed until then.
+    fn tell_inbox(&mut self, now: Now, key: SessionKey) {
+        let Some(watching) = self.inboxes.sessions.get(&key) else { return };
+        let Way::Send(conn) = self.way(key, QoS::AtMostOnce, false) else { return };
+        let (told, is_list) = (watching.told, watching.told.is_none());
+        let user = self.sessions[key].user.clone();
+        self.effort += self.members.conversations_of(&user).count() / 4;
+        let inbox = match told {
+            Some(told) => match self.changes(&user, told, &watching.left) {
+                Some(changes) if changes.conversations.is_empty() => None,
+                Some(changes) => Some(changes),
+                None => Some(self.list(&user, None, INBOX_ENTRIES_MAX, self.list_bytes_max(conn))),
+            },
+            None => Some(self.list(&user, None, INBOX_ENTRIES_MAX, self.list_bytes_max(conn))),
+        };
+        let version = self.members.version();
+        if let Some(watching) = self.inboxes.sessions.get_mut(&key) {
+            (watching.told, watching.left) = (Some(version), Vec::new());
+        }
+        let Some(inbox) = inbox else { return };
+        if !self.send_inbox(now, key, conn, &inbox) && !is_list {
+            // Too large as changes: as a list it is cut to what the client takes.
+            let list = self.list(&user, None, INBOX_ENTRIES_MAX, self.list_bytes_max(conn));
+            self.send_inbox(now, key, conn, &list);
+        }
+    }
+
+    fn send_inbox(&mut self, now: Now, key: SessionKey, conn: ConnId, inbox: &Inbox) -> bool {
+        let payload = serde_json::to_string(inbox).expect("a struct of strings and numbers is JSON");
+        let topic = ByteString::from_static(INBOX_TOPIC);
+        let message = self.own_message(now, topic, payload.into(), QoS::AtMostOnce);
+        // It speaks of what may not be durable yet.
+        let (record, is_gated) = (self.last_or_this_ticket(), true);
+        let message = Arc::new(Message { record, is_gated, ..Message::clone(&message) });
+        let subscription = self.sessions[key].subscriptions.get(INBOX_TOPIC);
+        let subscription_identifiers = subscription.and_then(|s| s.identifier).into_iter().collect();
+        let (qos, retain, origin) = (QoS::AtMostOnce, false, Origin::Retained);
+        let delivery = Delivery { message, qos, retain, origin, subscription_identifiers };
+        let sent = self.turn.sends.len();
+        self.send_at_most_once(now, key, conn, delivery);
+        self.turn.sends.len() > sent
+    }
+
+    /// Bytes that a list may have for a client.
+    fn list_bytes_max(&self, conn: ConnId) -> usize {
+        let limit = self.conns.get(&conn).and_then(|c| c.packet_bytes_max);
+        limit.map_or(usize::MAX, |limit| (limit.get() as usize).saturating_sub(LIST_OVERHEAD_BYTES))
+    }
+
+    /// What changed for a user after a change; `None` when that is so much that the list says it better.
+    fn changes(&self, user: &str, told: u64, left: &[ByteString]) -> Option<Inbox> {
+        let (mut unread, mut changed) = (0, Vec::new());
+        for (_, roll, member) in self.members.conversations_of(user) {
+            unread += roll.tally.unread(&member.reading);
+            if roll.version.max(member.version) > told {
+                changed.push((roll, member));
+            }
+        }
+        if changed.len() + left.len() > INBOX_ENTRIES_MAX {
+            return None;
+        }
+        changed.sort_unstable_by(|(a, _), (b, _)| order(a).cmp(&order(b)));
+        let gone = left.iter().filter(|topic| !self.members.is_member(topic, user));
+        let gone = gone.map(|topic| InboxEntry {
+            topic: topic.to_string(),
+            last_seq: 0,
+            read_seq: 0,
+            unread: 0,
+            last: None,
+            left: true,
+        });
+        let conversations =
+            changed.into_iter().map(|(roll, member)| entry(roll, member)).chain(gone).collect();
+        Some(Inbox { unread, conversations, next: None })
+    }
+
+    /// The next entries of a user's list, the newest first.
+    pub(super) fn list(
+        &self,
+        user: &str,
+        after: Option<(u64, &str)>,
+        entries_max: usize,
+        bytes_max: usize,
+    ) -> Inbox {
+        let (mut unread, mut all) = (0, Vec::new());
+        for (_, roll, member) in self.members.conversations_of(user) {
+            unread += roll.tally.unread(&member.reading);
+            let is_after = after.is_none_or(|(ts, topic)| order(roll) > (std::cmp::Reverse(ts), topic));
+            if is_after {
+                all.push((roll, member));
+            }
+        }
+        let by_order = |(a, _): &(&Roll, &Member), (b, _): &(&Roll, &Member)| order(a).cmp(&order(b));
+        let mut more = all.len() > entries_max;
+        if more {
+            all.select_nth_unstable_by(entries_max, by_order);
+            all.truncate(entries_max);
+        }
+        all.sort_unstable_by(by_order);
+        let (mut conversations, mut bytes, mut last) = (Vec::with_capacity(all.len()), 0, None);
+        for (roll, member) in all {
+            let entry = entry(roll, member);
+            bytes += entry_bytes(&entry);
+            // The cursor is written with two digits a byte.
+            if bytes + 2 * roll.topic.len() > bytes_max {
+                more = true;
+                break;
+            }
+            conversations.push(entry);
+            last = Some(roll);
+        }
+        let beginning = || cursor(u64::MAX, "");
+        let next = more.then(|| last.map_or_else(beginning, |last| cursor(last.ts_unix_ms, &last.topic)));
+        Inbox { unread, conversations, next: Some(next) }
+    }
+
+    /// Answers who asks over HTTP.
+    pub(super) fn inbox_page(&self, user: &str, cursor: Option<&str>, limit: usize) -> Answer {
+        let after = match cursor.map(parse_cursor) {
+            None => None,
+            Some(Some(after)) => Some(after),
+            Some(None) => return Answer::Invalid("the cursor is not one of the field next".to_owned()),
+        };
+        let limit = limit.clamp(1, INBOX_ENTRIES_MAX);
+        let after = after.as_ref().map(|(ts, topic)| (*ts, topic.as_str()));
+        let page = self.list(user, after, limit, usize::MAX);
+        Answer::Json(serde_json::to_string(&page).expect("a struct of strings and numbers is JSON"))
+    }
+
+    /// Moves a user's read position; the change is in the turn's record.
+    pub(super) fn read_up_to(&mut self, now: Now, conn: ConnId, payload: &[u8]) -> Result<(), Refused> {
+        let request = ReadRequest::parse(payload).map_err(Refused::request)?;
+        let Some(key) = self.conns.get(&conn).map(|c| c.session) else { return Ok(()) };
+        let (user, topic) = (self.sessions[key].user.clone(), request.topic.as_str());
+        if !self.may_send(conn, topic) {
+            return Err(Refused::not_authorized(&format!("{topic:?} may not be read")));
+        }
+        if self.conversations.rule(topic).is_none() {
+            return Err(Refused::request(format!("{topic:?} is no conversation")));
+        }
+        let Some(roll) = self.members.roll(topic).filter(|_| self.members.is_member(topic, &user)) else {
+            return Err(Refused::request(format!("{user:?} is no member of {topic:?}")));
+        };
+        if self.members.read(topic, &user, request.seq).is_none() {
+            return Ok(());
+        }
+        let topic = self.members.get(roll).topic.clone();
+        if let Some(member) = self.members.member(&topic, &user) {
+            let (joined, read) = (member.joined, member.reading.read);
+            self.write(&Entry::Member { topic, user: user.clone(), joined, read });
+        }
+        self.inbox_touched(now, &user);
+        Ok(())
+    }
+
+    /// Notes when the next message of a conversation expires for those who have not read it.
+    pub(super) fn watch_unread(&mut self, now: Now, roll: RollKey) {
+        let deadline = Deadline::Unread(roll as u64);
+        match self.members.get(roll).tally.next_expiry_unix_ms() {
+            Some(at) => {
+                let left_ms = at.saturating_sub(self.unix_seen(now));
+                self.timers.set(deadline, now.monotonic_ms.saturating_add(left_ms));
+            }
+            None => self.timers.clear(deadline),
+        }
+    }
+
+    /// Counts messages of a conversation no more that have expired.
+    pub(super) fn unread_due(&mut self, now: Now, roll: RollKey) {
+        let unix_ms = self.unix_seen(now);
+        if !self.members.has_roll(roll) {
+            return;
+        }
+        if self.members.expire(roll, unix_ms) {
+            self.forget_last_gone(roll);
+            self.inbox_changed(now, roll);
+        }
+        self.watch_unread(now, roll);
+    }
+
+    /// Counts anew what members have not read, from what is kept of their conversations.
+    pub(super) fn recount_members(&mut self, now: Now) {
+        let rolls: Vec<_> = self.members.rolls().map(|(key, roll)| (key, roll.topic.clone())).collect();
+        for (roll, topic) in rolls {
+            let (first, end) = (self.conversations.first_seq(&topic), self.conversations.end(&topic));
+            let read = self.members.begin_again(roll, first, end);
+            let mut next = first.max(read + 1);
+            for stored in self.conversations.range(&topic, next) {
+                if stored.seq > next {
+                    self.members.miss(roll, next, stored.seq - 1);
+                }
+                next = stored.seq + 1;
+                let head = Head { seq: stored.seq, ts_unix_ms: stored.ts_unix_ms };
+                let expiry = Some(stored.expiry_unix_ms).filter(|at| *at > 0);
+                let from = self.conversations.sender(stored.sender).map_or("", |name| name);
+                self.members.post(roll, head, expiry, from);
+            }
+            if next <= end.seq {
+                self.members.miss(roll, next, end.seq);
+            }
+            let newest = self.conversations.get(&topic, end.seq).map(|stored| {
+                let from = self.conversations.sender(stored.sender).cloned().unwrap_or_default();
+                Last { seq: stored.seq, from, ts_unix_ms: stored.ts_unix_ms, preview: None }
+            });
+            self.members.set_last(roll, newest);
+            self.unread_due(now, roll);
+        }
+    }
+
+    /// The oldest messages of a conversation are not kept any more.
+    pub(super) fn members_given_up(&mut self, now: Now, topic: &str) {
+        let Some(roll) = self.members.roll(topic) else { return };
+        if self.members.keep_from(roll, self.conversations.first_seq(topic)) {
+            self.forget_last_gone(roll);
+            self.watch_unread(now, roll);
+            self.inbox_changed(now, roll);
+        }
+    }
+
+    /// Counts one by one what a user has not read: what the inbox says must be the same at every moment.
+    #[doc(hidden)]
+    pub fn recount_unread(&self, user: &str) -> Vec<(ByteString, u64)> {
+        let one = |(_, roll, member): (RollKey, &Roll, &Member)| {
+            let above = self.conversations.range(&roll.topic, member.reading.read + 1);
+            let others =
+                above.filter(|s| self.conversations.sender(s.sender).is_none_or(|from| from != user));
+            let is_there = |at: u64| at == 0 || at > self.inboxes.unix_ms;
+            let unread = others.filter(|stored| is_there(stored.expiry_unix_ms)).count() as u64;
+            (roll.topic.clone(), unread)
+        };
+        let mut all: Vec<_> = self.members.conversations_of(user).map(one).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// What the inbox says of each of a user's conversations.
+    #[doc(hidden)]
+    pub fn unread(&self, user: &str) -> Vec<(ByteString, u64)> {
+        let all = self.members.conversations_of(user);
+        let one =
+            |(_, roll, member): (_, &Roll, &Member)| (roll.topic.clone(), roll.tally.unread(&member.reading));
+        let mut all: Vec<_> = all.map(one).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// A message that is not kept any more is not shown.
+    pub(super) fn forget_last_gone(&mut self, roll: RollKey) {
+        let at = self.members.get(roll);
+        if at.last.as_ref().is_some_and(|last| !at.tally.has(last.seq)) {
+            self.members.set_last(roll, None);
+        }
+    }
+
+    /// Returns the Unix time, never less than before.
+    fn unix_seen(&mut self, now: Now) -> u64 {
+        self.inboxes.unix_ms = self.inboxes.unix_ms.max(now.unix_ms);
+        self.inboxes.unix_ms
+    }
+}
+
+/// Conversations that are gone through in one turn, as effort.
+const EFFORT_PER_TURN: usize = 2_000;
+
+/// Bytes of a PUBLISH with a list besides its entries: header, topic, properties, total and cursor.
+const LIST_OVERHEAD_BYTES: usize = 512;
+
+/// Where a conversation stands in the list: the newest message first, then by topic.
+fn order(roll: &Roll) -> (std::cmp::Reverse<u64>, &str) {
+    (std::cmp::Reverse(roll.ts_unix_ms), &roll.topic)
+}
+
+fn entry(roll: &Roll, member: &Member) -> InboxEntry {
+    InboxEntry {
+        topic: roll.topic.to_string(),
+        last_seq: roll.tally.last(),
+        read_seq: member.reading.read,
+        unread: roll.tally.unread(&member.reading),
+        last: roll.last.as_ref().map(|last| InboxLast {
+            from: last.from.to_string(),
+            ts: last.ts_unix_ms,
+            preview: last.preview.as_ref().map(ToString::to_string),
+        }),
+        left: false,
+    }
+}
+
+/// Bytes of an entry as JSON, at most.
+fn entry_bytes(entry: &InboxEntry) -> usize {
+    let escaped = |text: &str| {
+        text.chars()
+            .map(|c| if c.is_control() || c == '"' || c == '\\' { 6 } else { c.len_utf8() })
+            .sum::<usize>()
+    };
+    let last = entry
+        .last
+        .as_ref()
+        .map_or(0, |last| 60 + escaped(&last.from) + last.preview.as_deref().map_or(0, escaped));
+    140 + escaped(&entry.topic) + last
+}
+
+/// Says where the list goes on after a conversation. Only digits, letters and a dash, so that it can stand in an URL.
+fn cursor(ts_unix_ms: u64, topic: &str) -> String {
+    let mut cursor = format!("{ts_unix_ms}-");
+    for byte in topic.bytes() {
+        let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or('0');
+        cursor.extend([digit(byte >> 4), digit(byte & 15)]);
+    }
+    cursor
+}
+
+fn parse_cursor(cursor: &str) -> Option<(u64, String)> {
+    let (ts, hex) = cursor.split_once('-')?;
+    if !hex.is_ascii() || hex.len() % 2 != 0 {
+        return None;
+    }
+    let digits = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
+    let topic: Option<Vec<u8>> = (0..hex.len()).step_by(2).map(digits).collect();
+    Some((ts.parse().ok()?, String::from_utf8(topic?).ok()?))
+}
