@@ -1,4 +1,5 @@
-//! What other threads tell the shard: levels and marks, never a queue, so that nothing can pile up.
+//! What other threads tell the shard: levels and marks, so that nothing can pile up; and the answers to its fetches, of
+//! which the engine has few open.
 
 use std::sync::{
     Mutex,
@@ -8,6 +9,7 @@ use std::sync::{
 use storage::CommitEvent;
 use tokio::sync::Notify;
 
+use super::fetch::Fetched;
 use crate::FatalError;
 
 /// Shared by the shard, the committer's thread and the handle of the broker.
@@ -19,6 +21,7 @@ pub(crate) struct Inbox {
     checkpointed: AtomicBool,
     auth_changed: AtomicBool,
     stop: AtomicBool,
+    fetched: Mutex<Vec<Fetched>>,
     failed: Mutex<Option<FatalError>>,
     changed: Notify,
 }
@@ -45,6 +48,17 @@ impl Inbox {
     /// Notes the size of the log before the first event.
     pub(crate) fn set_log_bytes(&self, log_bytes: u64) {
         self.log_bytes.store(log_bytes, Release);
+    }
+
+    /// Takes the answer to a fetch; called on the reader's thread.
+    pub(crate) fn fetched(&self, fetched: Fetched) {
+        self.fetched.lock().expect("no holder of this lock panics").push(fetched);
+        self.changed.notify_one();
+    }
+
+    /// Returns the answers to fetches that have come.
+    pub(crate) fn take_fetched(&self) -> Vec<Fetched> {
+        std::mem::take(&mut self.fetched.lock().expect("no holder of this lock panics"))
     }
 
     /// Asks the shard to look again at who is connected, and with which rights.

@@ -19,6 +19,7 @@ mod authenticate;
 mod buffers;
 mod clock;
 mod connection;
+mod fetch;
 mod inbox;
 mod input;
 mod lanes;
@@ -114,6 +115,7 @@ pub(crate) struct Snapshot {
     pub(crate) log_bytes: u64,
     pub(crate) pending_bytes: u64,
     pub(crate) store_full: bool,
+    pub(crate) fetches: fetch::FetchCounts,
     pub(crate) reading_paused: bool,
     pub(crate) stopping: bool,
     pub(crate) uptime_ms: u64,
@@ -228,6 +230,7 @@ struct Core {
     inbox: Arc<Inbox>,
     log: log::LogState,
     committer: Option<Committer>,
+    fetcher: fetch::Fetcher,
     connections: Slab<Connection>,
     next_serial: u64,
     scratch: Box<[u8]>,
@@ -317,6 +320,7 @@ impl Core {
             counts: Counts::default(),
             inbox: Arc::clone(inbox),
             log: state,
+            fetcher: fetch::Fetcher::spawn(log.reader(), Arc::clone(inbox)),
             committer: Some(Committer::spawn(log, move |event| events.commit_event(event))),
             connections: Slab::new(),
             next_serial: 0,
@@ -382,6 +386,7 @@ impl Core {
             log_bytes: self.inbox.log_bytes(),
             pending_bytes: self.pending_bytes() as u64,
             store_full: self.log.is_full(),
+            fetches: self.fetcher.counts(),
             reading_paused: self.reading_paused,
             stopping: self.stop.is_some(),
             uptime_ms: self.clock.now().monotonic_ms,

@@ -44,8 +44,7 @@ impl Core {
                     self.batch.push(record);
                     self.last_ticket = ticket;
                 }
-                // Bodies have no bound that would let one leave memory: see `Config::engine`.
-                Output::Fetch { fetch, .. } => tracing::error!(fetch = fetch.0, "nothing reads the log"),
+                Output::Fetch { fetch, places } => self.fetcher.ask(fetch, places),
             }
         }
         self.turn.raise();

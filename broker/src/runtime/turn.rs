@@ -229,6 +229,9 @@ impl Core {
             self.committed = committed;
             self.input(now, Input::Committed { ticket: Ticket(committed) });
         }
+        for (fetch, records) in self.inbox.take_fetched() {
+            self.input(now, Input::Fetched { fetch, records });
+        }
         if self.inbox.take_checkpointed() {
             self.compacted(now);
         }
