@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -69,7 +70,13 @@ pub struct Committer {
 enum Job {
     Append { ticket: u64, records: Vec<Bytes> },
     Checkpoint { ticket: u64, records: Vec<Bytes> },
-    Swap(Rewritten),
+    Swap { rewritten: Rewritten, done: SyncSender<bool> },
+}
+
+/// Hands rewritten files to the thread that writes the log, from another thread.
+#[derive(Clone, Debug)]
+pub struct Swapper {
+    shared: Arc<Shared>,
 }
 
 #[derive(Debug, Default)]
@@ -84,8 +91,8 @@ struct Shared {
 struct Queue {
     jobs: VecDeque<Job>,
     is_closing: bool,
-    /// The log failed: jobs are ignored.
-    is_failed: bool,
+    /// The log failed or was closed: jobs are ignored.
+    is_ended: bool,
     /// The thread waits for a change.
     is_idle: bool,
 }
@@ -112,9 +119,9 @@ impl Committer {
         self.push(Job::Checkpoint { ticket: last_ticket, records });
     }
 
-    /// Hands over a rewritten file; `Swapped` tells when that is done with. Also done while records wait for space.
-    pub fn swap(&self, rewritten: Rewritten) {
-        self.push(Job::Swap(rewritten));
+    /// Returns a handle for the thread that rewrites segments.
+    pub fn swapper(&self) -> Swapper {
+        Swapper { shared: self.shared.clone() }
     }
 
     /// Returns the bytes handed over and not committed yet, a small overhead per record included.
@@ -141,18 +148,18 @@ impl Committer {
     }
 
     fn push(&self, job: Job) {
-        let bytes = job.bytes();
-        let mut queue = self.shared.lock();
-        if queue.is_failed {
-            return;
-        }
-        self.shared.pending_bytes.fetch_add(bytes, Ordering::AcqRel);
-        queue.jobs.push_back(job);
-        let is_idle = std::mem::take(&mut queue.is_idle);
-        drop(queue);
-        if is_idle {
-            self.shared.changed.notify_one();
-        }
+        self.shared.push(job);
+    }
+}
+
+impl Swapper {
+    /// Has a rewritten file put in its place, also while records wait for space; waits for it. Returns `false` if the
+    /// segments are not in the log any more, or the log takes nothing more.
+    pub fn swap(&self, rewritten: Rewritten) -> bool {
+        let (done, is_done) = sync_channel(1);
+        self.shared.push(Job::Swap { rewritten, done });
+        // It is dropped unanswered when the writer ends first.
+        is_done.recv().unwrap_or(false)
     }
 }
 
@@ -169,7 +176,7 @@ impl Job {
     fn bytes(&self) -> usize {
         match self {
             Self::Append { records, .. } | Self::Checkpoint { records, .. } => total(records),
-            Self::Swap(_) => 0,
+            Self::Swap { .. } => 0,
         }
     }
 }
@@ -177,6 +184,29 @@ impl Job {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().expect("no holder of this lock panics")
+    }
+
+    fn push(&self, job: Job) {
+        let bytes = job.bytes();
+        let mut queue = self.lock();
+        if queue.is_ended {
+            return;
+        }
+        self.pending_bytes.fetch_add(bytes, Ordering::AcqRel);
+        queue.jobs.push_back(job);
+        let is_idle = std::mem::take(&mut queue.is_idle);
+        drop(queue);
+        if is_idle {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Takes nothing more and forgets what is left.
+    fn end(&self) {
+        let mut queue = self.lock();
+        queue.is_ended = true;
+        queue.jobs.clear();
+        self.pending_bytes.store(0, Ordering::Release);
     }
 
     fn done(&self, bytes: usize) {
@@ -204,18 +234,15 @@ impl<D: Disk, E: FnMut(CommitEvent)> Writer<D, E> {
         let result = self.work();
         if let Err(error) = result {
             if matches!(error, LogError::Full { .. }) {
+                self.shared.end();
                 return Err(error);
             }
-            {
-                let mut queue = self.shared.lock();
-                queue.is_failed = true;
-                queue.jobs.clear();
-                self.shared.pending_bytes.store(0, Ordering::Release);
-            }
+            self.shared.end();
             let why = error.to_string();
             (self.on_event)(CommitEvent::Failed(error));
             return Err(LogError::Poisoned { why });
         }
+        self.shared.end();
         self.log.close()
     }
 
@@ -287,8 +314,8 @@ impl<D: Disk, E: FnMut(CommitEvent)> Writer<D, E> {
                     self.checkpoint(ticket, records)?;
                     return Ok(Round::Goes);
                 }
-                Some(Job::Swap(rewritten)) => {
-                    self.swap(rewritten)?;
+                Some(Job::Swap { rewritten, done }) => {
+                    self.swap(rewritten, &done)?;
                     return Ok(Round::Goes);
                 }
                 None => break,
@@ -332,8 +359,10 @@ impl<D: Disk, E: FnMut(CommitEvent)> Writer<D, E> {
         Ok(is_written)
     }
 
-    fn swap(&mut self, rewritten: Rewritten) -> Result<(), LogError> {
-        self.log.swap(rewritten)?;
+    fn swap(&mut self, rewritten: Rewritten, done: &SyncSender<bool>) -> Result<(), LogError> {
+        let is_swapped = self.log.swap(rewritten)?;
+        // Who asked may have gone.
+        let _ = done.send(is_swapped);
         let (log_bytes, disk_bytes) = (self.log.bytes(), self.log.disk_bytes());
         (self.on_event)(CommitEvent::Swapped { log_bytes, disk_bytes });
         self.tell_full(self.log.is_full());
@@ -351,12 +380,12 @@ impl<D: Disk, E: FnMut(CommitEvent)> Writer<D, E> {
                 drop(queue);
                 return self.skip_to_checkpoint(jobs, at);
             }
-            if let Some(at) = jobs.iter().position(|job| matches!(job, Job::Swap(_))) {
+            if let Some(at) = jobs.iter().position(|job| matches!(job, Job::Swap { .. })) {
                 drop(queue);
-                let Some(Job::Swap(rewritten)) = jobs.remove(at) else {
+                let Some(Job::Swap { rewritten, done }) = jobs.remove(at) else {
                     unreachable!("it was just found there")
                 };
-                self.swap(rewritten)?;
+                self.swap(rewritten, &done)?;
                 return self.log.ensure_spare();
             }
             if queue.is_closing {

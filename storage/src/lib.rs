@@ -90,7 +90,7 @@ pub mod sim;
 mod sim_view;
 mod view;
 
-pub use committer::{CommitEvent, Committer};
+pub use committer::{CommitEvent, Committer, Swapper};
 pub use disk::{Disk, DiskFile, LockError};
 pub use error::{LogError, OpenError};
 pub use file_disk::{FileDisk, FileLock};

@@ -126,6 +126,7 @@ fn records_that_wait_for_space_get_what_a_rewritten_file_gives_back() {
     let reader = log.reader();
     let (tell, events) = channel();
     let committer = Committer::spawn(log, move |event| drop(tell.send(event)));
+    let swapper = committer.swapper();
     let records = |from: u8, to: u8| (from..to).map(|n| Bytes::from(vec![n; 500])).collect::<Vec<_>>();
     committer.submit(20, records(0, 20));
     committer.submit(60, records(20, 60));
@@ -138,14 +139,18 @@ fn records_that_wait_for_space_get_what_a_rewritten_file_gives_back() {
         if let (Some(first), Some(last)) = (sealed.first(), sealed.last())
             && !last.is_rewritten
         {
-            committer.swap(reader.rewrite(first.id..=last.id, |_, _| false).unwrap());
+            let rewritten = reader.rewrite(first.id..=last.id, |_, _| false).unwrap();
+            assert!(swapper.swap(rewritten));
             while !matches!(next(), CommitEvent::Swapped { disk_bytes, .. } if disk_bytes <= 5 * 4096) {}
             left_out = last.next.0;
         } else {
             next();
         }
     }
+    let sealed = reader.sealed();
+    let late = reader.rewrite(sealed[0].id..=sealed[0].id, |_, _| true).unwrap();
     committer.close().unwrap();
+    assert!(!swapper.swap(late), "the writer has ended");
     let found = crate::support::records(&Log::open_on(disk, config).unwrap());
     assert!(left_out > 20 && found.first().is_some_and(|first| first.0 >= left_out), "{:?}", found.first());
     assert_eq!(found.last().map(|last| (last.0, last.1.len())), Some((60, 500)));
