@@ -8,6 +8,7 @@ mod handshakes;
 mod harness;
 mod http;
 mod limits;
+mod members;
 mod memory;
 mod packets;
 mod rates;

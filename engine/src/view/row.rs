@@ -39,6 +39,8 @@ pub(crate) enum Family {
     Presence = 102,
     /// A user's vote about a network by both names.
     NetVote = 103,
+    /// A member by conversation and user.
+    Member = 104,
 }
 
 /// The key of a row: its family, then what names the thing in it. Numbers are big-endian, so that keys stand in the
@@ -137,6 +139,8 @@ impl Row {
                 let key = Key::new(Family::NetVote).name(net).last(user);
                 if *interval_s == 0 { Self::Delete(key) } else { Self::Put(key) }
             }
+            Entry::Member { topic, user, .. } => Self::Put(Key::new(Family::Member).name(topic).last(user)),
+            Entry::MemberLeft { topic, user } => Self::Delete(Key::new(Family::Member).name(topic).last(user)),
             Entry::Group { group, .. } => Self::Put(Key::new(Family::Group).u64(group.0)),
             _ => return None,
         })
@@ -166,6 +170,11 @@ mod tests {
         let connected = Entry::SessionConnected { session, expiry_s: 1, will: None };
         let disconnected = Entry::SessionDisconnected { session, expiry_s: 1, at_unix_ms: 2, will: None };
         assert_eq!(Row::of(&connected), Row::of(&disconnected));
+        let (topic, user) = (bytestring::ByteString::from("im/a"), bytestring::ByteString::from("bob"));
+        let key = Key::new(Family::Member).name(&topic).last(&user);
+        let member = Entry::Member { topic: topic.clone(), user: user.clone(), joined: 1, read: 2 };
+        assert_eq!(Row::of(&member), Some(Row::Put(key.clone())));
+        assert_eq!(Row::of(&Entry::MemberLeft { topic, user }), Some(Row::Delete(key)));
         let group = Entry::Group { group: GroupNo(3), filter: "$share/g/t".into() };
         assert_eq!(Row::of(&group), Some(Row::Put(Key::new(Family::Group).u64(3))));
         assert_eq!(Row::of(&Entry::SessionEnded { session }), None);

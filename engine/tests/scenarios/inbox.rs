@@ -341,3 +341,112 @@ fn a_post_to_many_members_writes_one_message() {
     post(&mut node, 2, "im/b", "hello");
     assert_eq!(node.log.last().unwrap().len(), with_members, "as much as without members");
 }
+
+/// What a client knows that applies what it is told.
+#[derive(Default)]
+struct Seen {
+    total: u64,
+    parts: std::collections::BTreeMap<String, u64>,
+}
+
+impl Seen {
+    fn apply(&mut self, inbox: &Inbox) {
+        if inbox.next.is_some() {
+            self.parts.clear();
+        }
+        for entry in &inbox.conversations {
+            match entry.left {
+                true => self.parts.remove(&entry.topic),
+                false => self.parts.insert(entry.topic.clone(), entry.unread),
+            };
+        }
+        self.total = inbox.unread;
+        assert_eq!(
+            self.total,
+            self.parts.values().sum::<u64>(),
+            "the total is the sum of the parts: {inbox:?}"
+        );
+    }
+}
+
+const USERS: [&str; 3] = ["alice", "bob", "carol"];
+const TOPICS: [&str; 3] = ["im/a", "im/b", "im/short"];
+
+/// Any order of messages that expire or not, reads, joins, leaves, time and ends of the broker: what the inbox says
+/// is what a count of the messages says, and what a client sees that was told changes only.
+#[test]
+fn unread_is_what_a_count_says_at_every_step() {
+    for seed in 0..40 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let rule = |filter: &str, messages, age_s| ConversationRule {
+            filter: TopicFilter::parse(filter.into()).unwrap(),
+            receipts: None,
+            retention: Retention { age_s, messages, bytes: 0 },
+        };
+        let conversations = vec![rule("im/short", 3, 0), rule("im/#", 0, 60)];
+        let mut node = Node::with(Config { conversations, ..Config::default() });
+        let mut next_conn = 0;
+        let mut conns = [0; 3];
+        let mut seen: [Seen; 3] = Default::default();
+        for step in 0..250 {
+            let at = rng.usize(0..3);
+            let topic = *rng.choice(&TOPICS).unwrap();
+            if conns[at] == 0 {
+                next_conn += 1;
+                conns[at] = next_conn;
+                user(&mut node, next_conn, USERS[at], USERS[at]);
+                node.packet(next_conn, subscribe("$im/inbox", options(QoS::AtMostOnce)));
+            }
+            match rng.u8(0..20) {
+                0..8 => {
+                    let mut message = publish(topic, QoS::AtLeastOnce, 1, "x");
+                    message.properties.message_expiry_interval_s = rng.bool().then(|| rng.u32(1..40));
+                    node.publish(conns[at], message);
+                }
+                8..12 => {
+                    let request = format!(r#"{{"topic":"{topic}","seq":{}}}"#, rng.u64(0..30));
+                    let message =
+                        Publish { payload: request.into(), ..publish("$im/read", QoS::AtLeastOnce, 1, "") };
+                    node.publish(conns[at], message);
+                }
+                12..14 => node.join(topic, USERS[at]),
+                14 => node.leave(topic, USERS[at]),
+                15..17 => node.pass_s(rng.u64(0..15)),
+                17 => {
+                    node.drop_connection(conns[at]);
+                    conns[at] = 0;
+                }
+                18 if rng.bool() => {
+                    match rng.bool() {
+                        true => node.restart(usize::MAX),
+                        false => node.restart_from_checkpoint(),
+                    }
+                    conns = [0; 3];
+                }
+                _ => {
+                    node.input(engine::Input::Congested { conn: engine::ConnId(conns[at]) });
+                    node.publish(conns[at], publish(topic, QoS::AtLeastOnce, 1, "x"));
+                    node.input(engine::Input::Drained { conn: engine::ConnId(conns[at]) });
+                }
+            }
+            for (at, name) in USERS.iter().enumerate() {
+                assert_eq!(
+                    node.shard.unread(name),
+                    node.shard.recount_unread(name),
+                    "seed {seed} step {step} {name}"
+                );
+                if conns[at] == 0 {
+                    continue;
+                }
+                let mut sees = |node: &mut Node| {
+                    told(node, conns[at]).iter().for_each(|inbox| seen[at].apply(inbox));
+                    let known = seen[at].parts.iter().map(|(topic, n)| (topic.as_str().into(), *n));
+                    known.collect::<Vec<_>>() == node.shard.unread(name)
+                };
+                // What expires in the time that passes meanwhile is told after it.
+                let is_right = (0..3).any(|_| sees(&mut node));
+                assert!(is_right, "seed {seed} step {step} {name}: {:?}", node.shard.unread(name));
+            }
+        }
+    }
+}
