@@ -97,8 +97,19 @@ pub struct ConversationRule {
     pub filter: TopicFilter,
     /// Receipts for messages whose sender did not say which it wants.
     pub receipts: Option<ReceiptsWanted>,
+    /// Whether a message without a collapse key replaces older ones of its user and topic that wait in queues.
+    pub collapse: bool,
+    /// Whether queues are drained first of messages that do not say their priority.
+    pub is_high: bool,
     /// How much of each conversation is kept.
     pub retention: Retention,
+}
+
+impl ConversationRule {
+    /// Makes topics conversations, and asks nothing else.
+    pub fn new(filter: TopicFilter) -> Self {
+        Self { filter, receipts: None, collapse: false, is_high: false, retention: Retention::default() }
+    }
 }
 
 /// How much of a conversation is kept for replay; whichever bound is met first decides, 0 = no bound. What
@@ -184,11 +195,10 @@ impl Default for Config {
             topic_levels_max: 200,
             conversations_max: 1_000_000,
             conversations: vec![
-                ConversationRule { filter: filter("im/#"), receipts: None, retention: Retention::default() },
+                ConversationRule::new(filter("im/#")),
                 ConversationRule {
-                    filter: filter("dev/+/cmd"),
                     receipts: Some(ReceiptsWanted::All),
-                    retention: Retention::default(),
+                    ..ConversationRule::new(filter("dev/+/cmd"))
                 },
             ],
             presence: true,

@@ -28,6 +28,7 @@ mod places;
 mod planted;
 mod presence;
 mod principal;
+mod queueing;
 mod receipt;
 mod record;
 mod recovery;

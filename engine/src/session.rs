@@ -177,36 +177,46 @@ impl Session {
 
     /// Puts a message at the end of the queue.
     pub(crate) fn push_waiting(&mut self, delivery: Delivery) {
-        self.share.grow(entry_bytes(&delivery));
+        let (before, entry) = (self.queue.extra_bytes(), entry_bytes(&delivery));
         self.queue.push(delivery);
+        self.share.grow(entry + self.queue.extra_bytes() - before);
     }
 
-    /// Takes the oldest waiting message.
+    /// Takes the waiting message that goes out next.
     pub(crate) fn pop_waiting(&mut self) -> Option<Delivery> {
-        let taken = self.queue.pop();
-        self.taken(taken)
+        self.take_from_queue(Waiting::pop)
+    }
+
+    /// Takes the waiting message that came first.
+    pub(crate) fn pop_oldest(&mut self) -> Option<Delivery> {
+        self.take_from_queue(Waiting::pop_oldest)
     }
 
     /// Takes the oldest waiting message of QoS 0.
     pub(crate) fn pop_at_most_once(&mut self) -> Option<Delivery> {
-        let taken = self.queue.pop_at_most_once();
-        self.taken(taken)
+        self.take_from_queue(Waiting::pop_at_most_once)
+    }
+
+    /// Takes a certain waiting message out, whatever brought it.
+    pub(crate) fn remove_first_waiting(&mut self, no: MsgNo) -> Option<Delivery> {
+        self.take_from_queue(|queue| queue.remove_first(no))
     }
 
     /// Takes a certain waiting message out; of several retained copies the oldest.
     pub(crate) fn remove_waiting(&mut self, no: MsgNo, source: Source) -> Option<Delivery> {
-        let taken = self.queue.remove(no, source);
-        self.taken(taken)
+        self.take_from_queue(|queue| queue.remove(no, source))
     }
 
     /// Takes the message at a place in the queue out.
     pub(crate) fn take_waiting(&mut self, place: PlaceNo) -> Option<Delivery> {
-        let taken = self.queue.take(place);
-        self.taken(taken)
+        self.take_from_queue(|queue| queue.take(place))
     }
 
-    fn taken(&mut self, taken: Option<Delivery>) -> Option<Delivery> {
-        taken.inspect(|delivery| self.share.shrink(entry_bytes(delivery)))
+    fn take_from_queue(&mut self, take: impl FnOnce(&mut Waiting) -> Option<Delivery>) -> Option<Delivery> {
+        let before = self.queue.extra_bytes();
+        let taken = take(&mut self.queue)?;
+        self.share.shrink(entry_bytes(&taken) + before - self.queue.extra_bytes());
+        Some(taken)
     }
 
     /// Whether the log has a message at this session.

@@ -1,9 +1,12 @@
-//! The messages that wait for one session, in the order in which they will go out.
+//! The messages that wait for one session, in the order in which they came and in that in which they will go out:
+//! the oldest first, but before all others those that have priority.
 //!
 //! Knows nothing of windows, packet ids or the log. Taking a message out of the middle costs no more than
 //! finding it: its place stays, empty, until everything before it is gone or most places are empty.
-//! Invariants: neither the first place nor the last is empty; `newest` never goes down along the places; the
+//! Invariants: the first place is not empty, nor is the last while nothing has priority; `newest` never goes down along the places; the
 //! counts are of what is there.
+
+mod priority;
 
 use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
@@ -12,7 +15,11 @@ use protocol::QoS;
 use rustc_hash::FxHashMap;
 
 use crate::message::{Delivery, MsgNo, Origin};
-use crate::record::{GroupNo, Source};
+use crate::record::{GroupNo, SessionNo, Source};
+use priority::{PRIORITY_BYTES, Priority};
+
+/// Bytes that a message with a collapse key needs besides.
+const COLLAPSING_BYTES: usize = 48;
 
 /// Number of a place, valid until something is pushed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +46,10 @@ pub(crate) struct Waiting {
     by_group: FxHashMap<GroupNo, usize>,
     /// The place that rights are to be checked from.
     unchecked_from: u64,
+    /// Who goes first; most queues never have one.
+    priority: Option<Box<Priority>>,
+    /// The newest message of each collapse key and source; most queues have none.
+    collapsing: Option<Box<FxHashMap<(u64, Source), MsgNo>>>,
 }
 
 /// Empty places below which none are cleared away.
@@ -58,19 +69,60 @@ impl Waiting {
         self.bytes
     }
 
+    /// All, in the order in which they came.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Delivery> {
         self.places.iter().filter_map(|place| place.delivery.as_ref())
     }
 
-    /// The oldest.
+    /// All, in the order in which they will go out.
+    pub(crate) fn iter_out(&self) -> impl Iterator<Item = &Delivery> {
+        let priority = self.priority.as_deref();
+        let forward = priority.into_iter().flat_map(Priority::forward).filter_map(|p| self.get(PlaceNo(p)));
+        let others = (self.first..).zip(&self.places);
+        let others = others.filter_map(|(no, place)| Some((no, place.delivery.as_ref()?)));
+        let is_other = move |(no, d): &(u64, &Delivery)| {
+            priority.is_none_or(|priority| priority.is_ordinary(*no, &d.message.topic))
+        };
+        forward.chain(others.filter(is_other).map(|(_, delivery)| delivery))
+    }
+
+    /// The next to go out.
     pub(crate) fn front(&self) -> Option<&Delivery> {
-        self.places.front().and_then(|place| place.delivery.as_ref())
+        match self.priority.as_ref().and_then(|priority| priority.front()) {
+            Some(place) => self.get(PlaceNo(place)),
+            None => self.places.front().and_then(|place| place.delivery.as_ref()),
+        }
+    }
+
+    /// Bytes held for priority and collapse keys.
+    pub(crate) fn extra_bytes(&self) -> usize {
+        let ordered = if self.priority.is_some() { self.len * PRIORITY_BYTES } else { 0 };
+        ordered + self.collapsing.as_ref().map_or(0, |keys| keys.len() * COLLAPSING_BYTES)
+    }
+
+    /// The message that waits with the same collapse key, brought by the same source.
+    pub(crate) fn with_key_of(&self, delivery: &Delivery) -> Option<MsgNo> {
+        let key = (delivery.message.collapse?, delivery.source());
+        self.collapsing.as_ref()?.get(&key).copied()
+    }
+
+    /// Whether a message with this collapse key waits.
+    pub(crate) fn has_key(&self, collapse: u64) -> bool {
+        let of = |source| self.collapsing.as_ref().is_some_and(|keys| keys.contains_key(&(collapse, source)));
+        of(Source::Subscriptions)
     }
 
     pub(crate) fn push(&mut self, delivery: Delivery) {
         if self.places.len() > self.len * 2 + EMPTY_MIN {
-            self.places.retain(|place| place.delivery.is_some());
-            (self.at_most_once_from, self.unchecked_from) = (self.first, self.first);
+            self.clear_empty();
+        }
+        let place = self.first + self.places.len() as u64;
+        self.note_priority(place, &delivery);
+        if let Some(collapse) = delivery.message.collapse
+            && delivery.source().recipient(SessionNo(0)).is_some()
+        {
+            let keys = self.collapsing.get_or_insert_default();
+            keys.insert((collapse, delivery.source()), delivery.message.no);
         }
         if delivery.qos == QoS::AtMostOnce {
             if self.at_most_once == 0 {
@@ -87,9 +139,54 @@ impl Waiting {
         self.places.push_back(Place { delivery: Some(delivery), newest });
     }
 
-    /// Takes the oldest.
+    /// Takes the next to go out.
     pub(crate) fn pop(&mut self) -> Option<Delivery> {
+        match self.priority.as_ref().and_then(|priority| priority.front()) {
+            Some(place) => self.take(PlaceNo(place)),
+            None => self.take_at(0),
+        }
+    }
+
+    /// Takes the one that came first.
+    pub(crate) fn pop_oldest(&mut self) -> Option<Delivery> {
         self.take_at(0)
+    }
+
+    /// Takes a message whatever brought it; of several copies the one that came first.
+    pub(crate) fn remove_first(&mut self, no: MsgNo) -> Option<Delivery> {
+        let is_it = |place: &Place| place.delivery.as_ref().is_some_and(|d| d.message.no == no);
+        let from = self.places.partition_point(|place| place.newest < no);
+        let mut run = self.places.range(from..).take_while(|place| place.newest == no);
+        let in_order = run.position(is_it).map(|at| from + at);
+        let at = in_order.or_else(|| self.places.iter().position(is_it))?;
+        self.take_at(at)
+    }
+
+    fn clear_empty(&mut self) {
+        if let Some(priority) = &mut self.priority {
+            let numbered = (self.first..).zip(&self.places);
+            let kept: Vec<_> = numbered.filter(|(_, p)| p.delivery.is_some()).map(|(no, _)| no).collect();
+            priority.renumber(&kept, self.first);
+        }
+        self.places.retain(|place| place.delivery.is_some());
+        (self.at_most_once_from, self.unchecked_from) = (self.first, self.first);
+    }
+
+    /// Notes where a message that is pushed will stand.
+    fn note_priority(&mut self, place: u64, delivery: &Delivery) {
+        let message = &delivery.message;
+        if message.is_high && self.priority.is_none() {
+            let mut priority = Priority::default();
+            for (no, place) in (self.first..).zip(&self.places) {
+                if let Some(d) = &place.delivery {
+                    priority.push(no, &d.message.topic, false);
+                }
+            }
+            self.priority = Some(Box::new(priority));
+        }
+        if let Some(priority) = &mut self.priority {
+            priority.push(place, &message.topic, message.is_high);
+        }
     }
 
     /// Whether there is a QoS 0 message: one of a conversation.
@@ -197,6 +294,7 @@ impl Waiting {
     fn take_at(&mut self, at: usize) -> Option<Delivery> {
         let taken = self.places.get_mut(at)?.delivery.take()?;
         self.len -= 1;
+        self.note_taken(self.first + at as u64, &taken);
         self.bytes -= taken.message.bytes();
         self.at_most_once -= usize::from(taken.qos == QoS::AtMostOnce);
         if let Origin::Group { share, .. } = &taken.origin
@@ -211,100 +309,31 @@ impl Waiting {
             self.places.pop_front();
             self.first += 1;
         }
-        while self.places.back().is_some_and(|place| place.delivery.is_none()) {
+        // The number of a last place would be given again, and `priority` may still have it.
+        while self.priority.is_none() && self.places.back().is_some_and(|place| place.delivery.is_none()) {
             self.places.pop_back();
         }
         Some(taken)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Arc;
-
-    use crate::message::{Message, Share, message_for_tests};
-    use crate::record::Form;
-    use proptest::prelude::*;
-
-    fn delivery(no: u64, qos: QoS, group: Option<u64>) -> Delivery {
-        let message = Arc::new(Message { no: MsgNo(no), ..Message::clone(&message_for_tests()) });
-        let share = |no| Arc::new(Share { no: GroupNo(no), full: "$share/g/t".into(), form: Form::Plain });
-        let origin =
-            group.map_or(Origin::Subscriptions, |no| Origin::Group { share: share(no), kept: false });
-        Delivery { message, qos, retain: false, origin, subscription_identifiers: Vec::new() }
-    }
-
-    proptest! {
-        #[test]
-        fn it_does_what_a_plain_list_does(
-            steps in prop::collection::vec((0u8..7, any::<prop::sample::Index>()), 1..400),
-        ) {
-            let (mut waiting, mut list) = (Waiting::default(), Vec::<Delivery>::new());
-            let mut next = 100;
-            for (kind, index) in steps {
-                let chosen = (!list.is_empty()).then(|| index.index(list.len()));
-                match (kind, chosen) {
-                    (0, _) => prop_assert_eq!(waiting.pop(), (!list.is_empty()).then(|| list.remove(0))),
-                    (1, _) => {
-                        let oldest = list.iter().position(|d| d.qos == QoS::AtMostOnce);
-                        prop_assert_eq!(waiting.pop_at_most_once(), oldest.map(|at| list.remove(at)));
-                    }
-                    (2, Some(at)) => {
-                        let (no, source) = (list[at].message.no, list[at].source());
-                        prop_assert_eq!(waiting.remove(no, source), Some(list.remove(at)));
-                        prop_assert_eq!(waiting.remove(no, source), None);
-                    }
-                    (3, _) => {
-                        let of_group = |d: &Delivery| d.source() == Source::Group(GroupNo(1));
-                        let expected = list.iter().position(of_group).map(|at| list.remove(at));
-                        let found = waiting.next_of_group(GroupNo(1), PlaceNo::default());
-                        prop_assert_eq!(found.and_then(|(place, _)| waiting.take(place)), expected);
-                    }
-                    _ => {
-                        // What a group took from another member has an older number.
-                        let (no, group) = match index.index(4) {
-                            0 => (next - 70, Some(1)),
-                            1 => (next, Some(2)),
-                            _ => (next, None),
-                        };
-                        next += 1;
-                        let qos = if index.index(3) == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce };
-                        waiting.push(delivery(no, qos, group));
-                        list.push(delivery(no, qos, group));
-                        prop_assert!(waiting.places.len() <= waiting.len * 2 + EMPTY_MIN + 1);
-                    }
-                }
-                prop_assert!(waiting.iter().eq(&list));
-                prop_assert_eq!(waiting.front(), list.first());
-                prop_assert_eq!((waiting.len(), waiting.is_empty()), (list.len(), list.is_empty()));
-                prop_assert_eq!(waiting.bytes(), list.iter().map(|d| d.message.bytes()).sum::<usize>());
-                for group in [1, 2].map(GroupNo) {
-                    let is_there = list.iter().any(|d| d.source() == Source::Group(group));
-                    prop_assert_eq!(waiting.has_group(group), is_there);
-                }
+impl Waiting {
+    fn note_taken(&mut self, place: u64, taken: &Delivery) {
+        if let Some(mut priority) = self.priority.take().filter(|_| self.len > 0) {
+            priority.take(place, &taken.message.topic, |place| self.get(PlaceNo(place)).is_some());
+            self.priority = Some(priority);
+        }
+        if let (Some(collapse), Some(keys)) = (taken.message.collapse, &mut self.collapsing) {
+            let key = (collapse, taken.source());
+            if keys.get(&key) == Some(&taken.message.no) {
+                keys.remove(&key);
             }
-            waiting.check_anew();
-            let checked = std::iter::from_fn(|| waiting.check_next()).count();
-            prop_assert_eq!(checked, list.len());
-        }
-    }
-
-    #[test]
-    fn what_is_pushed_while_rights_are_checked_is_checked_too() {
-        let mut waiting = Waiting::default();
-        for no in 1..4 {
-            waiting.push(delivery(no, QoS::AtLeastOnce, None));
-        }
-        let mut seen = Vec::new();
-        while let Some(place) = waiting.check_next() {
-            let no = waiting.get(place).unwrap().message.no;
-            seen.push(no.0);
-            if no.0 < 3 {
-                waiting.take(place);
-                waiting.push(delivery(no.0 + 10, QoS::AtLeastOnce, None));
+            if keys.is_empty() {
+                self.collapsing = None;
             }
         }
-        assert_eq!(seen, [1, 2, 3, 11, 12]);
     }
 }
+
+#[cfg(test)]
+mod tests;

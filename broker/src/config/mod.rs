@@ -525,6 +525,12 @@ pub struct ConversationRule {
     /// Receipts for messages whose sender did not say which it wants; absent = none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipts: Option<Receipts>,
+    /// Whether messages without `im-collapse` collapse as if all of a topic had the same key; absent = no.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collapse: Option<bool>,
+    /// Priority of messages without `im-priority`; absent = normal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
     /// Seconds that a message is kept, 0 = no bound.
     #[serde(default = "default_retention_age_s")]
     pub retention_age_s: u64,
@@ -560,6 +566,16 @@ pub enum Receipts {
     All,
 }
 
+/// Which messages queues are drained of first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// Before others, with the earlier ones of their topics.
+    High,
+    /// In the order of their coming.
+    Normal,
+}
+
 /// Documentation of `[[listener]]`.
 pub(crate) const LISTENER_DOC: &[&str] = &[
     " More ways in; there is none by default. Entries in a file or in POSTRIDER_LISTENER replace each other.",
@@ -580,6 +596,11 @@ pub(crate) const CONVERSATION_KEYS: &[(&str, &str)] = &[
         " receipts: \"delivered\", \"read\" or \"all\" for messages whose sender asks for none; absent = none.",
     ),
     (
+        "collapse",
+        " collapse: true = a message without `im-collapse` replaces older ones of its user and topic that wait in queues.",
+    ),
+    ("priority", " priority: \"high\" or \"normal\" for messages without `im-priority`; absent = normal."),
+    (
         "retention_age_s",
         " retention_age_s: seconds that a message is kept for replay, 0 = no bound; absent = 2592000 (30 days).",
     ),
@@ -598,13 +619,7 @@ pub(crate) const CONVERSATIONS_RULES_MAX: usize = 1_000;
 
 fn default_conversations() -> Vec<ConversationRule> {
     [("im/#", None), ("dev/+/cmd", Some(Receipts::All))]
-        .map(|(filter, receipts)| ConversationRule {
-            filter: filter.to_owned(),
-            receipts,
-            retention_age_s: default_retention_age_s(),
-            retention_messages: default_retention_messages(),
-            retention_bytes: default_retention_bytes(),
-        })
+        .map(|(filter, receipts)| ConversationRule { receipts, ..ConversationRule::new(filter) })
         .into()
 }
 
@@ -659,6 +674,19 @@ impl Config {
 }
 
 impl ConversationRule {
+    /// Makes topics conversations, and says nothing else.
+    pub fn new(filter: &str) -> Self {
+        Self {
+            filter: filter.to_owned(),
+            receipts: None,
+            collapse: None,
+            priority: None,
+            retention_age_s: default_retention_age_s(),
+            retention_messages: default_retention_messages(),
+            retention_bytes: default_retention_bytes(),
+        }
+    }
+
     fn engine(&self) -> Option<engine::ConversationRule> {
         let filter = TopicFilter::parse(self.filter.as_str().into()).ok()?;
         let receipts = self.receipts.map(|wanted| match wanted {
@@ -671,6 +699,7 @@ impl ConversationRule {
             messages: self.retention_messages,
             bytes: self.retention_bytes,
         };
-        Some(engine::ConversationRule { filter, receipts, retention })
+        let (collapse, is_high) = (self.collapse == Some(true), self.priority == Some(Priority::High));
+        Some(engine::ConversationRule { filter, receipts, collapse, is_high, retention })
     }
 }

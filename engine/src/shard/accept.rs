@@ -21,6 +21,7 @@ use crate::message::{
 };
 use crate::planted::Planted;
 use crate::principal::Principal;
+use crate::queueing;
 use crate::receipt;
 use crate::record::{EndCounts, Entry, Form, TrackedRecipient};
 use crate::reserved::check_publish_topic;
@@ -105,6 +106,10 @@ struct Plan {
     given_id: Option<Fingerprint>,
     /// See [`queue_bytes`].
     bytes: usize,
+    /// What stands for the messages that it takes the place of in queues.
+    collapse: Option<u64>,
+    /// Whether queues are drained of it first.
+    is_high: bool,
     is_conversation: bool,
     /// Whether the sender wants receipts.
     wanted: bool,
@@ -157,14 +162,14 @@ impl Shard {
             is_gated: gated,
             is_written: Flag::default(),
             is_pinned: false,
-            is_high: false,
+            is_high: plan.is_high,
             qos: offer.qos,
             retain: offer.retain,
             topic: offer.topic,
             expiry,
             seq: head.map(|h| h.seq),
             ts_unix_ms: head.map_or(now.unix_ms, |h| h.ts_unix_ms),
-            collapse: None,
+            collapse: plan.collapse,
             bytes,
             payload_bytes,
             body: body.into(),
@@ -231,6 +236,8 @@ impl Shard {
         let asked = user_property(&offer.properties.user_properties, im::IM_RECEIPT);
         let by_rule = rule.and_then(|rule| rule.receipts);
         let wanted = asked.and_then(|v| ReceiptsWanted::parse(v)).or(by_rule);
+        let user_properties = &offer.properties.user_properties;
+        let (collapse, is_high) = queueing::asked(user_properties, rule, &offer.by.user, &offer.topic);
 
         let bytes = queue_bytes(&offer.topic, &offer.payload, &offer.properties);
         let load = Load {
@@ -269,10 +276,12 @@ impl Shard {
         if recorded {
             self.check_record(&targets, tracked.is_some())?;
         }
-        self.check_queues(offer.qos, bytes, &targets, is_conversation)?;
+        self.check_queues(offer.qos, bytes, &targets, is_conversation, collapse)?;
         Ok(Plan {
             given_id,
             bytes,
+            collapse,
+            is_high,
             is_conversation,
             wanted: wanted.is_some(),
             tracked,

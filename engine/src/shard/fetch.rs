@@ -141,7 +141,7 @@ impl Shard {
                 let Some(session) = session.filter(|s| s.conn.is_some()) else { return Vec::new() };
                 let is_due = |f: &&InFlight| !f.on_this_connection && f.state == FlightState::Sent;
                 let in_flight = session.in_flight.iter().filter(is_due).map(|f| &f.delivery);
-                absent(in_flight.chain(session.queue.iter()))
+                absent(in_flight.chain(session.queue.iter_out()))
             }
             FetchFor::Group { session, group, .. } => {
                 let is_of = |d: &&Delivery| group.is_none_or(|group| d.source() == Source::Group(group));

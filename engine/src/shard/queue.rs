@@ -15,6 +15,9 @@ use crate::route::SessionKey;
 use crate::{ConnId, Now, OnFull};
 use protocol::ReasonCode;
 
+/// Why a message ended that a newer one with the same collapse key took the place of.
+const COLLAPSED: &str = "collapsed";
+
 /// What one session's queue may hold.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct QueueLimits {
@@ -69,6 +72,7 @@ impl Shard {
         bytes: usize,
         targets: &[Target],
         in_conversation: bool,
+        collapse: Option<u64>,
     ) -> Result<(), Refused> {
         if !self.some_reject {
             return Ok(());
@@ -82,7 +86,9 @@ impl Shard {
                 continue;
             }
             let way = self.way(target.session, target.qos.min(qos), in_conversation);
-            if !matches!(way, Way::Queue) {
+            // What takes the place of another needs no room.
+            let takes_place = collapse.is_some_and(|key| self.sessions[target.session].queue.has_key(key));
+            if !matches!(way, Way::Queue) || takes_place {
                 continue;
             }
             let copies = if is_shared { queued.entry(target.session).or_default() } else { &mut 0 };
@@ -109,6 +115,9 @@ impl Shard {
     pub(super) fn enqueue(&mut self, now: Now, key: SessionKey, mut delivery: Delivery) {
         let limits = self.queue_limits(key);
         let bytes = delivery.message.bytes();
+        if !self.collapse(now, key, &delivery) {
+            return self.end_unlogged(now, key, &delivery, Outcome::Dropped(COLLAPSED));
+        }
         let is_full = self.is_full_for(key, 1, bytes);
         let is_shed = delivery.qos == QoS::AtMostOnce && !self.may_queue_at_most_once();
         let session = &mut self.sessions[key];
@@ -133,6 +142,19 @@ impl Shard {
         }
     }
 
+    /// Takes the message out whose place another one takes that has the same collapse key. Says whether that is
+    /// the newer one: a shared group may bring an older message later.
+    fn collapse(&mut self, now: Now, key: SessionKey, delivery: &Delivery) -> bool {
+        let Some(waiting) = self.sessions[key].queue.with_key_of(delivery) else { return true };
+        if waiting > delivery.message.no {
+            return false;
+        }
+        if let Some(older) = self.sessions[key].remove_waiting(waiting, delivery.source()) {
+            self.end_waiting(now, key, &older, Outcome::Dropped(COLLAPSED));
+        }
+        true
+    }
+
     /// Drops what is too much: QoS 0 first, then the oldest.
     pub(super) fn trim(&mut self, now: Now, no: SessionNo) {
         let Some(&key) = self.by_no.get(&no) else { return };
@@ -142,7 +164,7 @@ impl Shard {
                 return;
             }
             let session = &mut self.sessions[key];
-            let Some(dropped) = session.pop_at_most_once().or_else(|| session.pop_waiting()) else { return };
+            let Some(dropped) = session.pop_at_most_once().or_else(|| session.pop_oldest()) else { return };
             if self.has_planted(Planted::DroppedInSilence) {
                 continue;
             }

@@ -244,12 +244,10 @@ impl Shard {
             Entry::Received { session, .. } if self.remains.contains_key(&session) => {}
             Entry::Sent { session, message, packet_id } => {
                 let session = self.logged_session(session)?;
-                // What is sent is the oldest that waits, copy or not.
-                let next = session.queue.front().filter(|d| d.message.no == message);
-                next.ok_or_else(|| format!("message {} is not the next that waits", message.0))?;
-                if let Some(delivery) = session.pop_waiting() {
-                    session.restore_in_flight(packet_id, delivery);
-                }
+                // Of several copies the one that came first is sent first; what went before it had priority.
+                let delivery = session.remove_first_waiting(message);
+                let delivery = delivery.ok_or_else(|| format!("message {} does not wait", message.0))?;
+                session.restore_in_flight(packet_id, delivery);
             }
             Entry::Received { session, packet_id } => {
                 let session = self.logged_session(session)?;

@@ -86,10 +86,9 @@ impl Remains {
         self.deliveries.push_back((packet_id, delivery));
     }
 
-    /// Gives the oldest that waits its packet id; says whether it was the one meant.
+    /// Gives one that waits its packet id; says whether it was there.
     pub(super) fn sent(&mut self, message: MsgNo, packet_id: PacketId) -> bool {
-        let next = self.deliveries.iter_mut().find(|(id, _)| id.is_none());
-        let next = next.filter(|(_, d)| d.message.no == message);
+        let next = self.deliveries.iter_mut().find(|(id, d)| id.is_none() && d.message.no == message);
         next.map(|(id, _)| *id = Some(packet_id)).is_some()
     }
 

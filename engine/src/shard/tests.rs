@@ -133,10 +133,15 @@ fn id() -> impl Strategy<Value = PacketId> {
 fn properties() -> impl Strategy<Value = PublishProperties> {
     let wish = prop::option::of(prop::sample::select(vec!["delivered", "read", "all", "?"]));
     let id = prop::option::weighted(0.3, prop::sample::select(vec!["1", "2", "3", "4", ""]));
-    (prop::option::of(prop::sample::select(vec![0, 1, 30])), wish, id).prop_map(|(expiry, wish, id)| {
+    let collapse = prop::option::weighted(0.2, prop::sample::select(vec!["k", "l"]));
+    let is_high = prop::bool::weighted(0.2);
+    let expiry = prop::option::of(prop::sample::select(vec![0, 1, 30]));
+    (expiry, wish, id, collapse, is_high).prop_map(|(expiry, wish, id, collapse, is_high)| {
         let wish = wish.map(|w| (ByteString::from(im::IM_RECEIPT), w.into()));
         let id = id.map(|id| (ByteString::from(im::IM_ID), id.into()));
-        let user_properties = wish.into_iter().chain(id).collect();
+        let collapse = collapse.map(|key| (ByteString::from(im::IM_COLLAPSE), key.into()));
+        let priority = is_high.then(|| (ByteString::from(im::IM_PRIORITY), "high".into()));
+        let user_properties = wish.into_iter().chain(id).chain(collapse).chain(priority).collect();
         PublishProperties { message_expiry_interval_s: expiry, user_properties, ..Default::default() }
     })
 }

@@ -106,9 +106,8 @@ fn own_messages_are_not_unread() {
 #[test]
 fn what_expired_or_was_given_up_is_not_unread_and_not_shown() {
     let rule = |filter: &str, messages| ConversationRule {
-        filter: TopicFilter::parse(filter.into()).unwrap(),
-        receipts: None,
         retention: Retention { age_s: 0, messages, bytes: 0 },
+        ..ConversationRule::new(TopicFilter::parse(filter.into()).unwrap())
     };
     let conversations = vec![rule("im/short", 2), rule("im/#", 0)];
     let mut node = Node::with(Config { conversations, ..Config::default() });

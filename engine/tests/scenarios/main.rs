@@ -22,6 +22,7 @@ mod payload_format;
 mod presence;
 mod principal_limits;
 mod probes;
+mod queueing;
 mod receipts;
 mod repeats;
 mod requests;

@@ -85,7 +85,7 @@ pub(super) fn packet_id(source: &mut Source<'_>) -> PacketId {
 /// The limits of the world: so low that a run reaches them, except where the keeper must lose nothing.
 pub(super) fn config(source: &mut Source<'_>) -> Config {
     let filter = |f: &'static str| TopicFilter::parse(f.into()).expect("a valid constant filter");
-    let rule = |f| ConversationRule { filter: filter(f), receipts: None, retention: Retention::default() };
+    let rule = |f| ConversationRule::new(filter(f));
     let mut config = Config {
         packet_bytes_max: 4096,
         receive_maximum: source.pick(&[1024, 2]),

@@ -25,7 +25,7 @@ pub(super) fn check(shard: &Shard) {
         let deliveries = || s.queue.iter().chain(s.in_flight.iter().map(|f| &f.delivery));
         deliveries().for_each(|d| see(&d.message));
         let entries: usize = deliveries().map(entry_bytes).sum();
-        assert_eq!(s.share_bytes(), s.recount_without_entries() + entries);
+        assert_eq!(s.share_bytes(), s.recount_without_entries() + entries + s.queue.extra_bytes());
         sum += s.share_bytes();
     }
     for remains in shard.remains.values() {
