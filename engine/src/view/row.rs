@@ -140,7 +140,9 @@ impl Row {
                 if *interval_s == 0 { Self::Delete(key) } else { Self::Put(key) }
             }
             Entry::Member { topic, user, .. } => Self::Put(Key::new(Family::Member).name(topic).last(user)),
-            Entry::MemberLeft { topic, user } => Self::Delete(Key::new(Family::Member).name(topic).last(user)),
+            Entry::MemberLeft { topic, user } => {
+                Self::Delete(Key::new(Family::Member).name(topic).last(user))
+            }
             Entry::Group { group, .. } => Self::Put(Key::new(Family::Group).u64(group.0)),
             _ => return None,
         })

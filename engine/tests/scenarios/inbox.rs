@@ -378,9 +378,8 @@ fn unread_is_what_a_count_says_at_every_step() {
     for seed in 0..40 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let rule = |filter: &str, messages, age_s| ConversationRule {
-            filter: TopicFilter::parse(filter.into()).unwrap(),
-            receipts: None,
             retention: Retention { age_s, messages, bytes: 0 },
+            ..ConversationRule::new(TopicFilter::parse(filter.into()).unwrap())
         };
         let conversations = vec![rule("im/short", 3, 0), rule("im/#", 0, 60)];
         let mut node = Node::with(Config { conversations, ..Config::default() });
