@@ -29,6 +29,7 @@ mod planted;
 mod presence;
 mod principal;
 mod queueing;
+mod reads;
 mod receipt;
 mod record;
 mod recovery;

@@ -75,6 +75,13 @@ pub(crate) struct Roll {
     watchers: Listed<Watcher>,
 }
 
+impl Roll {
+    /// The lowest read position of all members.
+    pub(crate) fn lowest_read(&self) -> u64 {
+        self.members.values().map(|member| member.reading.read).min().unwrap_or(u64::MAX)
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Watcher(SessionKey);
 

@@ -64,6 +64,10 @@ pub(crate) struct Tracking {
     /// How many ended, by state.
     pub(crate) ended: EndCounts,
     open: BTreeMap<Recipient, Open>,
+    /// How many of those the sender was told of, where they are counted.
+    told: EndCounts,
+    /// Whether the rest will be told before long.
+    is_told_later: bool,
     /// Its share of the shard's memory.
     held: Held,
 }
@@ -143,7 +147,11 @@ impl Receipts {
         let open: BTreeMap<_, _> = open.collect();
         let strings = topic.len() + id.len() + sender.len();
         let held = self.account.hold(TRACKING_BYTES + strings + open.len() * RECIPIENT_BYTES);
-        self.open.insert(message, Tracking { topic, seq, id, sender, wanted, of, ended, open, held });
+        let (told, is_told_later) = (EndCounts::default(), false);
+        self.open.insert(
+            message,
+            Tracking { topic, seq, id, sender, wanted, of, ended, open, told, is_told_later, held },
+        );
     }
 
     pub(crate) fn is_tracked(&self, message: MsgNo) -> bool {
@@ -183,7 +191,7 @@ impl Receipts {
         let tracking = self.open.get_mut(&message)?;
         let named = tracking.close(recipient, outcome.state())?.named;
         let told = if named.client_id.is_empty() {
-            tracking.count(at_unix_ms)
+            if tracking.open.is_empty() { tracking.count(at_unix_ms) } else { Vec::new() }
         } else if tracking.wants(outcome.state()) {
             let names = Names { client_id: &named.client_id, user: &named.user };
             vec![tracking.receipt(member.unwrap_or(names), outcome, at_unix_ms)]
@@ -194,6 +202,22 @@ impl Receipts {
             self.open.remove(&message);
         }
         Some(told)
+    }
+
+    /// Says whether the sender of a message whose receipts are counted is to be told of those that are new, a while
+    /// from now; it says so once.
+    pub(crate) fn count_later(&mut self, message: MsgNo) -> bool {
+        let Some(tracking) = self.open.get_mut(&message) else { return false };
+        let is_listed = tracking.open.values().next().is_none_or(|open| !open.named.client_id.is_empty());
+        let is_new = !is_listed && tracking.ended != tracking.told;
+        is_new && !std::mem::replace(&mut tracking.is_told_later, true)
+    }
+
+    /// Tells what is new of a message whose receipts are counted.
+    pub(crate) fn count_now(&mut self, message: MsgNo, at_unix_ms: u64) -> Vec<Told> {
+        let Some(tracking) = self.open.get_mut(&message) else { return Vec::new() };
+        tracking.is_told_later = false;
+        tracking.count(at_unix_ms)
     }
 
     /// Ends a message at a recipient without telling: the log said before that it was told.
@@ -277,15 +301,13 @@ impl Tracking {
         Told { sender: self.sender.clone(), payload }
     }
 
-    /// Above the listing limit: nothing until the last recipient ended, then one line a state.
-    fn count(&self, at_unix_ms: u64) -> Vec<Told> {
-        if !self.open.is_empty() {
-            return Vec::new();
-        }
-        let counts = FinalState::ALL.into_iter().zip(self.ended);
+    /// Above the listing limit: one line for each state that has more than the sender was told.
+    fn count(&mut self, at_unix_ms: u64) -> Vec<Told> {
+        let told = std::mem::replace(&mut self.told, self.ended);
+        let counts = FinalState::ALL.into_iter().zip(self.ended).zip(told);
         counts
-            .filter(|(state, count)| *count > 0 && self.wants(*state))
-            .map(|(state, count)| {
+            .filter(|((state, count), told)| count > told && self.wants(*state))
+            .map(|((state, count), _)| {
                 let mut payload = serde_json::json!({
                     "topic": &*self.topic, "id": &*self.id, "state": on_the_wire(state),
                     "count": count, "of": self.of, "at": at_unix_ms,

@@ -24,6 +24,8 @@ pub(crate) enum Deadline {
     SessionExpiry(SessionNo),
     /// A will's delay has passed.
     WillDelay(SessionNo),
+    /// The sender of a message whose receipts are counted is to hear of new ones.
+    Count(MsgNo),
     /// A message whose sender wants to know may have expired in a queue.
     MessageExpiry(MsgNo),
     /// The retained message that expires first has expired.

@@ -16,6 +16,7 @@ use crate::dedup::{Fingerprint, Forgotten, Published};
 use crate::memory::Held;
 use crate::message::{Expiry, Flag, Message, MsgNo};
 use crate::presence::{Cause, State};
+use crate::reads::Wish;
 
 pub(super) mod kind {
     pub(in crate::record) const SESSION_OPENED: u8 = 1;
@@ -46,6 +47,8 @@ pub(super) mod kind {
     pub(in crate::record) const NET_VOTE: u8 = 28;
     pub(in crate::record) const PUBLISHED: u8 = 19;
     pub(in crate::record) const PUBLISHED_FORGOTTEN: u8 = 41;
+    pub(in crate::record) const READ_WISHED: u8 = 42;
+    pub(in crate::record) const READ_SETTLED: u8 = 43;
     pub(in crate::record) const HEAD: u8 = 29;
     /// A message with what version 3 added.
     pub(in crate::record) const MESSAGE_V3: u8 = 40;
@@ -136,6 +139,12 @@ pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
             for id in ids {
                 w.published(id);
             }
+        }
+        Entry::ReadWished { topic, wish: Wish { seq, id, sender } } => {
+            w.u8(kind::READ_WISHED).str(topic).u64(*seq).str(id).str(sender);
+        }
+        Entry::ReadSettled { topic, to_seq } => {
+            w.u8(kind::READ_SETTLED).str(topic).u64(*to_seq);
         }
         Entry::PublishedForgotten(Forgotten { user, from, to }) => {
             w.u8(kind::PUBLISHED_FORGOTTEN).str(user).u64(*from).u64(*to);
@@ -290,6 +299,11 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
             let ids = (0..count).map(|_| r.published()).collect::<Result<_, _>>()?;
             Entry::Published { user, first, ids }
         }
+        kind::READ_WISHED => {
+            let (topic, seq, id, sender) = (r.str()?, r.u64()?, r.str()?, r.str()?);
+            Entry::ReadWished { topic, wish: Wish { seq, id, sender } }
+        }
+        kind::READ_SETTLED => Entry::ReadSettled { topic: r.str()?, to_seq: r.u64()? },
         kind::PUBLISHED_FORGOTTEN => {
             Entry::PublishedForgotten(Forgotten { user: r.str()?, from: r.u64()?, to: r.u64()? })
         }

@@ -15,6 +15,7 @@ use crate::config::ReceiptsWanted;
 use crate::dedup::{Forgotten, Published};
 use crate::message::{Message, MsgNo};
 use crate::presence::State;
+use crate::reads::Wish;
 use layout::{Writer, write_entry, write_head, write_message};
 
 pub(crate) use layout::{read_body, read_record};
@@ -331,6 +332,16 @@ pub(crate) enum Entry {
     },
     /// Ids are no longer known.
     PublishedForgotten(Forgotten),
+    /// The sender of a conversation's message wants to hear who reads it.
+    ReadWished {
+        topic: ByteString,
+        wish: Wish,
+    },
+    /// Nobody waits any more for a conversation's messages up to this number to be read.
+    ReadSettled {
+        topic: ByteString,
+        to_seq: u64,
+    },
     /// A user is a member of a conversation since this number, and read up to that one.
     Member {
         topic: ByteString,

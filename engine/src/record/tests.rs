@@ -220,6 +220,11 @@ fn entries_added_by_version_3() -> Vec<Entry> {
         },
         Entry::Published { user: "u".into(), first: 7, ids },
         Entry::PublishedForgotten(Forgotten { user: "u".into(), from: 1, to: 7 }),
+        Entry::ReadWished {
+            topic: "im/room".into(),
+            wish: Wish { seq: 3, id: "id-1".into(), sender: "s".into() },
+        },
+        Entry::ReadSettled { topic: "im/room".into(), to_seq: 3 },
         Entry::Head(Box::new(HeadEntry { message: head, needed: 3 })),
         Entry::Message(Box::new(MessageEntry { message: collapsing, set_retained: false })),
         Entry::Member { topic: "im/room".into(), user: "u".into(), joined: 3, read: 4 },

@@ -113,6 +113,8 @@ struct Plan {
     is_conversation: bool,
     /// Whether the sender wants receipts.
     wanted: bool,
+    /// Whether the sender wants to hear who read it.
+    read_wanted: bool,
     /// Which, if there is somebody to have receipts of.
     tracked: Option<ReceiptsWanted>,
     targets: Vec<Target>,
@@ -182,6 +184,9 @@ impl Shard {
             self.remember_id(now, &message, given_id, nobody);
         }
         self.posted(now, &message);
+        if plan.read_wanted {
+            self.wish_read(&message, &id, &offer.by.user);
+        }
         if let Some((packet_id, key)) = offer.incoming.zip(offer.by.session) {
             self.take_incoming(key, packet_id, message.seq, id.clone());
         }
@@ -284,6 +289,7 @@ impl Shard {
             is_high,
             is_conversation,
             wanted: wanted.is_some(),
+            read_wanted: matches!(wanted, Some(ReceiptsWanted::Read | ReceiptsWanted::All)),
             tracked,
             targets,
             stored_recipient,

@@ -78,6 +78,11 @@ impl Shard {
         self.members(&mut out);
         self.groups(&mut out);
         self.ids(&mut out);
+        let wishes: BTreeMap<_, _> = self.read_wishes.iter().collect();
+        for (topic, wish) in wishes.into_iter().flat_map(|(topic, of)| of.iter().map(move |w| (topic, w))) {
+            out.push(&Entry::ReadWished { topic: topic.clone(), wish: wish.clone() });
+            out.close_if_full();
+        }
         // Before the sessions: a client that came back after its session ended has another one there.
         for (session, left) in self.left_to_groups() {
             out.left(session, left);

@@ -33,7 +33,25 @@ pub(super) struct Ending {
     pub(super) logged: bool,
 }
 
+/// Counted receipts of one message and state come no more often; the last ones come at once.
+const COUNT_EVERY_MS: u64 = 1_000;
+
 impl Shard {
+    /// Tells what is new of a message whose receipts are counted.
+    pub(super) fn count_due(&mut self, now: Now, message: MsgNo) {
+        self.turn.told.extend(self.receipts.count_now(message, now.unix_ms));
+    }
+
+    /// Has what was counted before a restart told again: nobody knows what the sender heard of it.
+    pub(super) fn watch_counts(&mut self, now: Now) {
+        let tracked: Vec<_> = self.receipts.iter().map(|(message, _)| message).collect();
+        for message in tracked {
+            if self.receipts.count_later(message) {
+                self.timers.set(Deadline::Count(message), now.monotonic_ms + COUNT_EVERY_MS);
+            }
+        }
+    }
+
     /// Ends a message at a recipient: log, receipt, counts.
     pub(super) fn end(&mut self, now: Now, ending: Ending, outcome: Outcome) {
         self.stats.dropped += u64::from(matches!(outcome, Outcome::Dropped(_) | Outcome::Expired));
@@ -61,6 +79,9 @@ impl Shard {
         }
         if told.is_some() && !self.receipts.is_tracked(message) {
             self.timers.clear(Deadline::MessageExpiry(message));
+            self.timers.clear(Deadline::Count(message));
+        } else if told.is_some() && self.receipts.count_later(message) {
+            self.timers.set(Deadline::Count(message), now.monotonic_ms + COUNT_EVERY_MS);
         }
         self.turn.told.extend(told.into_iter().flatten());
     }

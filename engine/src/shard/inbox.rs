@@ -288,13 +288,12 @@ impl Shard {
         let Some(roll) = self.members.roll(topic).filter(|_| self.members.is_member(topic, &user)) else {
             return Err(Refused::request(format!("{user:?} is no member of {topic:?}")));
         };
-        if self.members.read(topic, &user, request.seq).is_none() {
-            return Ok(());
-        }
+        let Some(before) = self.members.read(topic, &user, request.seq) else { return Ok(()) };
         let topic = self.members.get(roll).topic.clone();
         if let Some(member) = self.members.member(&topic, &user) {
             let (joined, read) = (member.joined, member.reading.read);
-            self.write(&Entry::Member { topic, user: user.clone(), joined, read });
+            self.write(&Entry::Member { topic: topic.clone(), user: user.clone(), joined, read });
+            self.read_reached(now, &user, &topic, before, read);
         }
         self.inbox_touched(now, &user);
         Ok(())

@@ -26,6 +26,7 @@ mod presence;
 mod probe;
 mod publish;
 mod queue;
+mod reads;
 mod recover;
 mod request;
 mod retention;
@@ -53,6 +54,7 @@ use crate::network::Networks;
 use crate::places::Places;
 use crate::planted::Planted;
 use crate::presence::Presences;
+use crate::reads::ReadWishes;
 use crate::receipt::{Receipts, Told};
 use crate::record::{Entry, RecordBuilder, SessionNo};
 use crate::retained::Retained;
@@ -93,6 +95,8 @@ pub struct Shard {
     conversations: Conversations,
     /// Ids of messages that were accepted.
     dedup: Dedup,
+    /// Messages whose senders want to hear who read them.
+    read_wishes: ReadWishes,
     receipts: Receipts,
     networks: Networks,
     /// Which messages have their bodies in memory.
@@ -205,6 +209,7 @@ impl Shard {
         Self {
             gate: Gate::new(config.planted, next),
             dedup: Dedup::new(config.dedup, rng.u64(..), &account),
+            read_wishes: ReadWishes::new(&account),
             rng,
             sessions: Places::new(),
             by_client: ByName::default(),
@@ -446,6 +451,7 @@ impl Shard {
                 }
                 Deadline::RetainedExpiry => self.retained_expiry_due(now),
                 Deadline::Retention => self.retention_due(now),
+                Deadline::Count(message) => self.count_due(now, message),
                 Deadline::DedupExpiry => self.dedup_expiry_due(now),
                 Deadline::Inboxes => self.inboxes_due(now),
                 Deadline::Unread(roll) => self.unread_due(now, roll as usize),

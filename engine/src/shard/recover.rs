@@ -201,6 +201,8 @@ impl Shard {
                 self.groups.restore(group, &filter.full)?;
             }
             Entry::Published { user, first, ids } => self.dedup.restore(&user, first, &ids)?,
+            Entry::ReadWished { topic, wish } => drop(self.read_wishes.add(&topic, wish)),
+            Entry::ReadSettled { topic, to_seq } => drop(self.read_wishes.forget(&topic, to_seq)),
             Entry::PublishedForgotten(forgotten) => self.dedup.forget(&forgotten),
             Entry::Member { topic, user, joined, read } => {
                 let head = self.conversations.end(&topic);
@@ -409,6 +411,7 @@ impl Shard {
         self.resume_retention(now);
         self.watch_recovered_expiries();
         self.watch_dedup(now);
+        self.watch_counts(now);
         self.resume_groups();
         self.find_lost();
         self.resume_presences(now);

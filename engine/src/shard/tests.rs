@@ -552,7 +552,10 @@ impl World {
         let known = self.shard.presences.recount() + self.shard.networks.recount();
         assert_eq!(
             self.shard.account.bytes(),
-            self.shard.conversations.recount() + self.shard.dedup.recount() + known
+            self.shard.conversations.recount()
+                + self.shard.dedup.recount()
+                + self.shard.read_wishes.recount()
+                + known
         );
     }
 
@@ -583,8 +586,9 @@ impl World {
                 assert_eq!(self.shard.conns[&conn].session, key);
             }
         }
-        let most =
-            2 * self.shard.conns.len() + 2 * self.shard.sessions.len() + self.shard.receipts.iter().count();
+        let most = 2 * self.shard.conns.len()
+            + 2 * self.shard.sessions.len()
+            + 2 * self.shard.receipts.iter().count();
         assert!(self.shard.timers.len() <= most + 4, "deadlines pile up");
         assert!(self.shard.retained.len() <= config.retained_messages_max);
     }

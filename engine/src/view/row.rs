@@ -35,6 +35,8 @@ pub(crate) enum Family {
     // 100 and up: one family for each kind of things that stand for themselves.
     /// An id of a published message by its user and its number among the user's.
     Published = 101,
+    /// A message that is waited for to be read, by its conversation and number.
+    ReadWish = 105,
     /// A client's presence by its id.
     Presence = 102,
     /// A user's vote about a network by both names.
@@ -130,6 +132,10 @@ impl Row {
                 }
             }
             Entry::Published { user, first, .. } => Self::Put(published(user, *first)),
+            Entry::ReadWished { topic, wish } => Self::Put(read_wish(topic, wish.seq)),
+            Entry::ReadSettled { topic, to_seq } => {
+                Self::DeleteRange(read_wish(topic, 0), read_wish(topic, to_seq.saturating_add(1)))
+            }
             Entry::PublishedForgotten(Forgotten { user, from, to }) => {
                 Self::DeleteRange(published(user, *from), published(user, *to))
             }
@@ -147,6 +153,10 @@ impl Row {
             _ => return None,
         })
     }
+}
+
+fn read_wish(topic: &str, seq: u64) -> Key {
+    Key::new(Family::ReadWish).name(topic).u64(seq)
 }
 
 fn published(user: &str, number: u64) -> Key {

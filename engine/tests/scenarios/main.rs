@@ -23,6 +23,7 @@ mod presence;
 mod principal_limits;
 mod probes;
 mod queueing;
+mod reads;
 mod receipts;
 mod repeats;
 mod requests;

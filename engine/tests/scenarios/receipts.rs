@@ -222,3 +222,53 @@ fn a_message_that_expires_at_many_recipients_is_told_of_all() {
     });
     assert_eq!(told.collect::<Vec<_>>(), ["delivered 100", "expired 100"]);
 }
+
+/// Counted receipts that came to the connection, as `state count of`.
+fn counted(node: &mut Node, conn: u64) -> Vec<String> {
+    let of = |p: Publish| {
+        let r: serde_json::Value = serde_json::from_slice(&p.payload).unwrap();
+        format!("{} {} of {}", r["state"].as_str().unwrap(), r["count"], r["of"])
+    };
+    node.publishes(conn).into_iter().map(of).collect()
+}
+
+#[test]
+fn counted_receipts_come_once_a_second_and_the_last_ones_at_once() {
+    let mut node = Node::with(Config { receipts_listed_max: 2, ..Config::default() });
+    node.connect(1, "truck");
+    node.subscribe(1, "$im/receipts", QoS::AtLeastOnce);
+    for conn in 2..10 {
+        node.connect(conn, &format!("c{conn}"));
+        node.subscribe(conn, "im/room", QoS::AtLeastOnce);
+    }
+    node.packet(1, tracked(publish("im/room", QoS::AtLeastOnce, 1, "x"), "m"));
+    let take = |node: &mut Node, conn, reason| node.packet(conn, Packet::PubAck(ack(1, reason)));
+    take(&mut node, 2, ReasonCode::Success);
+    take(&mut node, 3, ReasonCode::UnspecifiedError);
+    node.pass_ms(999);
+    take(&mut node, 4, ReasonCode::Success);
+    assert_eq!(counted(&mut node, 1), Vec::<String>::new());
+    node.pass_ms(1);
+    assert_eq!(counted(&mut node, 1), ["delivered 2 of 8", "refused 1 of 8"]);
+    node.pass_s(100);
+    assert_eq!(counted(&mut node, 1), Vec::<String>::new(), "nothing is new");
+    take(&mut node, 5, ReasonCode::Success);
+    node.pass_s(1);
+    assert_eq!(counted(&mut node, 1), ["delivered 3 of 8"]);
+    // After a crash it may come again, and never says less.
+    take(&mut node, 6, ReasonCode::Success);
+    node.restart(usize::MAX);
+    node.connect(11, "truck");
+    node.pass_s(1);
+    assert_eq!(
+        counted(&mut node, 11).last_chunk(),
+        Some(&["delivered 4 of 8".into(), "refused 1 of 8".into()])
+    );
+    for conn in 7..10 {
+        node.connect_with(conn + 10, durable(&format!("c{conn}")));
+        node.packet(conn + 10, Packet::PubAck(ack(1, ReasonCode::Success)));
+    }
+    assert_eq!(counted(&mut node, 11), ["delivered 7 of 8"]);
+    node.pass_s(5);
+    assert_eq!(counted(&mut node, 11), Vec::<String>::new());
+}

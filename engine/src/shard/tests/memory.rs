@@ -47,7 +47,7 @@ pub(super) fn check(shard: &Shard) {
         sum += c.held.bytes();
     }
     sum += shard.receipts.iter().map(|(_, t)| t.recount()).sum::<usize>();
-    sum += shard.conversations.recount() + shard.dedup.recount();
+    sum += shard.conversations.recount() + shard.dedup.recount() + shard.read_wishes.recount();
     sum += shard.presences.recount() + shard.networks.recount();
     sum += shard.members.recount();
     assert_eq!(shard.account.bytes(), sum);
