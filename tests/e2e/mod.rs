@@ -5,6 +5,7 @@ mod bans;
 mod clients;
 mod command_line;
 mod hostile;
+mod inbox;
 mod journey;
 mod kill;
 mod resuming_publisher;

@@ -78,15 +78,19 @@ impl Access {
     }
 
     /// Finds out who asks, or says what is answered instead.
-    pub(super) async fn caller(&self, peer: SocketAddr, headers: &HeaderMap) -> Result<Caller, Response> {
+    pub(super) async fn caller(
+        &self,
+        peer: SocketAddr,
+        headers: &HeaderMap,
+    ) -> Result<Caller, Box<Response>> {
         if headers.contains_key(ORIGIN) && !is_same_origin(headers) {
-            return Err(problem(StatusCode::FORBIDDEN, "pages of other web sites may not ask this"));
+            return Err(refuse(StatusCode::FORBIDDEN, "pages of other web sites may not ask this"));
         }
         let Some(authorization) = headers.get(AUTHORIZATION) else { return self.nobody(peer, headers) };
         let Some(credentials) = parse(authorization) else {
             let detail =
                 "the Authorization header is neither Basic with a name and password nor Bearer with a token";
-            return Err(unauthorized(detail));
+            return Err(Box::new(unauthorized(detail)));
         };
         let address = peer.ip().to_canonical();
         self.wait_for_turn(address, credentials.user.as_ref()).await?;
@@ -110,28 +114,27 @@ impl Access {
         };
         match verdict {
             Verdict::Allow(grant) => self.let_in(address, grant.principal).await,
-            Verdict::Deny(denial) => Err(self.deny(peer, credentials.user, denial).await),
+            Verdict::Deny(denial) => Err(Box::new(self.deny(peer, credentials.user, denial).await)),
         }
     }
 
     /// Who says nothing of itself: the operator of this machine, if nothing here knows users.
-    fn nobody(&self, peer: SocketAddr, headers: &HeaderMap) -> Result<Caller, Response> {
+    fn nobody(&self, peer: SocketAddr, headers: &HeaderMap) -> Result<Caller, Box<Response>> {
         if self.auth.has_authenticators() {
-            return Err(unauthorized(
-                "say who asks: HTTP Basic with a user's name and password, or a Bearer token",
-            ));
+            let detail = "say who asks: HTTP Basic with a user's name and password, or a Bearer token";
+            return Err(Box::new(unauthorized(detail)));
         }
         let is_here = peer.ip().to_canonical().is_loopback();
         if is_here && !headers.contains_key(ORIGIN) && is_named_here(headers) {
             return Ok(Caller::Local);
         }
         let detail = "without users this is answered on the broker's own machine only, and to no web page";
-        Err(problem(StatusCode::FORBIDDEN, detail))
+        Err(refuse(StatusCode::FORBIDDEN, detail))
     }
 
-    async fn let_in(&self, address: IpAddr, principal: Principal) -> Result<Caller, Response> {
+    async fn let_in(&self, address: IpAddr, principal: Principal) -> Result<Caller, Box<Response>> {
         let Some(user) = principal.user.clone() else {
-            return Err(problem(StatusCode::FORBIDDEN, "clients without a user may not ask this"));
+            return Err(refuse(StatusCode::FORBIDDEN, "clients without a user may not ask this"));
         };
         // Only for the limits: nobody waits for it.
         let _ = self.ask.try_send(Ask::LoggedIn { address, user: user.clone() });
@@ -158,14 +161,14 @@ impl Access {
     }
 
     /// Waits as long as somebody who guessed has to; refuses who is banned.
-    async fn wait_for_turn(&self, address: IpAddr, user: Option<&ByteString>) -> Result<(), Response> {
+    async fn wait_for_turn(&self, address: IpAddr, user: Option<&ByteString>) -> Result<(), Box<Response>> {
         let mut was_slowed = false;
         loop {
             let (answer, admission) = oneshot::channel();
             let question = Ask::MayLogIn { address, user: user.cloned(), answer };
             let admission = ask(&self.ask, question, admission).await;
-            match admission.map_err(|what| problem(StatusCode::SERVICE_UNAVAILABLE, what.trim_end()))? {
-                Admission::Refuse { what, .. } => return Err(problem(StatusCode::TOO_MANY_REQUESTS, &what)),
+            match admission.map_err(|what| refuse(StatusCode::SERVICE_UNAVAILABLE, what.trim_end()))? {
+                Admission::Refuse { what, .. } => return Err(refuse(StatusCode::TOO_MANY_REQUESTS, &what)),
                 // There may be a ban when the time is over.
                 Admission::Delay { ms } if !was_slowed => {
                     was_slowed = true;
@@ -192,6 +195,10 @@ fn parse(authorization: &HeaderValue) -> Option<Credentials> {
     let colon = decoded.iter().position(|byte| *byte == b':')?;
     let user = std::str::from_utf8(&decoded[..colon]).ok().filter(|user| !user.is_empty())?;
     Some(Credentials { user: Some(user.into()), secret: Secret::from(&decoded[colon + 1..]) })
+}
+
+fn refuse(status: StatusCode, detail: &str) -> Box<Response> {
+    Box::new(problem(status, detail))
 }
 
 /// Answers 401; a browser asks for a name and password then.

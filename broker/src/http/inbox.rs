@@ -19,7 +19,7 @@ pub(super) async fn page(
 ) -> Response {
     let caller = match access.caller(peer, &headers).await {
         Ok(caller) => caller,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     let query = match Query::parse(query.as_deref().unwrap_or_default(), &["cursor", "limit", "user"]) {
         Ok(query) => query,

@@ -30,7 +30,7 @@ pub(super) async fn join(
         Ok(caller) if caller.is_operator() => None,
         Ok(Caller::User { user: own, principal, .. }) if *own == *user => Some(principal),
         Ok(_) => return not_yours(),
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     answer(&access, Question::Join { topic: topic.into(), user: user.into(), by }).await
 }
@@ -45,7 +45,7 @@ pub(super) async fn leave(
     match access.caller(peer, &headers).await {
         Ok(caller) if caller.is_operator() || caller.user().is_some_and(|own| **own == *user) => {}
         Ok(_) => return not_yours(),
-        Err(response) => return response,
+        Err(response) => return *response,
     }
     answer(&access, Question::Leave { topic: topic.into(), user: user.into() }).await
 }
