@@ -72,6 +72,9 @@ pub struct Config {
     pub networks_max: usize,
     /// How long the ids that senders give are known.
     pub dedup: DedupLimits,
+    /// Conversations whose stored messages one session may be coming to at once; a SUBSCRIBE that asks for more is
+    /// refused.
+    pub replays_per_session_max: usize,
     /// Recipients of one message above which its receipts are counted, not listed.
     pub receipts_listed_max: usize,
     /// Bytes of the messages whose bodies are in memory though they could be read from the log again; 0 = no bound.
@@ -208,6 +211,7 @@ impl Default for Config {
             keepalive_max_s: 7_200,
             networks_max: 1_000,
             dedup: DedupLimits::default(),
+            replays_per_session_max: 10_000,
             receipts_listed_max: 50,
             bodies_bytes_max: 0,
             members_max: 100_000,

@@ -40,6 +40,10 @@ pub(crate) const GROUP_BYTES: usize = 384;
 pub(crate) const ROUTE_BYTES: usize = 384;
 /// A conversation besides its topic and the messages that it keeps: its places in the tables.
 pub(crate) const CONVERSATION_BYTES: usize = 320;
+/// A session's cursor in a conversation besides the topic, which stands there three times.
+pub(crate) const CURSOR_BYTES: usize = 256;
+/// A conversation with holes at a session, besides the topic and the holes.
+pub(crate) const GAP_BYTES: usize = 128;
 /// A user whose messages are kept, besides the name.
 pub(crate) const SENDER_BYTES: usize = 160;
 /// A conversation with members besides its topic, in the tables of members.

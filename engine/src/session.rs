@@ -20,11 +20,13 @@ use protocol::{PacketId, SubscribeOptions, Will};
 use rustc_hash::FxHashMap;
 
 use crate::ConnId;
+use crate::gap::Gaps;
 use crate::memory::{Account, Held, INCOMING_BYTES, SESSION_BYTES, SUBSCRIPTION_BYTES, entry_bytes};
 use crate::message::{Delivery, MsgNo, queue_bytes};
 use crate::names::ByName;
 use crate::principal::{Principal, SessionLimits};
 use crate::record::{SessionNo, Source};
+use crate::replay::Replays;
 use crate::waiting::{PlaceNo, Waiting};
 
 /// One subscription of the session.
@@ -127,6 +129,10 @@ pub(crate) struct Session {
     pub(crate) holds_unreadable: bool,
     /// It gets all of its user's conversations.
     pub(crate) is_hearer: bool,
+    /// How far it is in stored messages that it asked for.
+    pub(crate) replays: Option<Box<Replays>>,
+    /// Numbers of conversations that it will not get and was not told of.
+    pub(crate) gaps: Option<Box<Gaps>>,
     /// Its queue is to be trimmed after this turn.
     pub(crate) is_over_limit: bool,
     /// It is to be drained further after this turn.
@@ -169,6 +175,8 @@ impl Session {
             recheck: None,
             holds_unreadable: false,
             is_hearer: false,
+            replays: None,
+            gaps: None,
             is_over_limit: false,
             is_draining: false,
             is_fetching: false,
@@ -217,6 +225,13 @@ impl Session {
         let taken = take(&mut self.queue)?;
         self.share.shrink(entry_bytes(&taken) + before - self.queue.extra_bytes());
         Some(taken)
+    }
+
+    /// Whether a cursor comes before the queue now: they take turns.
+    pub(crate) fn is_replays_turn(&mut self) -> bool {
+        let Some(replays) = &mut self.replays else { return false };
+        replays.is_next = !replays.is_next;
+        replays.is_next
     }
 
     /// Whether the log has a message at this session.

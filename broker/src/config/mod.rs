@@ -245,6 +245,9 @@ sections! {
     im: Im {
         /// Conversations of the broker.
         conversations_max: u64 = 1_000_000, 0..=1_000_000_000;
+        /// Conversations whose stored messages one session may be coming to at once; a SUBSCRIBE that asks for
+        /// more is refused.
+        replays_per_session_max: u64 = 10_000, 0..=1_000_000;
         /// Recipients of one message above which its receipts are counted, not listed.
         receipts_listed_max: u64 = 50, 0..=1_000_000;
         /// Whether it is published on `$im/presence/{client}` who is connected.
@@ -649,6 +652,7 @@ impl Config {
             record_recipients_bytes_max: self.store.recipients_bytes_max as usize,
             topic_levels_max: self.mqtt.topic_levels_max as usize,
             conversations_max: self.im.conversations_max as usize,
+            replays_per_session_max: self.im.replays_per_session_max as usize,
             // Rules were parsed when the configuration was loaded; one that cannot be parsed can only
             // come from a `Config` made by hand, and matches nothing.
             conversations: self.conversation.iter().filter_map(ConversationRule::engine).collect(),

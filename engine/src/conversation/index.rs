@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 
+use protocol::QoS;
+
 use super::senders::SenderNo;
 use crate::message::MsgNo;
 
@@ -23,6 +25,8 @@ pub(crate) struct Stored {
     pub(crate) expiry_unix_ms: u64,
     /// Bytes as a queue counts them.
     pub(crate) bytes: u32,
+    /// QoS it was published at.
+    pub(crate) qos: QoS,
     pub(crate) sender: SenderNo,
 }
 
@@ -33,9 +37,13 @@ struct Slot {
     no: MsgNo,
     ts_unix_ms: u64,
     expiry_unix_ms: u64,
-    bytes: u32,
+    /// Bytes and QoS in one.
+    size: u32,
     sender: SenderNo,
 }
+
+/// Bits of a size that are its bytes: more than any packet has.
+const BYTES_BITS: u32 = 30;
 
 /// Bytes that one message needs here.
 pub(crate) const STORED_BYTES: usize = size_of::<Slot>();
@@ -58,9 +66,11 @@ impl Piece {
     }
 
     fn stored(&self, at: usize) -> Option<Stored> {
-        let Slot { place, no, ts_unix_ms, expiry_unix_ms, bytes, sender } = *self.slots.get(at)?;
+        let Slot { place, no, ts_unix_ms, expiry_unix_ms, size, sender } = *self.slots.get(at)?;
         let seq = self.first_seq + at as u64;
-        Some(Stored { seq, place, no, ts_unix_ms, expiry_unix_ms, bytes, sender })
+        let bytes = size & ((1 << BYTES_BITS) - 1);
+        let qos = QoS::from_u8((size >> BYTES_BITS) as u8).unwrap_or_default();
+        Some(Stored { seq, place, no, ts_unix_ms, expiry_unix_ms, bytes, qos, sender })
     }
 }
 
@@ -93,7 +103,8 @@ impl Index {
 
     /// Adds a message behind all others; one that is not behind them is ignored. Says whether it was added.
     pub(crate) fn push(&mut self, stored: Stored) -> bool {
-        let Stored { seq, place, no, ts_unix_ms, expiry_unix_ms, bytes, sender } = stored;
+        let Stored { seq, place, no, ts_unix_ms, expiry_unix_ms, bytes, qos, sender } = stored;
+        let bytes = bytes.min((1 << BYTES_BITS) - 1);
         if self.last_seq().is_some_and(|last| seq <= last) {
             return false;
         }
@@ -102,7 +113,8 @@ impl Index {
             self.pieces.push_back(Piece { first_seq: seq, gone: 0, slots: Vec::new() });
         }
         if let Some(piece) = self.pieces.back_mut() {
-            piece.slots.push(Slot { place, no, ts_unix_ms, expiry_unix_ms, bytes, sender });
+            let size = bytes | u32::from(qos as u8) << BYTES_BITS;
+            piece.slots.push(Slot { place, no, ts_unix_ms, expiry_unix_ms, size, sender });
         }
         self.len += 1;
         self.bytes += u64::from(bytes);
@@ -152,7 +164,8 @@ mod tests {
 
     fn stored(seq: u64, ts_unix_ms: u64) -> Stored {
         let (place, no, bytes) = (seq * 3, MsgNo(seq * 2), seq as u32 % 7);
-        Stored { seq, place, no, ts_unix_ms, expiry_unix_ms: 0, bytes, sender: SenderNo(0) }
+        let qos = QoS::from_u8((seq % 3) as u8).unwrap();
+        Stored { seq, place, no, ts_unix_ms, expiry_unix_ms: 0, bytes, qos, sender: SenderNo(0) }
     }
 
     proptest! {

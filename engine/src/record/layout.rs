@@ -171,7 +171,7 @@ fn write_conversation_entry(w: &mut Writer<'_>, entry: &Entry) {
             w.u8(kind::CONVERSATION_PAGE).str(topic).u32(messages.len() as u32);
             for m in messages {
                 w.u64(m.seq).u64(m.place).u64(m.message.0).u64(m.ts_unix_ms).u64(m.expiry_unix_ms);
-                w.u32(m.bytes).str(&m.sender);
+                w.u32(m.bytes).u8(m.qos as u8).str(&m.sender);
             }
         }
         Entry::Cursor { session, topic, form, next } => {
@@ -352,6 +352,7 @@ fn read_kept(r: &mut Reader<'_>) -> Result<KeptMessage, String> {
         ts_unix_ms: r.u64()?,
         expiry_unix_ms: r.u64()?,
         bytes: r.u32()?,
+        qos: QoS::from_u8(r.u8()?).ok_or("qos 3")?,
         sender: r.str()?,
     })
 }

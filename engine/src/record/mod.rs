@@ -136,6 +136,7 @@ pub(crate) struct KeptMessage {
     /// 0 = never.
     pub(crate) expiry_unix_ms: u64,
     pub(crate) bytes: u32,
+    pub(crate) qos: QoS,
     pub(crate) sender: ByteString,
 }
 

@@ -165,6 +165,7 @@ fn entries_added_by_version_3() -> Vec<Entry> {
         ts_unix_ms: 1_800_000_000_000,
         expiry_unix_ms: 1_800_000_060_000,
         bytes: 300,
+        qos: QoS::AtLeastOnce,
         sender: "anon:truck".into(),
     };
     let packet_id = PacketId::MAX;

@@ -209,6 +209,9 @@ impl Shard {
         // [MQTT-3.8.4-8], [MQTT-4.8.2-3] the lower of the two levels.
         let qos = target.qos.min(message.qos);
         let subscription_identifiers = target.identifiers;
+        if target.share.is_none() && self.is_covered(target.session, &message.topic, target.form) {
+            return;
+        }
         let message = message.clone();
         let origin = match target.share {
             Some(share) => {
@@ -281,7 +284,7 @@ impl Shard {
         if recorded {
             self.check_record(&targets, tracked.is_some())?;
         }
-        self.check_queues(offer.qos, bytes, &targets, is_conversation, collapse)?;
+        self.check_queues(offer.qos, bytes, &offer.topic, &targets, is_conversation, collapse)?;
         Ok(Plan {
             given_id,
             bytes,
@@ -314,6 +317,7 @@ impl Shard {
         }
         if plan.is_conversation {
             self.conversations.append(message, message.record);
+            self.remember_uncommitted(message);
             self.retain(now, &message.topic);
             if self.conversations.first_seq(&message.topic) == message.seq.unwrap_or_default() {
                 self.watch_retention(now);

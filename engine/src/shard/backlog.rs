@@ -39,6 +39,10 @@ pub(super) enum Work {
     Gather(GroupNo),
     /// A message whose receipts are open has expired: it is looked for at the recipients after this one.
     Expire { message: MsgNo, after: Option<Recipient> },
+    /// A cursor ended before these messages, which somebody may want receipts of.
+    Uncovered { session: SessionNo, topic: ByteString, next: u64, to: u64, reason: &'static str },
+    /// A message whose receipts are open was given up by its conversation: cursors bring it to nobody.
+    GivenUp { message: MsgNo, after: Option<Recipient> },
     /// A conversation keeps more than its rule says.
     Retain(ByteString),
     /// Clients came or went.
@@ -81,6 +85,10 @@ impl Shard {
                 Work::PassOn { session, group } => self.pass_on(now, session, group),
                 Work::Gather(group) => self.gather(now, group),
                 Work::Expire { message, after } => self.expire(now, message, after),
+                Work::Uncovered { session, topic, next, to, reason } => {
+                    self.uncovered(now, session, topic, next, to, reason);
+                }
+                Work::GivenUp { message, after } => self.given_up(now, message, after),
                 Work::Retain(topic) => self.retain(now, &topic),
                 Work::Presences => self.tell_presences(now),
                 Work::Left(session, topic) => self.forget_left(now, session, topic),

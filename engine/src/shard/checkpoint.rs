@@ -136,9 +136,9 @@ impl Shard {
     }
 
     fn kept_message(&self, stored: Stored) -> KeptMessage {
-        let Stored { seq, place, no, ts_unix_ms, expiry_unix_ms, bytes, sender } = stored;
+        let Stored { seq, place, no, ts_unix_ms, expiry_unix_ms, bytes, qos, sender } = stored;
         let sender = self.conversations.sender(sender).cloned().unwrap_or_default();
-        KeptMessage { seq, place, message: no, ts_unix_ms, expiry_unix_ms, bytes, sender }
+        KeptMessage { seq, place, message: no, ts_unix_ms, expiry_unix_ms, bytes, qos, sender }
     }
 
     /// What the groups have at sessions that ended, and at sessions that the log does not know.
@@ -229,6 +229,7 @@ impl Checkpoint {
             self.push(&Entry::IncomingTaken { session, packet_id, seq, id });
             self.close_if_full();
         }
+        self.replays(s);
         for entry in &s.in_flight {
             self.delivery(session, &entry.delivery, Some(entry.packet_id));
             self.close_if_full();
@@ -239,6 +240,25 @@ impl Checkpoint {
         }
         for delivery in s.queue.iter() {
             self.delivery(session, delivery, None);
+            self.close_if_full();
+        }
+    }
+
+    /// Its cursors, and the holes that it was not told of.
+    fn replays(&mut self, s: &Session) {
+        let session = s.no;
+        let cursors: BTreeMap<_, _> =
+            s.replays.iter().flat_map(|r| r.iter()).map(|(t, f, c)| ((t, f), c)).collect();
+        for ((topic, form), cursor) in cursors {
+            let (topic, next) = (topic.clone(), Some(cursor.next));
+            self.push(&Entry::Cursor { session, topic, form, next });
+            self.close_if_full();
+        }
+        let gaps: BTreeMap<_, _> =
+            s.gaps.iter().flat_map(|g| g.iter()).map(|(t, f, h)| ((t, f), h)).collect();
+        for ((topic, form), holes) in gaps {
+            let (topic, holes) = (topic.clone(), holes.to_vec());
+            self.push(&Entry::Holes { session, topic, form, holes });
             self.close_if_full();
         }
     }

@@ -1,13 +1,14 @@
 //! A message goes to one session: at once, or into its queue and later out of it.
 
 use bytestring::ByteString;
-use protocol::{Ack, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode};
+use protocol::{Ack, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, im};
 
 use super::backlog::ENDS_PER_TURN_MAX;
 use super::checkpoint::RECORD_BYTES;
 use super::end::Ending;
 use super::queue::Way;
 use super::rights::NOT_AUTHORIZED;
+use super::stored::Replayed;
 use super::{Conn, Shard, Wait};
 use crate::alias::Alias;
 use crate::body::Body;
@@ -111,6 +112,12 @@ impl Shard {
         let Some(c) = self.conns.get(&conn).filter(|c| c.takes_publishes()) else { return };
         let window = c.window;
         self.resend(now, key, conn, window);
+        self.drain_waiting(now, key, conn, window);
+        self.log_cursors(key);
+    }
+
+    /// Sends what waits: by turns out of the queue and by cursors in stored messages.
+    fn drain_waiting(&mut self, now: Now, key: SessionKey, conn: ConnId, window: usize) {
         let sends_expired = self.has_planted(Planted::ExpiryNotCounted);
         let (mut ended, mut bytes) = (0, 0);
         loop {
@@ -122,6 +129,14 @@ impl Shard {
             if session.window_used < session.in_flight.len() || session.window_used >= window {
                 return;
             }
+            let is_alone = session.queue.front().is_none();
+            if (is_alone || session.is_replays_turn())
+                && let Replayed::Bytes(replayed) = self.replay_next(now, key, conn)
+            {
+                bytes += replayed;
+                continue;
+            }
+            let session = &mut self.sessions[key];
             let Some(Delivery { message, .. }) = session.queue.front() else {
                 return self.gather_more(key);
             };
@@ -236,7 +251,7 @@ impl Shard {
     ///
     /// # Errors
     /// Why the client does not get it: it is over its Maximum Packet Size, may not be read any more, or is lost.
-    fn prepare(
+    pub(super) fn prepare(
         &mut self,
         now: Now,
         key: SessionKey,
@@ -252,9 +267,15 @@ impl Shard {
         let body = delivery.message.body.load();
         debug_assert!(body.is_some(), "a message is sent whose body was not waited for");
         let body = body.as_ref().filter(|body| !body.is_lost).ok_or(STORAGE_ERROR)?;
+        let tells_gap = self.tells_gap(key, delivery);
         let c = self.conns.get_mut(&conn);
         // [MQTT-3.1.2-24]
-        c.and_then(|c| c.publish(now, delivery, body, packet_id, may_learn)).ok_or("too_large")
+        let publish = c.and_then(|c| c.publish(now, delivery, body, packet_id, tells_gap, may_learn));
+        let publish = publish.ok_or("too_large")?;
+        if tells_gap {
+            self.told_gap(key, delivery);
+        }
+        Ok(publish)
     }
 
     /// Ends a message that the log does not have at this session: only its receipt may need the record.
@@ -263,6 +284,7 @@ impl Shard {
         let (message, source) = (delivery.message.no, delivery.source());
         let ending = Ending { session, message, source, packet_id: None, logged: false };
         self.end(now, ending, outcome);
+        self.note_end(key, delivery, outcome);
     }
 
     /// Ends a message that was taken out of the session's queue.
@@ -271,6 +293,7 @@ impl Shard {
         let (session, logged) = (session.no, session.logs(delivery));
         let (message, source) = (delivery.message.no, delivery.source());
         self.end(now, Ending { session, message, source, packet_id: None, logged }, outcome);
+        self.note_end(key, delivery, outcome);
     }
 
     /// Ends a message in flight; an unknown id is ignored.
@@ -280,6 +303,7 @@ impl Shard {
         let (session, logged) = (session.no, session.logs(&ended.delivery));
         let (message, source) = (ended.delivery.message.no, ended.delivery.source());
         self.end(now, Ending { session, message, source, packet_id: Some(packet_id), logged }, outcome);
+        self.note_end(key, &ended.delivery, outcome);
     }
 }
 
@@ -292,6 +316,7 @@ impl Conn {
         delivery: &Delivery,
         body: &Body,
         packet_id: Option<PacketId>,
+        tells_gap: bool,
         may_learn: bool,
     ) -> Option<Publish> {
         let message = &delivery.message;
@@ -302,10 +327,13 @@ impl Conn {
             let (topic, payload) = (message.topic.clone(), body.payload.clone());
             Publish { qos: delivery.qos, topic, payload, ..Publish::default() }
         };
+        if let Some(seq) = message.seq.filter(|_| tells_gap && self.version == ProtocolVersion::V5) {
+            publish.properties.user_properties.push((im::IM_GAP.into(), seq.to_string().into()));
+        }
         publish.packet_id = packet_id;
         publish.retain = delivery.retain;
         if delivery.form() == Form::Envelope {
-            publish = envelope::wrap(message, body, false, publish)?;
+            publish = envelope::wrap(message, body, tells_gap, publish)?;
         }
         let alias = self.topics.as_mut().and_then(|topics| topics.find(&publish.topic));
         let named = match alias {

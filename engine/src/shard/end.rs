@@ -216,6 +216,9 @@ impl Shard {
             self.remains.insert(session.no, remains);
             self.backlog.push_back(Work::HandOver(session.no));
         }
+        if let Some(replays) = session.replays.take() {
+            self.end_cursors(session.no, &replays);
+        }
         for delivery in session.in_flight.iter().map(|f| &f.delivery).chain(session.queue.iter()) {
             let (message, source) = (delivery.message.no, delivery.source());
             if source.recipient(session.no).is_some_and(|r| self.receipts.is_open(message, r)) {
@@ -274,14 +277,52 @@ impl Shard {
         let open: Vec<_> = next.map(|open| (open.holder, open.named.recipient())).collect();
         for (holder, recipient) in &open {
             let Some(&key) = self.by_no.get(holder) else { continue };
-            // In flight it is past expiring: only what waits is taken out.
-            if let Some(expired) = self.sessions[key].remove_waiting(message, recipient.source()) {
-                self.end_waiting(now, key, &expired, Outcome::Expired);
+            let session = &mut self.sessions[key];
+            let plain = session.remove_waiting(message, recipient.source());
+            let expired = plain.or_else(|| match recipient {
+                Recipient::Session(_) => session.remove_waiting(message, Source::Envelope),
+                Recipient::Group(_) => None,
+            });
+            // In flight it is past expiring: only what waits is taken out, or would have come by a cursor.
+            match expired {
+                Some(expired) => self.end_waiting(now, key, &expired, Outcome::Expired),
+                None => self.end_if_covered(now, key, message, Outcome::Expired),
             }
         }
         if open.len() == ENDS_PER_TURN_MAX {
             let after = open.last().map(|(_, recipient)| *recipient);
             self.backlog.push_back(Work::Expire { message, after });
+        }
+    }
+
+    /// Ends a message that its conversation gave up, for those who were to get it by a cursor.
+    pub(super) fn given_up(&mut self, now: Now, message: MsgNo, after: Option<Recipient>) {
+        let Some(tracking) = self.receipts.get(message) else { return };
+        let next = tracking.open_after(after).take(ENDS_PER_TURN_MAX);
+        let open: Vec<_> = next.map(|open| (open.holder, open.named.recipient())).collect();
+        let seq = tracking.seq.unwrap_or_default();
+        let topic = tracking.topic.clone();
+        for (holder, _) in &open {
+            if let Some(&key) = self.by_no.get(holder) {
+                self.end_if_covered(now, key, message, Outcome::Dropped("retention"));
+            }
+            if let Some(reason) = self.uncovers(*holder, &topic, seq) {
+                self.end_at(now, *holder, message, Outcome::Dropped(reason));
+            }
+        }
+        if open.len() == ENDS_PER_TURN_MAX {
+            let after = open.last().map(|(_, recipient)| *recipient);
+            self.backlog.push_back(Work::GivenUp { message, after });
+        }
+    }
+
+    /// Ends a message that a session would have got by a cursor.
+    fn end_if_covered(&mut self, now: Now, key: SessionKey, message: MsgNo, outcome: Outcome) {
+        let Some(tracking) = self.receipts.get(message) else { return };
+        let Some(seq) = tracking.seq else { return };
+        if self.comes_later(key, &tracking.topic, seq) {
+            let session = self.sessions[key].no;
+            self.end_at(now, session, message, outcome);
         }
     }
 

@@ -141,7 +141,10 @@ impl Shard {
                 let Some(session) = session.filter(|s| s.conn.is_some()) else { return Vec::new() };
                 let is_due = |f: &&InFlight| !f.on_this_connection && f.state == FlightState::Sent;
                 let in_flight = session.in_flight.iter().filter(is_due).map(|f| &f.delivery);
-                absent(in_flight.chain(session.queue.iter_out()))
+                let mut wanted = absent(in_flight.chain(session.queue.iter_out()));
+                let ahead = session.replays.iter().flat_map(|replays| replays.ahead());
+                wanted.extend(ahead.filter(|message| !message.body.is_here()).cloned());
+                wanted
             }
             FetchFor::Group { session, group, .. } => {
                 let is_of = |d: &&Delivery| group.is_none_or(|group| d.source() == Source::Group(group));

@@ -79,6 +79,7 @@ impl Shard {
         self.write(&Entry::MemberLeft { topic: compact(topic), user: compact(user) });
         self.inbox_left(now, user, topic);
         for key in sessions {
+            self.review_cursors(key);
             self.forget_mine_later(key, topic);
         }
         Answer::Done

@@ -15,6 +15,7 @@ mod dedup;
 mod deliver;
 mod end;
 mod fetch;
+mod gap;
 mod inbox;
 mod incoming;
 mod inform;
@@ -28,13 +29,15 @@ mod publish;
 mod queue;
 mod reads;
 mod recover;
+mod replay;
 mod request;
 mod retention;
 mod rights;
 mod share;
+mod stored;
 mod subscribe;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
@@ -49,6 +52,7 @@ use crate::dedup::Dedup;
 use crate::gate::Gate;
 use crate::member::{Limits, Members};
 use crate::memory::{Account, Held, Memory};
+use crate::message::Message;
 use crate::names::ByName;
 use crate::network::Networks;
 use crate::places::Places;
@@ -97,6 +101,10 @@ pub struct Shard {
     dedup: Dedup,
     /// Messages whose senders want to hear who read them.
     read_wishes: ReadWishes,
+    /// Messages of conversations that are not durable yet, while a session has a cursor.
+    uncommitted: VecDeque<Arc<Message>>,
+    /// Sessions whose cursors are at messages that are not durable yet.
+    waits_for_commit: BTreeSet<SessionNo>,
     receipts: Receipts,
     networks: Networks,
     /// Which messages have their bodies in memory.
@@ -226,6 +234,8 @@ impl Shard {
                 config.conversations_max,
                 &account,
             ),
+            uncommitted: VecDeque::new(),
+            waits_for_commit: BTreeSet::new(),
             receipts: Receipts::new(config.receipts_listed_max, &account),
             networks: Networks::new(config.networks_max, &account),
             fetches: Fetches::default(),
@@ -265,7 +275,10 @@ impl Shard {
     /// Takes one input. Poll the outputs to `None` before the next one.
     pub fn handle(&mut self, now: Now, input: Input) {
         match input {
-            Input::Committed { ticket: Ticket(ticket) } => return self.gate.committed(ticket),
+            Input::Committed { ticket: Ticket(ticket) } => {
+                self.gate.committed(ticket);
+                return self.committed_for_replays();
+            }
             // Only what was accepted before is still brought to its end.
             _ if self.shut_down => {}
             Input::Connect { conn, connect, principal, authentication } => {

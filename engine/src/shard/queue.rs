@@ -70,6 +70,7 @@ impl Shard {
         &self,
         qos: QoS,
         bytes: usize,
+        topic: &str,
         targets: &[Target],
         in_conversation: bool,
         collapse: Option<u64>,
@@ -83,6 +84,9 @@ impl Shard {
         for target in targets {
             let limits = self.queue_limits(target.session);
             if limits.on_full != OnFull::Reject {
+                continue;
+            }
+            if target.share.is_none() && self.is_covered(target.session, topic, target.form) {
                 continue;
             }
             let way = self.way(target.session, target.qos.min(qos), in_conversation);

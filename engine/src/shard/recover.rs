@@ -15,7 +15,7 @@ use super::share::Remains;
 use crate::conversation::{Head, SenderNo, Stored};
 use crate::message::{Delivery, Expiry, Message, MsgNo, Origin};
 use crate::planted::Planted;
-use crate::record::{Entry, KeptMessage, MessageEntry, Recipient, SessionNo, Source, read_record};
+use crate::record::{Entry, Form, KeptMessage, MessageEntry, Recipient, SessionNo, Source, read_record};
 use crate::retained::Retained;
 use crate::route::SessionKey;
 use crate::session::{Incoming, Session, Subscription};
@@ -178,6 +178,14 @@ impl Shard {
                 self.conversations.give_up_before(&topic, first_seq);
             }
             Entry::ConversationPage { topic, messages } => self.apply_page(&topic, messages),
+            Entry::Cursor { session, topic, form, next } => {
+                let key = self.logged_key(session)?;
+                self.restore_cursor(key, &topic, form, next);
+            }
+            Entry::Holes { session, topic, form, holes } => {
+                let key = self.logged_key(session)?;
+                self.restore_gaps(key, &topic, form, holes);
+            }
             Entry::Tracked { message, topic, seq, id, sender, wanted, of, ended, recipients } => {
                 self.next_message = self.next_message.max(message.0.saturating_add(1));
                 if planted != Some(Planted::ReceiptsLostAtRestart) {
@@ -214,13 +222,13 @@ impl Shard {
                 self.next_message = self.next_message.max(message);
                 self.next_session = self.next_session.max(session);
             }
-            delivery => self.apply_delivery(delivery, met)?,
+            delivery => self.apply_delivery(delivery, met, now)?,
         }
         Ok(())
     }
 
     /// Takes the entries back that move one message at one session.
-    fn apply_delivery(&mut self, entry: Entry, met: &Met) -> Result<(), String> {
+    fn apply_delivery(&mut self, entry: Entry, met: &Met, now: Now) -> Result<(), String> {
         match entry {
             Entry::Queued { session, message, qos, retain, source, identifiers, packet_id } => {
                 let message = met.get(message)?.clone();
@@ -241,6 +249,20 @@ impl Shard {
             Entry::Sent { session, message, packet_id } if !self.by_no.contains_key(&session) => {
                 let sent = self.remains.get_mut(&session).is_some_and(|r| r.sent(message, packet_id));
                 return if sent { Ok(()) } else { Err(format!("message {} does not wait", message.0)) };
+            }
+            Entry::Replayed { session, topic, form, seq, message, qos, identifiers, packet_id } => {
+                let key = self.logged_key(session)?;
+                let stored = self.conversations.get(&topic, seq).filter(|stored| stored.no == message);
+                let stored = stored.ok_or_else(|| format!("{topic:?} keeps no message {seq}"))?;
+                let message = self.stored_message(now, &topic, stored);
+                let origin = match form {
+                    Form::Plain => Origin::Subscriptions,
+                    Form::Envelope => Origin::Envelope,
+                };
+                let subscription_identifiers = identifiers;
+                let delivery = Delivery { message, qos, retain: false, origin, subscription_identifiers };
+                self.sessions[key].restore_in_flight(packet_id, delivery);
+                self.restore_cursor(key, &topic, form, Some(seq + 1));
             }
             // It ends with its session.
             Entry::Received { session, .. } if self.remains.contains_key(&session) => {}
@@ -337,10 +359,20 @@ impl Shard {
     }
 
     fn apply_page(&mut self, topic: &ByteString, messages: Vec<KeptMessage>) {
-        for KeptMessage { seq, place, message: no, ts_unix_ms, expiry_unix_ms, bytes, sender } in messages {
+        for kept in messages {
+            let KeptMessage { seq, place, message: no, ts_unix_ms, expiry_unix_ms, bytes, qos, sender } =
+                kept;
             self.next_message = self.next_message.max(no.0.saturating_add(1));
-            let stored =
-                Stored { seq, place, no, ts_unix_ms, expiry_unix_ms, bytes, sender: SenderNo::default() };
+            let stored = Stored {
+                seq,
+                place,
+                no,
+                ts_unix_ms,
+                expiry_unix_ms,
+                bytes,
+                qos,
+                sender: SenderNo::default(),
+            };
             self.conversations.append_stored(topic, &sender, stored);
         }
     }

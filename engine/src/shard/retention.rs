@@ -25,6 +25,9 @@ impl Shard {
         for _ in 0..GIVEN_UP_PER_TURN {
             let Some(given_up) = self.conversations.give_up(topic, now.unix_ms) else { break };
             first_seq = Some(given_up.seq + 1);
+            if self.receipts.is_tracked(given_up.no) {
+                self.backlog.push_back(Work::GivenUp { message: given_up.no, after: None });
+            }
         }
         let Some(first_seq) = first_seq else { return };
         self.write(&Entry::ConversationKept { topic: topic.clone(), first_seq });

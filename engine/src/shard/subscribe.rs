@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use protocol::{
-    AckProperties, ByteString, Packet, QoS, ReasonCode, RetainHandling, SubAck, Subscribe, SubscribeFilter,
-    TopicFilter, UnsubAck, Unsubscribe, im,
+    AckProperties, ByteString, Packet, ProtocolVersion, QoS, ReasonCode, RetainHandling, SubAck, Subscribe,
+    SubscribeFilter, SubscribeOptions, TopicFilter, UnsubAck, Unsubscribe, im,
 };
 
 use super::answer::reason_string;
@@ -13,6 +13,7 @@ use super::{Shard, Wait};
 use crate::message::{Delivery, Message, Origin, compact, user_property};
 use crate::principal::lower;
 use crate::record::{Entry, Form};
+use crate::replay::Start;
 use crate::reserved::{FilterClass, classify_filter, classify_shared_filter};
 use crate::retained::Allowance;
 use crate::rights::{form_of, topics_of};
@@ -20,10 +21,34 @@ use crate::route::{Routes, SessionKey, Subscriber};
 use crate::session::Subscription;
 use crate::{ConnId, Now};
 
+/// A filter that a client asks for, taken apart.
+struct Wanted {
+    /// The subscription: what it asks for from the store is no part of it.
+    filter: TopicFilter,
+    class: FilterClass,
+    form: Form,
+    start: Option<Start>,
+}
+
+impl Wanted {
+    /// Whether it brings messages that were published, not what the broker says.
+    fn brings_messages(&self) -> bool {
+        matches!(self.class, FilterClass::Ordinary | FilterClass::Envelope | FilterClass::Mine)
+    }
+}
+
+/// Retained messages, and the clients whose presence comes like one.
+type Retained = (Vec<Arc<Message>>, Vec<ByteString>);
+
+/// What one subscription came to: the code granted, retained messages, clients whose presence it brings.
+type Subscribed = (ReasonCode, Vec<Delivery>, Vec<ByteString>);
+
 impl Shard {
     pub(super) fn subscribe(&mut self, now: Now, conn: ConnId, subscribe: Subscribe) {
         let Some(c) = self.conns.get(&conn) else { return };
         let (key, problem_information) = (c.session, c.problem_information);
+        // 3.1.1 has no reason strings.
+        let is_told_errors = c.version == ProtocolVersion::V311;
         if self.refuse_unanswerable(now, conn, subscribe.packet_id, subscribe.filters.len()) {
             return;
         }
@@ -43,6 +68,9 @@ impl Shard {
                     presences.push((filter, clients));
                 }
                 Err((reason, what)) => {
+                    if is_told_errors {
+                        self.tell_error(now, key, &filter.filter, &what);
+                    }
                     why.get_or_insert_with(|| format!("{:?}: {what}", filter.filter));
                     reasons.push(reason);
                 }
@@ -62,6 +90,9 @@ impl Shard {
         if subscribe.filters.iter().any(|asked| *asked.filter == *im::INBOX_TOPIC) {
             self.show_inbox(now, key);
         }
+        if self.sessions[key].replays.is_some() {
+            self.drain(now, key);
+        }
     }
 
     /// Makes one subscription; returns the retained messages that it brings, and the clients whose presence.
@@ -72,13 +103,51 @@ impl Shard {
         asked: &SubscribeFilter,
         packet: &Subscribe,
         allowance: &mut Allowance,
-    ) -> Result<(ReasonCode, Vec<Delivery>, Vec<ByteString>), (ReasonCode, String)> {
-        let filter = TopicFilter::parse(compact(&asked.filter))
+    ) -> Result<Subscribed, (ReasonCode, String)> {
+        let wanted = self.check_filter(key, &asked.filter, packet)?;
+        let is_new = self.check_subscription(key, &wanted.filter.full)?;
+        let starts = match wanted.start {
+            Some(start) if wanted.brings_messages() => {
+                self.find_starts(key, topics_of(&wanted.filter.full), wanted.form, start, allowance)?
+            }
+            _ => Vec::new(),
+        };
+        let (options, identifier) = (asked.options, packet.subscription_identifier);
+        let (found, clients) = self.retained_of(now, key, &wanted, options, is_new, allowance)?;
+        let found = found.into_iter().map(|m| retained_delivery(m, wanted.form, options.qos, identifier));
+        let Wanted { filter, form, .. } = wanted;
+        self.open_group(&filter);
+        let (session, durable) = (self.sessions[key].no, self.sessions[key].durable);
+        if durable {
+            let filter = filter.full.clone();
+            self.write(&Entry::Subscribed { session, filter, options, identifier });
+        }
+        self.add_subscription(key, &filter, Subscription { options, identifier });
+        if let Some(replays) = &mut self.sessions[key].replays {
+            replays.forget_merged();
+        }
+        self.begin_replays(key, form, starts);
+        let granted = match options.qos {
+            QoS::AtMostOnce => ReasonCode::Success,
+            QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
+            QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
+        };
+        Ok((granted, found.collect(), clients))
+    }
+
+    /// Takes a filter apart and checks that the client may have it.
+    fn check_filter(
+        &mut self,
+        key: SessionKey,
+        asked: &ByteString,
+        packet: &Subscribe,
+    ) -> Result<Wanted, (ReasonCode, String)> {
+        let (filter, start) = take_start(asked)?;
+        let filter = TopicFilter::parse(compact(&filter))
             .map_err(|e| (ReasonCode::TopicFilterInvalid, e.to_string()))?;
-        let identifier = packet.subscription_identifier;
-        let replays = user_property(&packet.user_properties, im::IM_FROM_SEQ).is_some();
+        let asked_for_all = user_property(&packet.user_properties, im::IM_FROM_SEQ);
         let class = match filter.share {
-            Some(_) => classify_shared_filter(&filter.filter, replays),
+            Some(_) => classify_shared_filter(&filter.filter, start.is_some() || asked_for_all.is_some()),
             None => classify_filter(&filter.filter),
         };
         if !self.config.presence && topics_of(&filter.full).starts_with(im::PRESENCE_PREFIX) {
@@ -95,28 +164,51 @@ impl Shard {
             return Err((ReasonCode::TopicFilterInvalid, what));
         }
         self.check_subscribe(key, &filter.full)?;
+        // What stands in the filter is about it alone.
+        let start = match asked_for_all.filter(|_| start.is_none()) {
+            Some(all) => Some(Start::parse(all).ok_or_else(|| bad_start(all))?),
+            None => start,
+        };
+        Ok(Wanted { form: form_of(&filter.full), filter, class, start })
+    }
+
+    /// Checks that there is room for a subscription; says whether it is new.
+    fn check_subscription(
+        &mut self,
+        key: SessionKey,
+        full: &ByteString,
+    ) -> Result<bool, (ReasonCode, String)> {
         let session = &self.sessions[key];
-        let (no, durable) = (session.no, session.durable);
-        let is_new = !session.subscriptions.contains_key(&filter.full);
+        let durable = session.durable;
+        let is_new = !session.subscriptions.contains_key(full);
         let max = lower(session.limits().subscriptions_max, self.config.subscriptions_max);
         if is_new && session.subscriptions.len() >= max {
-            return Err((
-                ReasonCode::QuotaExceeded,
-                format!("the session has {max} subscriptions, its limit"),
-            ));
+            let what = format!("the session has {max} subscriptions, its limit");
+            return Err((ReasonCode::QuotaExceeded, what));
         }
         if is_new {
-            let room = self.room_for_subscription(&filter.full);
+            let room = self.room_for_subscription(full);
             room.map_err(|what| (ReasonCode::QuotaExceeded, what))?;
         }
         if durable && self.store_full {
             return Err((ReasonCode::QuotaExceeded, "the broker's store is full".to_owned()));
         }
-        let options = asked.options;
+        Ok(is_new)
+    }
+
+    /// The retained messages that a new subscription brings, and the clients whose presence.
+    fn retained_of(
+        &self,
+        now: Now,
+        key: SessionKey,
+        wanted: &Wanted,
+        options: SubscribeOptions,
+        is_new: bool,
+        allowance: &mut Allowance,
+    ) -> Result<Retained, (ReasonCode, String)> {
         // Section 3.8.4: a shared subscription brings no retained messages.
-        let form = form_of(&filter.full);
-        let send_retained = matches!(class, FilterClass::Ordinary | FilterClass::Envelope)
-            && filter.share.is_none()
+        let send_retained = matches!(wanted.class, FilterClass::Ordinary | FilterClass::Envelope)
+            && wanted.filter.share.is_none()
             && match options.retain_handling {
                 // [MQTT-3.3.1-9]
                 RetainHandling::Send => true,
@@ -125,38 +217,25 @@ impl Shard {
                 // [MQTT-3.3.1-11]
                 RetainHandling::DoNotSend => false,
             };
-        let client_id = &self.sessions[key].client_id;
-        let found = match send_retained {
-            true => {
-                let topics = topics_of(&filter.full);
-                self.retained_for(topics, allowance).zip(self.presences_for(topics, allowance))
-            }
-            false => Some(Default::default()),
-        };
-        let (found, clients) = found.ok_or_else(|| {
+        if !send_retained {
+            return Ok(Default::default());
+        }
+        let topics = topics_of(&wanted.filter.full);
+        let found = self.retained_for(topics, allowance).zip(self.presences_for(topics, allowance));
+        let (mut found, clients) = found.ok_or_else(|| {
             let what = "too many retained messages for one SUBSCRIBE: use narrower filters, fewer at once, \
                         or Retain Handling 2";
             (ReasonCode::QuotaExceeded, what.to_owned())
         })?;
-        let found = found
-            .into_iter()
-            .filter(|m| !m.expiry.is_some_and(|e| e.is_past(now)))
-            // [MQTT-3.8.3-3] No Local keeps a client's own messages away, retained ones too.
-            .filter(|m| !(options.no_local && m.is_by(client_id)))
-            .map(|m| retained_delivery(m, form, options.qos, identifier))
-            .collect();
-        self.open_group(&filter);
-        if durable {
-            let filter = filter.full.clone();
-            self.write(&Entry::Subscribed { session: no, filter, options, identifier });
-        }
-        self.add_subscription(key, &filter, Subscription { options, identifier });
-        let granted = match options.qos {
-            QoS::AtMostOnce => ReasonCode::Success,
-            QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
-            QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
-        };
-        Ok((granted, found, clients))
+        let client_id = &self.sessions[key].client_id;
+        found.retain(|m| {
+            !m.expiry.is_some_and(|e| e.is_past(now))
+                // Those of conversations come as they are stored.
+                && (wanted.start.is_none() || self.conversations.rule(&m.topic).is_none())
+                // [MQTT-3.8.3-3] No Local keeps a client's own messages away, retained ones too.
+                && !(options.no_local && m.is_by(client_id))
+        });
+        Ok((found, clients))
     }
 
     /// The retained messages for a filter, the broker's own last; `None` when they are too many.
@@ -221,12 +300,16 @@ impl Shard {
     }
 
     pub(super) fn unsubscribe_one(&mut self, key: SessionKey, filter: &ByteString) -> ReasonCode {
+        // The request is no part of the filter: either form ends the subscription.
+        let Ok((filter, _)) = take_start(filter) else { return ReasonCode::TopicFilterInvalid };
         if TopicFilter::parse(filter.clone()).is_err() {
             return ReasonCode::TopicFilterInvalid;
         }
-        if !self.remove_subscription(key, filter) {
+        if !self.remove_subscription(key, &filter) {
             return ReasonCode::NoSubscriptionExisted;
         }
+        self.review_cursors(key);
+        self.review_gaps(key);
         let session = &self.sessions[key];
         if session.durable {
             let session = session.no;
@@ -258,6 +341,23 @@ impl Shard {
         }
         true
     }
+}
+
+/// Takes a filter apart into what it asks for from the store and the filter itself.
+fn take_start(full: &ByteString) -> Result<(ByteString, Option<Start>), (ReasonCode, String)> {
+    let Some(rest) = full.strip_prefix(im::FROM_PREFIX) else { return Ok((full.clone(), None)) };
+    let (start, filter) = rest.split_once('/').ok_or_else(|| bad_start(rest))?;
+    if filter.starts_with("$share/") {
+        let what = "replay cannot be shared: leave $share away";
+        return Err((ReasonCode::ImplementationSpecificError, what.to_owned()));
+    }
+    let start = Start::parse(start).ok_or_else(|| bad_start(start))?;
+    Ok((full.slice_ref(filter), Some(start)))
+}
+
+fn bad_start(start: &str) -> (ReasonCode, String) {
+    let what = format!("stored messages begin at a number, \"first\" or @MILLISECONDS, not at {start:?}");
+    (ReasonCode::TopicFilterInvalid, what)
 }
 
 pub(super) fn retained_delivery(

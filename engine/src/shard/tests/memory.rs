@@ -25,6 +25,11 @@ pub(super) fn check(shard: &Shard) {
         let deliveries = || s.queue.iter().chain(s.in_flight.iter().map(|f| &f.delivery));
         deliveries().for_each(|d| see(&d.message));
         let entries: usize = deliveries().map(entry_bytes).sum();
+        let replays = s.replays.as_ref().map_or((0, 0), |r| (r.held_bytes(), r.recount()));
+        let gaps = s.gaps.as_ref().map_or((0, 0), |g| (g.held_bytes(), g.recount()));
+        assert_eq!((replays.0, gaps.0), (replays.1, gaps.1));
+        sum += replays.0 + gaps.0;
+        s.replays.iter().flat_map(|r| r.iter()).for_each(|(_, _, c)| c.ahead.iter().for_each(&mut see));
         assert_eq!(s.share_bytes(), s.recount_without_entries() + entries + s.queue.extra_bytes());
         sum += s.share_bytes();
     }
@@ -38,6 +43,7 @@ pub(super) fn check(shard: &Shard) {
     assert_eq!(shard.groups.held_bytes(), groups);
     sum += groups;
     shard.fetches.wanted().for_each(&mut see);
+    shard.uncommitted.iter().for_each(&mut see);
     shard.retained.iter().chain(shard.informed.iter()).for_each(&mut see);
     sum += heads.values().sum::<usize>() + bodies.values().sum::<usize>();
     for c in shard.conns.values() {

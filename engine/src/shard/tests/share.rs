@@ -53,8 +53,14 @@ pub(super) fn named(records: &[Bytes]) -> Vec<Entry> {
     let mut entries = entries(records);
     let mut needed = BTreeSet::new();
     let mut names = BTreeSet::new();
-    for entry in &entries {
+    for entry in &mut entries {
         match entry {
+            // What a cursor reads from the index has less in its head; nothing in flight needs the rest.
+            Entry::Head(head) if head.message.seq.is_some() => {
+                let message = &mut head.message;
+                (message.retain, message.payload_bytes) = (false, 0);
+                (message.collapse, message.is_high) = (None, false);
+            }
             Entry::Subscribed { filter, .. } => drop(names.insert(filter.clone())),
             Entry::Queued { source: Source::Group(group), .. } => drop(needed.insert(*group)),
             _ => {}
