@@ -130,6 +130,8 @@ pub(crate) struct Groups {
     held: Held,
     /// Groups whose connected members had no room for all that waits at those who are away.
     unfinished: FxHashSet<GroupNo>,
+    /// Groups that were let go, until that is written.
+    forgotten: Vec<GroupNo>,
 }
 
 /// Number of groups below which none is looked for that everything has left.
@@ -146,6 +148,7 @@ impl Groups {
             sweep_at: SWEPT_FROM,
             members: 0,
             unfinished: FxHashSet::default(),
+            forgotten: Vec::new(),
         }
     }
 
@@ -303,6 +306,19 @@ impl Groups {
     pub(crate) fn sweep_now(&mut self) {
         let unused = self.table.iter().filter(|(_, group)| group.is_unused()).map(|(key, _)| key);
         for key in unused.collect::<Vec<_>>() {
+            self.forgotten.push(self.table[key].share.no);
+            self.remove(key);
+        }
+    }
+
+    /// Takes the groups that were let go since the last look.
+    pub(crate) fn take_forgotten(&mut self) -> Vec<GroupNo> {
+        std::mem::take(&mut self.forgotten)
+    }
+
+    /// Lets a group go as the log says it; one that is used stays.
+    pub(crate) fn forget(&mut self, no: GroupNo) {
+        if let Some(key) = self.numbered(no).filter(|key| self.table[*key].is_unused()) {
             self.remove(key);
         }
     }

@@ -50,6 +50,7 @@ pub(super) mod kind {
     pub(in crate::record) const READ_WISHED: u8 = 42;
     pub(in crate::record) const READ_SETTLED: u8 = 43;
     pub(in crate::record) const HEAD: u8 = 29;
+    pub(in crate::record) const GROUP_FORGOTTEN: u8 = 30;
     /// A message with what version 3 added.
     pub(in crate::record) const MESSAGE_V3: u8 = 40;
     pub(in crate::record) const MEMBER: u8 = 22;
@@ -85,6 +86,9 @@ pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
         }
         Entry::Group { group, filter } => {
             w.u8(kind::GROUP).u64(group.0).str(filter);
+        }
+        Entry::GroupForgotten { group } => {
+            w.u8(kind::GROUP_FORGOTTEN).u64(group.0);
         }
         Entry::Queued { session, message, qos, retain, source, identifiers, packet_id } => {
             let flags = *qos as u8 | u8::from(*retain) << 2;
@@ -307,6 +311,7 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
         kind::PUBLISHED_FORGOTTEN => {
             Entry::PublishedForgotten(Forgotten { user: r.str()?, from: r.u64()?, to: r.u64()? })
         }
+        kind::GROUP_FORGOTTEN => Entry::GroupForgotten { group: GroupNo(r.u64()?) },
         kind::GROUP => Entry::Group { group: GroupNo(r.u64()?), filter: r.str()? },
         kind::CONVERSATION_KEPT => Entry::ConversationKept { topic: r.str()?, first_seq: r.u64()? },
         kind::CONVERSATION_PAGE => {

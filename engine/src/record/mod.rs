@@ -211,6 +211,10 @@ pub(crate) enum Entry {
         group: GroupNo,
         filter: ByteString,
     },
+    /// A shared group that everything has left is forgotten.
+    GroupForgotten {
+        group: GroupNo,
+    },
     /// A message is for a session; with a packet id it is in flight, else it waits.
     Queued {
         session: SessionNo,

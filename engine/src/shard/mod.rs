@@ -394,6 +394,9 @@ impl Shard {
         for told in std::mem::take(&mut self.turn.told) {
             self.tell(now, told);
         }
+        for group in self.groups.take_forgotten() {
+            self.write(&Entry::GroupForgotten { group });
+        }
         let ticket = if self.turn.record.is_empty() {
             0
         } else {

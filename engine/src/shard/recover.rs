@@ -20,7 +20,7 @@ use crate::retained::Retained;
 use crate::route::SessionKey;
 use crate::session::{Incoming, Session, Subscription};
 use crate::timers::Deadline;
-use crate::{Config, Now, RecoverError, Recovery, Ticket};
+use crate::{Config, Now, RecoverError, Recovery, Ticket, view};
 
 /// Messages met while rows and log are taken back.
 #[derive(Default)]
@@ -110,7 +110,7 @@ impl Shard {
     {
         let mut shard = Self::empty(config, seed, from.next);
         let mut met = Met::default();
-        for (key, value) in from.rows {
+        for (key, value) in from.rows.filter(|(key, _)| view::is_state(key)) {
             let applied = shard.apply_record(&value, &mut met, now);
             applied.map_err(|what| RecoverError::Row { key, what })?;
         }
@@ -208,6 +208,7 @@ impl Shard {
                 let filter = TopicFilter::parse(filter).map_err(|e| format!("a filter: {e}"))?;
                 self.groups.restore(group, &filter.full)?;
             }
+            Entry::GroupForgotten { group } => self.groups.forget(group),
             Entry::Published { user, first, ids } => self.dedup.restore(&user, first, &ids)?,
             Entry::ReadWished { topic, wish } => drop(self.read_wishes.add(&topic, wish)),
             Entry::ReadSettled { topic, to_seq } => drop(self.read_wishes.forget(&topic, to_seq)),
@@ -450,7 +451,9 @@ impl Shard {
         self.work_off(now);
         // The log names groups for as long as it is; those that nothing is left of go now.
         self.groups.sweep_now();
+        self.finish(now);
         self.watch_memory();
+        self.start_fetches();
     }
 
     /// Goes on with the handing over that the process left unfinished. Nobody is connected yet.

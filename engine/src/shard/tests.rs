@@ -4,6 +4,7 @@
 mod memory;
 mod rights;
 mod share;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU16;
@@ -322,6 +323,7 @@ struct World {
     closed: BTreeSet<ConnId>,
     /// Records that the shard waits for.
     fetches: VecDeque<(FetchId, Vec<Ticket>)>,
+    view: view::View,
     inbox: BTreeMap<ConnId, VecDeque<Packet>>,
 }
 
@@ -340,6 +342,7 @@ impl World {
             aliases: BTreeMap::new(),
             closed: BTreeSet::new(),
             fetches: VecDeque::new(),
+            view: view::View::default(),
             inbox: BTreeMap::new(),
         }
     }
@@ -524,6 +527,7 @@ impl World {
         let again = share::named(&again.state());
         assert_eq!(again, share::named(&live), "a checkpoint rebuilds another state");
         self.check_sessions();
+        view::check(self);
     }
 
     /// When all clients and sessions are gone, nothing is held but what stays without them.

@@ -2,9 +2,270 @@
 //!
 //! A row is about one thing: a session with its subscriptions, a page of a queue, a retained message. Its key says
 //! which, its value is a record as the log's ([`crate::record`]): taken back in the order of their keys, the rows
-//! rebuild the state that the log up to a certain record says.
+//! rebuild the state that the log up to a certain record says. A message is a row without its body, for as long as
+//! something needs it; the body stays in its record, and which records are needed is told by [`live_places`].
+//!
+//! ```text
+//! records --push--> what each thing's row must become --flush, with the rows as they are--> rows to write
+//! ```
+//! What comes and goes between two flushes leaves no row. Nothing here reads a clock or a disk: who owns a view asks
+//! for rows by key and writes what a flush returns, all or nothing, with the number of the newest record pushed.
 
+mod conversation;
+mod entries;
+mod messages;
+mod queue;
 mod row;
+mod session;
 
-#[allow(unused_imports, reason = "the projector that folds records into rows uses it")]
-pub(crate) use row::Row;
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+
+pub use messages::live_places;
+pub(crate) use row::is_state;
+
+use crate::Ticket;
+use crate::message::MsgNo;
+use crate::record::{Entry, RecordBuilder, SessionNo, read_record};
+use conversation::Changed;
+use entries::{Keep, retained_no};
+use messages::Needs;
+use row::{Family, Key, Row};
+use session::Step;
+
+/// Why records cannot become rows: the log or the view is damaged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the view cannot take in record {}: {what}", .ticket.0)]
+pub struct ProjectError {
+    /// The newest record that was being taken in.
+    pub ticket: Ticket,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// Rows by key, as the owner of the view has them.
+pub(crate) trait Rows {
+    fn get(&mut self, key: &Key) -> Option<Bytes>;
+}
+
+impl<F: FnMut(&[u8]) -> Option<Bytes>> Rows for F {
+    fn get(&mut self, key: &Key) -> Option<Bytes> {
+        self(key.as_slice())
+    }
+}
+
+/// Rows that change, `None` for one that goes.
+pub(crate) type Written = BTreeMap<Key, Option<Bytes>>;
+
+/// Folds the records of a log into rows.
+#[derive(Debug, Default)]
+pub struct Projector {
+    newest: Ticket,
+    bytes: usize,
+    simple: Written,
+    sessions: BTreeMap<SessionNo, Vec<Step>>,
+    needs: Needs,
+    retained: BTreeMap<ByteString, Option<(MsgNo, Bytes)>>,
+    conversations: BTreeMap<ByteString, Changed>,
+    tracked: BTreeMap<MsgNo, Vec<Entry>>,
+    /// The next numbers to give: message, session, group.
+    counters: [u64; 3],
+}
+
+/// What a step needs in memory besides strings, about.
+const STEP_BYTES: usize = 200;
+
+impl Projector {
+    /// Makes one that has taken in nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes in the next record.
+    ///
+    /// # Errors
+    /// The record is none that this version reads; nothing of it was taken in.
+    pub fn push(&mut self, ticket: Ticket, record: &Bytes) -> Result<(), ProjectError> {
+        let entries = read_record(record).map_err(|what| ProjectError { ticket, what })?;
+        self.newest = ticket;
+        // Payloads are not kept.
+        self.bytes += entries.len() * STEP_BYTES;
+        for entry in entries {
+            self.take(ticket, entry);
+        }
+        Ok(())
+    }
+
+    /// Bytes that wait for the next flush, about.
+    pub fn pending_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Returns the rows that change by what was pushed since the last flush, `None` for one that goes, in the order
+    /// of their keys. `get` returns a row as it is.
+    ///
+    /// # Errors
+    /// Rows and records contradict each other; the projector must not be used any more.
+    pub fn flush(
+        &mut self,
+        mut get: impl FnMut(&[u8]) -> Option<Bytes>,
+    ) -> Result<Vec<(Bytes, Option<Bytes>)>, ProjectError> {
+        let ticket = self.newest;
+        let rows = self.fold(&mut get).map_err(|what| ProjectError { ticket, what })?;
+        *self = Self { newest: ticket, ..Self::default() };
+        Ok(rows.into_iter().map(|(key, value)| (key.bytes(), value)).collect())
+    }
+
+    fn fold(&mut self, rows: &mut impl Rows) -> Result<Written, String> {
+        let mut out = std::mem::take(&mut self.simple);
+        for (session, steps) in std::mem::take(&mut self.sessions) {
+            session::fold(session, steps, rows, &mut self.needs, &mut out)?;
+        }
+        for (topic, now) in std::mem::take(&mut self.retained) {
+            let key = Key::new(Family::Retained).last(&topic);
+            if let Some(before) = rows.get(&key) {
+                self.needs.change(retained_no(&before)?, -1);
+            }
+            if let Some((no, _)) = &now {
+                self.needs.change(*no, 1);
+            }
+            out.insert(key, now.map(|(_, value)| value));
+        }
+        for (topic, changed) in std::mem::take(&mut self.conversations) {
+            changed.fold(&topic, rows, &mut self.needs, &mut out)?;
+        }
+        for (message, steps) in std::mem::take(&mut self.tracked) {
+            let key = Key::new(Family::Tracked).u64(message.0);
+            let before = rows.get(&key);
+            let now = entries::track(before.as_ref(), steps)?;
+            if before != now {
+                out.insert(key, now);
+            }
+        }
+        std::mem::take(&mut self.needs).fold(rows, &mut out)?;
+        self.fold_counters(rows, &mut out)?;
+        // A row that is as it was need not be written.
+        out.retain(|key, value| value.is_some() || rows.get(key).is_some());
+        Ok(out)
+    }
+
+    fn fold_counters(&self, rows: &mut impl Rows, out: &mut Written) -> Result<(), String> {
+        let key = Key::new(Family::Counters);
+        let before = rows.get(&key);
+        let mut known = [0; 3];
+        if let Some(row) = &before {
+            for entry in read_record(row)? {
+                if let Entry::Counters { message, session, group } = entry {
+                    known = [message, session, group];
+                }
+            }
+        }
+        let [message, session, group] = std::array::from_fn(|at| known[at].max(self.counters[at]));
+        let now = Some(row_of([&Entry::Counters { message, session, group }]));
+        if now != before {
+            out.insert(key, now);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, ticket: Ticket, entry: Entry) {
+        self.count(&entry);
+        match Row::of(&entry) {
+            Some(Row::Put(key)) => drop(self.simple.insert(key, Some(row_of([&entry])))),
+            Some(Row::Delete(key)) => drop(self.simple.insert(key, None)),
+            Some(Row::DeleteRange(from, to)) => {
+                from.numbers_until(&to).for_each(|key| drop(self.simple.insert(key, None)));
+            }
+            Some(Row::PutPart(session, part)) => self.step(session, Step::Put(part, entry)),
+            Some(Row::DeletePart(session, part)) => self.step(session, Step::Delete(part)),
+            None => self.take_other(ticket, entry),
+        }
+    }
+
+    fn step(&mut self, session: SessionNo, step: Step) {
+        self.sessions.entry(session).or_default().push(step);
+    }
+
+    fn take_other(&mut self, ticket: Ticket, entry: Entry) {
+        match entry {
+            Entry::Published { user, first, ids } => {
+                // One row an id, so that each can be forgotten.
+                for (number, id) in (first..).zip(ids) {
+                    let one = Entry::Published { user: user.clone(), first: number, ids: vec![id] };
+                    self.simple.insert(row::published(&user, number), Some(row_of([&one])));
+                }
+            }
+            Entry::Message(mut entry) => {
+                let Keep { message, retained, kept } = entries::keep(&mut entry, ticket.0);
+                if let Some(kept) = kept {
+                    self.conversations.entry(message.topic.clone()).or_default().keep(kept);
+                }
+                if let Some(row) = retained {
+                    self.retained.insert(message.topic.clone(), Some((message.no, row)));
+                }
+                self.bytes += message.topic.len();
+                self.needs.meet(message);
+            }
+            Entry::Head(entry) => self.needs.meet(entry.message),
+            Entry::RetainedCleared { topic } => drop(self.retained.insert(topic, None)),
+            Entry::Conversation { topic, seq, ts_unix_ms } => {
+                self.conversations.entry(topic).or_default().raise(seq, ts_unix_ms);
+            }
+            Entry::ConversationKept { topic, first_seq } => {
+                self.conversations.entry(topic).or_default().give_up_before(first_seq);
+            }
+            Entry::ConversationPage { topic, messages } => {
+                let changed = self.conversations.entry(topic).or_default();
+                messages.into_iter().for_each(|kept| changed.keep(kept));
+            }
+            Entry::Tracked { message, .. } => self.tracked.entry(message).or_default().push(entry),
+            Entry::Ended { session, message, source, state, .. } => {
+                // Who asks for receipts does so in the message's own record: of others nobody is looked up.
+                let may_be_tracked = self.tracked.contains_key(&message) || !self.needs.has_met(message);
+                if state.is_some() && source.recipient(session).is_some() && may_be_tracked {
+                    self.tracked.entry(message).or_default().push(entry.clone());
+                }
+                self.step(session, Step::Moves(entry));
+            }
+            Entry::SessionEnded { session } => self.step(session, Step::End),
+            Entry::Queued { session, .. }
+            | Entry::Sent { session, .. }
+            | Entry::Received { session, .. }
+            | Entry::Replayed { session, .. } => self.step(session, Step::Moves(entry)),
+            // Its numbers were counted; the others have rows of their own.
+            _ => {}
+        }
+    }
+
+    fn count(&mut self, entry: &Entry) {
+        let mut raise = |at: usize, next: u64| self.counters[at] = self.counters[at].max(next);
+        match entry {
+            Entry::Counters { message, session, group } => {
+                raise(0, *message);
+                raise(1, *session);
+                raise(2, *group);
+            }
+            Entry::Message(entry) => raise(0, entry.message.no.0.saturating_add(1)),
+            Entry::Head(entry) => raise(0, entry.message.no.0.saturating_add(1)),
+            Entry::Tracked { message, .. } => raise(0, message.0.saturating_add(1)),
+            Entry::ConversationPage { messages, .. } => {
+                messages.iter().for_each(|kept| raise(0, kept.message.0.saturating_add(1)));
+            }
+            // Also of sessions that the log does not know: their groups keep what they have.
+            Entry::SessionOpened { session, .. } | Entry::Queued { session, .. } => {
+                raise(1, session.0.saturating_add(1));
+            }
+            Entry::Group { group, .. } => raise(2, group.0.saturating_add(1)),
+            _ => {}
+        }
+    }
+}
+
+/// Makes the value of a row.
+fn row_of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Bytes {
+    let mut builder = RecordBuilder::default();
+    entries.into_iter().for_each(|entry| builder.push(entry));
+    builder.take()
+}

@@ -11,7 +11,6 @@ use crate::record::{Entry, Form, SessionNo};
 
 /// What an entry does to the row of what it is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "the projector that folds records into rows uses it")]
 pub(crate) enum Row {
     /// The entry is the row.
     Put(Key),
@@ -29,20 +28,50 @@ pub(crate) enum Row {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Family {
+    /// The next numbers to give.
+    Counters = 1,
+    /// A conversation by its topic.
+    Conversation = 10,
+    /// A page of what a conversation keeps, by its topic and the page's number.
+    ConversationPage = 11,
     /// A shared group by its number.
     Group = 20,
+    /// A page of messages without their bodies, by its number.
+    Heads = 30,
+    /// A retained message by its topic.
+    Retained = 40,
+    /// What a session that is not known left to its groups.
+    Left = 50,
+    /// A session by its number.
+    Session = 60,
+    /// What waits longest at a session, by its number and the page's.
+    QueuePage = 61,
+    /// What is in flight to a session and waits for it, besides its pages.
+    Queue = 62,
+    /// The receipts of a message that are open, by its number.
+    Tracked = 80,
     // From here on sessions and messages are there.
     // 100 and up: one family for each kind of things that stand for themselves.
     /// An id of a published message by its user and its number among the user's.
     Published = 101,
-    /// A message that is waited for to be read, by its conversation and number.
-    ReadWish = 105,
     /// A client's presence by its id.
     Presence = 102,
     /// A user's vote about a network by both names.
     NetVote = 103,
     /// A member by conversation and user.
     Member = 104,
+    /// What is waited for to be read of a conversation, by its topic.
+    ReadWishes = 105,
+    // What follows is for the view's own use: it is not taken back.
+    /// Which records hold something that is needed, by pages of their numbers.
+    Places = 200,
+    /// The pages of a session's queue.
+    QueueDirectory = 201,
+}
+
+/// Whether a row is taken back.
+pub(crate) fn is_state(key: &[u8]) -> bool {
+    key.first().is_some_and(|family| *family < Family::Places as u8)
 }
 
 /// The key of a row: its family, then what names the thing in it. Numbers are big-endian, so that keys stand in the
@@ -73,9 +102,19 @@ impl Key {
         self.last(name)
     }
 
-    #[allow(dead_code, reason = "the projector that folds records into rows uses it")]
     pub(crate) fn bytes(self) -> Bytes {
         self.0.into()
+    }
+
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Returns the keys from this one to before another that differs in its last number only.
+    pub(crate) fn numbers_until(&self, end: &Self) -> impl Iterator<Item = Self> {
+        let number = |key: &Self| key.0.last_chunk().map_or(0, |number| u64::from_be_bytes(*number));
+        let before = self.0[..self.0.len().saturating_sub(8)].to_vec();
+        (number(self)..number(end)).map(move |number| Self(before.clone()).u64(number))
     }
 }
 
@@ -98,7 +137,6 @@ pub(crate) enum Part {
 
 impl Row {
     /// Returns what an entry does, if it is one that stands for itself.
-    #[allow(dead_code, reason = "the projector that folds records into rows uses it")]
     pub(crate) fn of(entry: &Entry) -> Option<Self> {
         Some(match entry {
             Entry::SessionOpened { session, .. } => Self::PutPart(*session, Part::Opened),
@@ -131,11 +169,7 @@ impl Row {
                     false => Self::PutPart(*session, part),
                 }
             }
-            Entry::Published { user, first, .. } => Self::Put(published(user, *first)),
-            Entry::ReadWished { topic, wish } => Self::Put(read_wish(topic, wish.seq)),
-            Entry::ReadSettled { topic, to_seq } => {
-                Self::DeleteRange(read_wish(topic, 0), read_wish(topic, to_seq.saturating_add(1)))
-            }
+            Entry::Published { user, first, ids } if ids.len() == 1 => Self::Put(published(user, *first)),
             Entry::PublishedForgotten(Forgotten { user, from, to }) => {
                 Self::DeleteRange(published(user, *from), published(user, *to))
             }
@@ -145,21 +179,36 @@ impl Row {
                 let key = Key::new(Family::NetVote).name(net).last(user);
                 if *interval_s == 0 { Self::Delete(key) } else { Self::Put(key) }
             }
-            Entry::Member { topic, user, .. } => Self::Put(Key::new(Family::Member).name(topic).last(user)),
-            Entry::MemberLeft { topic, user } => {
-                Self::Delete(Key::new(Family::Member).name(topic).last(user))
-            }
             Entry::Group { group, .. } => Self::Put(Key::new(Family::Group).u64(group.0)),
-            _ => return None,
+            Entry::GroupForgotten { group } => Self::Delete(Key::new(Family::Group).u64(group.0)),
+            Entry::Member { topic, user, .. } => Self::Put(member(topic, user)),
+            Entry::MemberLeft { topic, user } => Self::Delete(member(topic, user)),
+            // These are folded: what they say depends on what was before.
+            Entry::Published { .. }
+            | Entry::SessionEnded { .. }
+            | Entry::Message(_)
+            | Entry::Head(_)
+            | Entry::RetainedCleared { .. }
+            | Entry::Queued { .. }
+            | Entry::Sent { .. }
+            | Entry::Received { .. }
+            | Entry::Ended { .. }
+            | Entry::Tracked { .. }
+            | Entry::Conversation { .. }
+            | Entry::ConversationKept { .. }
+            | Entry::ConversationPage { .. }
+            | Entry::Replayed { .. }
+            | Entry::Counters { .. } => return None,
         })
     }
 }
 
-fn read_wish(topic: &str, seq: u64) -> Key {
-    Key::new(Family::ReadWish).name(topic).u64(seq)
+fn member(topic: &str, user: &str) -> Key {
+    Key::new(Family::Member).name(topic).last(user)
 }
 
-fn published(user: &str, number: u64) -> Key {
+/// The key of one id of a user.
+pub(super) fn published(user: &str, number: u64) -> Key {
     Key::new(Family::Published).name(user).u64(number)
 }
 

@@ -1,0 +1,77 @@
+//! What single entries say to rows: of a message, of receipts.
+
+use bytes::Bytes;
+
+use super::row_of;
+use crate::body::BodySlot;
+use crate::message::{Flag, Message, MsgNo};
+use crate::record::{Entry, KeptMessage, MessageEntry, Recipient, RecordBuilder, read_record};
+
+/// What is kept of a message that was written.
+pub(super) struct Keep {
+    /// Itself without its body.
+    pub(super) message: Message,
+    /// The row of its topic's retained message.
+    pub(super) retained: Option<Bytes>,
+    /// Its place in its conversation.
+    pub(super) kept: Option<KeptMessage>,
+}
+
+/// Takes a message out of the record with this number.
+pub(super) fn keep(entry: &mut MessageEntry, place: u64) -> Keep {
+    let message = &mut entry.message;
+    let retained = entry.set_retained.then(|| {
+        let mut row = RecordBuilder::default();
+        row.push_message(message, true);
+        row.take()
+    });
+    let kept = message.seq.map(|seq| KeptMessage {
+        seq,
+        place,
+        message: message.no,
+        ts_unix_ms: message.ts_unix_ms,
+        expiry_unix_ms: message.expiry.map_or(0, |expiry| expiry.unix_ms),
+        bytes: message.bytes,
+        sender: message.from(),
+    });
+    let is_written = Flag::default();
+    is_written.set();
+    let message = Message { record: place, is_written, body: BodySlot::default(), ..message.clone() };
+    Keep { message, retained, kept }
+}
+
+/// Returns the number of the message in a retained message's row.
+pub(super) fn retained_no(row: &Bytes) -> Result<MsgNo, String> {
+    let is_message =
+        |entry: Entry| if let Entry::Message(entry) = entry { Some(entry.message.no) } else { None };
+    let no = read_record(row)?.into_iter().find_map(is_message);
+    no.ok_or_else(|| "the row of a retained message has no message".into())
+}
+
+/// Makes the row of a message's receipts from the row as it was and what happened since.
+pub(super) fn track(before: Option<&Bytes>, steps: Vec<Entry>) -> Result<Option<Bytes>, String> {
+    let mut now = match before {
+        Some(row) => read_record(row)?.into_iter().next(),
+        None => None,
+    };
+    for step in steps {
+        match step {
+            Entry::Tracked { .. } => now = Some(step),
+            Entry::Ended { session, source, state: Some(state), .. } => {
+                let Some(Entry::Tracked { ended, recipients, .. }) = &mut now else { continue };
+                let recipient: Option<Recipient> = source.recipient(session);
+                let before = recipients.len();
+                recipients.retain(|open| Some(open.recipient()) != recipient);
+                if recipients.len() < before {
+                    let count = &mut ended[state as usize - 1];
+                    *count = count.saturating_add(1);
+                }
+            }
+            _ => {}
+        }
+        if matches!(&now, Some(Entry::Tracked { recipients, .. }) if recipients.is_empty()) {
+            now = None;
+        }
+    }
+    Ok(now.map(|entry| row_of([&entry])))
+}

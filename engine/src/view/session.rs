@@ -1,0 +1,177 @@
+//! Rows of a session: what it is, its queue, and when it ended what it left to its groups.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::messages::Needs;
+use super::queue::{Queue, message_of};
+use super::row::{Family, Key, Part, Row};
+use super::{Rows, Written, row_of};
+use crate::record::{Entry, SessionNo, Source, read_record};
+
+/// What happened to a session, in order.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// A part of it is another now.
+    Put(Part, Entry),
+    /// A part of it is gone.
+    Delete(Part),
+    /// A message came, moved or ended.
+    Moves(Entry),
+    /// It ended.
+    End,
+}
+
+type Parts = BTreeMap<Part, Entry>;
+
+/// A session while it is folded. One that is not known has only what its groups may still get.
+struct Session {
+    no: SessionNo,
+    known: Option<Parts>,
+    queue: Queue,
+    left: Left,
+}
+
+/// Makes the rows of one session from those there are and what happened since.
+pub(super) fn fold(
+    no: SessionNo,
+    steps: Vec<Step>,
+    rows: &mut impl Rows,
+    needs: &mut Needs,
+    out: &mut Written,
+) -> Result<(), String> {
+    let (key, left_key) = (Key::new(Family::Session).u64(no.0), Key::new(Family::Left).u64(no.0));
+    let (before, left_before) = (rows.get(&key), rows.get(&left_key));
+    let known = before.as_ref().map(read_parts).transpose()?;
+    let left = left_before.as_ref().map(Left::read).transpose()?.unwrap_or_default();
+    let mut session = Session { no, known, queue: Queue::new(no), left };
+    for step in steps {
+        session.take(step, rows, needs)?;
+    }
+    let is_known = session.known.is_some();
+    let cursors = session.known.iter().flatten().filter(|(part, _)| matches!(part, Part::Cursor(..)));
+    let cursors: Vec<_> = cursors.map(|(_, entry)| entry.clone()).collect();
+    let now = session.known.map(|parts| row_of(parts.values()));
+    if now != before {
+        out.insert(key, now);
+    }
+    if is_known || before.is_some() {
+        session.queue.write(&cursors, rows, out)?;
+    }
+    let left = session.left.row(no);
+    if left != left_before {
+        out.insert(left_key, left);
+    }
+    Ok(())
+}
+
+impl Session {
+    fn take(&mut self, step: Step, rows: &mut impl Rows, needs: &mut Needs) -> Result<(), String> {
+        match step {
+            Step::Put(Part::Opened, entry) => {
+                self.known.get_or_insert_default().insert(Part::Opened, entry);
+            }
+            Step::Put(part, entry) => drop(self.parts()?.insert(part, entry)),
+            Step::Delete(part) => drop(self.parts()?.remove(&part)),
+            Step::Moves(entry) if self.known.is_none() => self.left.take(entry, needs)?,
+            Step::Moves(entry) => {
+                if let Entry::Replayed { session, topic, form, seq, .. } = &entry {
+                    let (session, topic, form) = (*session, topic.clone(), *form);
+                    let part = Part::Cursor(topic.clone(), form);
+                    let cursor = Entry::Cursor { session, topic, form, next: Some(seq + 1) };
+                    self.parts()?.insert(part, cursor);
+                }
+                self.queue.take(entry, rows, needs)?;
+            }
+            Step::End => {
+                let parts = self.known.take().ok_or_else(|| unknown(self.no))?;
+                let deliveries = self.queue.end(rows, needs)?;
+                let opened = parts.into_values().next().filter(|_| !deliveries.is_empty());
+                self.left = Left { opened, deliveries };
+            }
+        }
+        Ok(())
+    }
+
+    fn parts(&mut self) -> Result<&mut Parts, String> {
+        self.known.as_mut().ok_or_else(|| unknown(self.no))
+    }
+}
+
+fn unknown(no: SessionNo) -> String {
+    format!("session {} is not in the view", no.0)
+}
+
+fn read_parts(row: &Bytes) -> Result<Parts, String> {
+    let part = |entry: Entry| match Row::of(&entry) {
+        Some(Row::PutPart(_, part)) => Ok((part, entry)),
+        _ => Err("the row of a session holds something else".to_owned()),
+    };
+    read_record(row)?.into_iter().map(part).collect()
+}
+
+/// What the groups of a session may still get of what it had: it ended, or the log does not know it.
+#[derive(Default)]
+struct Left {
+    /// Whose it was, if that is known.
+    opened: Option<Entry>,
+    /// As they were sent, then as they waited.
+    deliveries: Vec<Entry>,
+}
+
+impl Left {
+    fn read(row: &Bytes) -> Result<Self, String> {
+        let mut left = Self::default();
+        for entry in read_record(row)? {
+            match entry {
+                Entry::SessionOpened { .. } => left.opened = Some(entry),
+                Entry::Queued { .. } => left.deliveries.push(entry),
+                _ => {}
+            }
+        }
+        Ok(left)
+    }
+
+    fn row(self, session: SessionNo) -> Option<Bytes> {
+        let unnamed =
+            || Entry::SessionOpened { session, client_id: Default::default(), user: Default::default() };
+        let opened = self.opened.unwrap_or_else(unnamed);
+        let entries = [&opened].into_iter().chain(&self.deliveries);
+        let ended = Entry::SessionEnded { session };
+        (!self.deliveries.is_empty()).then(|| row_of(entries.chain([&ended])))
+    }
+
+    fn take(&mut self, entry: Entry, needs: &mut Needs) -> Result<(), String> {
+        match entry {
+            Entry::Queued { session, message, source, .. } => {
+                if !matches!(source, Source::Group(_)) {
+                    return Err(unknown(session));
+                }
+                needs.change(message, 1);
+                self.deliveries.push(entry);
+            }
+            Entry::Sent { message, packet_id, .. } => {
+                let is_next = |entry: &&mut Entry| matches!(entry, Entry::Queued { packet_id: None, .. });
+                match self.deliveries.iter_mut().find(is_next) {
+                    Some(Entry::Queued { message: next, packet_id: id, .. }) if *next == message => {
+                        *id = Some(packet_id);
+                    }
+                    _ => return Err(format!("message {} does not wait", message.0)),
+                }
+            }
+            Entry::Ended { message, source, packet_id, .. } => {
+                let is_it = |entry: &Entry| {
+                    matches!(entry, Entry::Queued { message: m, source: s, packet_id: p, .. }
+                        if *m == message && *s == source && *p == packet_id)
+                };
+                if let Some(at) = self.deliveries.iter().position(is_it) {
+                    needs.change(message_of(&self.deliveries.remove(at)), -1);
+                }
+            }
+            // It ended with its session.
+            _ => {}
+        }
+        Ok(())
+    }
+}
