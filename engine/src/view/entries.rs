@@ -48,6 +48,20 @@ pub(super) fn retained_no(row: &Bytes) -> Result<MsgNo, String> {
     no.ok_or_else(|| "the row of a retained message has no message".into())
 }
 
+/// Makes the row of what is waited for to be read of a conversation from the row as it was and what happened since.
+pub(super) fn read_wishes(before: Option<&Bytes>, steps: Vec<Entry>) -> Result<Option<Bytes>, String> {
+    let mut now = before.map_or(Ok(Vec::new()), read_record)?;
+    for step in steps {
+        match step {
+            Entry::ReadSettled { to_seq, .. } => {
+                now.retain(|entry| matches!(entry, Entry::ReadWished { wish, .. } if wish.seq > to_seq));
+            }
+            wished => now.push(wished),
+        }
+    }
+    Ok((!now.is_empty()).then(|| row_of(&now)))
+}
+
 /// Makes the row of a message's receipts from the row as it was and what happened since.
 pub(super) fn track(before: Option<&Bytes>, steps: Vec<Entry>) -> Result<Option<Bytes>, String> {
     let mut now = match before {

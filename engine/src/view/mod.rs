@@ -70,6 +70,7 @@ pub struct Projector {
     retained: BTreeMap<ByteString, Option<(MsgNo, Bytes)>>,
     conversations: BTreeMap<ByteString, Changed>,
     tracked: BTreeMap<MsgNo, Vec<Entry>>,
+    read_wishes: BTreeMap<ByteString, Vec<Entry>>,
     /// The next numbers to give: message, session, group.
     counters: [u64; 3],
 }
@@ -143,6 +144,11 @@ impl Projector {
             if before != now {
                 out.insert(key, now);
             }
+        }
+        for (topic, steps) in std::mem::take(&mut self.read_wishes) {
+            let key = Key::new(Family::ReadWishes).last(&topic);
+            let now = entries::read_wishes(rows.get(&key).as_ref(), steps)?;
+            out.insert(key, now);
         }
         std::mem::take(&mut self.needs).fold(rows, &mut out)?;
         self.fold_counters(rows, &mut out)?;
@@ -219,6 +225,9 @@ impl Projector {
             Entry::ConversationPage { topic, messages } => {
                 let changed = self.conversations.entry(topic).or_default();
                 messages.into_iter().for_each(|kept| changed.keep(kept));
+            }
+            Entry::ReadWished { ref topic, .. } | Entry::ReadSettled { ref topic, .. } => {
+                self.read_wishes.entry(topic.clone()).or_default().push(entry);
             }
             Entry::Tracked { message, .. } => self.tracked.entry(message).or_default().push(entry),
             Entry::Ended { session, message, source, state, .. } => {

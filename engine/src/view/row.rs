@@ -198,6 +198,8 @@ impl Row {
             | Entry::ConversationKept { .. }
             | Entry::ConversationPage { .. }
             | Entry::Replayed { .. }
+            | Entry::ReadWished { .. }
+            | Entry::ReadSettled { .. }
             | Entry::Counters { .. } => return None,
         })
     }
