@@ -25,12 +25,31 @@ const PAGE_MESSAGES: usize = 256;
 /// Ids of published messages in one entry.
 const IDS_PER_ENTRY: usize = 1_000;
 
+/// What of a message without its body matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Extent {
+    Whole,
+    /// What is left when it was sent; of a stored message nobody knows more.
+    Sent,
+}
+
+impl Extent {
+    /// Makes the head that is told of a message; where its body is, is not part of the state.
+    fn of(self, message: &Message) -> Message {
+        let head = Message { is_written: Flag::default(), ..message.clone() };
+        match self {
+            Self::Whole => head,
+            Self::Sent => Message { retain: false, is_high: false, collapse: None, payload_bytes: 0, ..head },
+        }
+    }
+}
+
 #[derive(Default)]
 struct Checkpoint {
     records: Vec<Bytes>,
     builder: RecordBuilder,
     /// Messages that are in the records.
-    written: FxHashSet<MsgNo>,
+    written: FxHashSet<(MsgNo, Extent)>,
     /// Bodies are left out.
     heads_only: bool,
 }
@@ -71,7 +90,7 @@ impl Shard {
             out.close_if_full();
         }
         for message in self.retained.iter() {
-            out.written.insert(message.no);
+            out.written.extend([(message.no, Extent::Whole), (message.no, Extent::Sent)]);
             out.builder.push_message(message, true);
             out.close_if_full();
         }
@@ -277,11 +296,11 @@ impl Checkpoint {
 
     fn delivery(&mut self, session: SessionNo, delivery: &Delivery, packet_id: Option<PacketId>) {
         let message = &delivery.message;
-        if self.written.insert(message.no) {
+        let extent = if self.heads_only && packet_id.is_some() { Extent::Sent } else { Extent::Whole };
+        if self.written.insert((message.no, extent)) {
             let is_here = message.body.load().as_ref().is_some_and(|body| !body.is_lost);
             if self.heads_only {
-                let is_written = Flag::default();
-                self.builder.push_head(&Message { is_written, ..Message::clone(message) }, 0);
+                self.builder.push_head(&extent.of(message), 0);
             } else if is_here {
                 self.builder.push_message(message, false);
             } else {

@@ -5,6 +5,9 @@ use bytestring::ByteString;
 use super::messages::Needs;
 use super::row::{Family, Key};
 use super::{Rows, Written, row_of};
+use crate::body::BodySlot;
+use crate::memory::Held;
+use crate::message::{Expiry, Flag, Message, MsgNo};
 use crate::record::{Entry, KeptMessage, read_record};
 
 /// Messages in one page, by their numbers.
@@ -95,6 +98,41 @@ impl Changed {
         }
         Ok(())
     }
+}
+
+/// Makes a message of what the rows know of it, as a conversation keeps it.
+pub(super) fn stored(
+    topic: &ByteString,
+    seq: u64,
+    message: MsgNo,
+    rows: &mut impl Rows,
+) -> Result<Message, String> {
+    let key = Key::new(Family::ConversationPage).name(topic).u64(seq / MESSAGES);
+    let page = read_page(topic, rows, &key)?;
+    let kept = page.into_iter().find(|kept| kept.seq == seq && kept.message == message);
+    let kept = kept.ok_or_else(|| format!("{topic:?} keeps no message {seq} in the view"))?;
+    let is_written = Flag::default();
+    is_written.set();
+    let expiry = Some(kept.expiry_unix_ms).filter(|unix_ms| *unix_ms > 0);
+    Ok(Message {
+        no: message,
+        record: kept.place,
+        is_gated: false,
+        is_written,
+        is_pinned: false,
+        is_high: false,
+        qos: kept.qos,
+        retain: false,
+        topic: topic.clone(),
+        expiry: expiry.map(|unix_ms| Expiry { unix_ms, monotonic_ms: 0 }),
+        seq: Some(seq),
+        ts_unix_ms: kept.ts_unix_ms,
+        collapse: None,
+        bytes: kept.bytes,
+        payload_bytes: 0,
+        body: BodySlot::default(),
+        held: Held::default(),
+    })
 }
 
 fn read_page(topic: &ByteString, rows: &mut impl Rows, key: &Key) -> Result<Vec<KeptMessage>, String> {

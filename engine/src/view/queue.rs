@@ -45,7 +45,7 @@ pub(super) struct Queue {
 /// Returns the message that an entry moves.
 pub(super) fn message_of(entry: &Entry) -> MsgNo {
     match entry {
-        Entry::Queued { message, .. } | Entry::Replayed { message, .. } => *message,
+        Entry::Queued { message, .. } => *message,
         _ => MsgNo::default(),
     }
 }
@@ -53,7 +53,6 @@ pub(super) fn message_of(entry: &Entry) -> MsgNo {
 fn packet_id_of(entry: &Entry) -> Option<PacketId> {
     match entry {
         Entry::Queued { packet_id, .. } => *packet_id,
-        Entry::Replayed { packet_id, .. } => Some(*packet_id),
         _ => None,
     }
 }
@@ -103,7 +102,7 @@ impl Queue {
             match entry {
                 Entry::Received { packet_id, .. } => self.released.push(packet_id),
                 Entry::Queued { packet_id: None, .. } => self.newest.push_back(entry),
-                Entry::Queued { .. } | Entry::Replayed { .. } => self.flights.push(entry),
+                Entry::Queued { .. } => self.flights.push(entry),
                 _ => {}
             }
         }
@@ -129,7 +128,6 @@ impl Queue {
                     None => self.newest.push_back(entry),
                 }
             }
-            Entry::Replayed { .. } => self.flights.push(entry),
             Entry::Sent { message, packet_id: id, .. } => {
                 let sent = self.remove_waiting(message, None, rows)?;
                 let mut sent = sent.ok_or_else(|| format!("message {} does not wait", message.0))?;
@@ -158,7 +156,6 @@ impl Queue {
     }
 
     fn no_longer(&self, entry: Entry, needs: &mut Needs) {
-        // A replayed message is its conversation's.
         if let Entry::Queued { message, .. } = entry {
             needs.change(message, -1);
         }
@@ -232,19 +229,9 @@ impl Queue {
         Ok(left)
     }
 
-    /// Writes what changed. The cursors of its session follow what was replayed, which would move them back when it
-    /// is taken back.
-    pub(super) fn write(
-        mut self,
-        cursors: &[Entry],
-        rows: &mut impl Rows,
-        out: &mut Written,
-    ) -> Result<(), String> {
-        // Nothing moved, unless a cursor did: then it may have to follow.
-        if self.before.is_none() && cursors.is_empty() {
-            return Ok(());
-        }
-        self.read(rows)?;
+    /// Writes what changed.
+    pub(super) fn write(mut self, out: &mut Written) {
+        let Some(before) = self.before.take() else { return };
         while self.newest.len() > NEWEST_MAX {
             self.spill();
         }
@@ -260,15 +247,11 @@ impl Queue {
         let session = self.session;
         let received: Vec<_> =
             self.released.iter().map(|id| Entry::Received { session, packet_id: *id }).collect();
-        let is_replaying = self.flights.iter().any(|flight| matches!(flight, Entry::Replayed { .. }));
-        let cursors = if is_replaying { cursors } else { &[] };
-        let entries = self.flights.iter().chain(&received).chain(cursors).chain(&self.newest);
-        let row = row_of(entries);
+        let row = row_of(self.flights.iter().chain(&received).chain(&self.newest));
         let row = (!row.is_empty()).then_some(row);
-        if Some(&row) != self.before.as_ref() {
+        if row != before {
             out.insert(self.key(), row);
         }
-        Ok(())
     }
 
     fn spill(&mut self) {

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::messages::Needs;
 use super::queue::{Queue, message_of};
 use super::row::{Family, Key, Part, Row};
-use super::{Rows, Written, row_of};
-use crate::record::{Entry, SessionNo, Source, read_record};
+use super::{Rows, Written, conversation, row_of};
+use crate::record::{Entry, Form, SessionNo, Source, read_record};
 
 /// What happened to a session, in order.
 #[derive(Debug)]
@@ -50,14 +50,12 @@ pub(super) fn fold(
         session.take(step, rows, needs)?;
     }
     let is_known = session.known.is_some();
-    let cursors = session.known.iter().flatten().filter(|(part, _)| matches!(part, Part::Cursor(..)));
-    let cursors: Vec<_> = cursors.map(|(_, entry)| entry.clone()).collect();
     let now = session.known.map(|parts| row_of(parts.values()));
     if now != before {
         out.insert(key, now);
     }
     if is_known || before.is_some() {
-        session.queue.write(&cursors, rows, out)?;
+        session.queue.write(out);
     }
     let left = session.left.row(no);
     if left != left_before {
@@ -76,12 +74,10 @@ impl Session {
             Step::Delete(part) => drop(self.parts()?.remove(&part)),
             Step::Moves(entry) if self.known.is_none() => self.left.take(entry, needs)?,
             Step::Moves(entry) => {
-                if let Entry::Replayed { session, topic, form, seq, .. } = &entry {
-                    let (session, topic, form) = (*session, topic.clone(), *form);
-                    let part = Part::Cursor(topic.clone(), form);
-                    let cursor = Entry::Cursor { session, topic, form, next: Some(seq + 1) };
-                    self.parts()?.insert(part, cursor);
-                }
+                let entry = match entry {
+                    Entry::Replayed { .. } => self.replayed(entry, rows, needs)?,
+                    other => other,
+                };
                 self.queue.take(entry, rows, needs)?;
             }
             Step::End => {
@@ -92,6 +88,27 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Makes of a stored message in flight one like any other, which its conversation may give up meanwhile, and moves
+    /// the cursor.
+    fn replayed(&mut self, entry: Entry, rows: &mut impl Rows, needs: &mut Needs) -> Result<Entry, String> {
+        let Entry::Replayed { session, topic, form, seq, message, qos, identifiers, packet_id } = entry
+        else {
+            return Ok(entry);
+        };
+        if !needs.has_met(message) {
+            needs.meet(conversation::stored(&topic, seq, message, rows)?);
+        }
+        let part = Part::Cursor(topic.clone(), form);
+        let cursor = Entry::Cursor { session, topic, form, next: Some(seq + 1) };
+        self.parts()?.insert(part, cursor);
+        let source = match form {
+            Form::Plain => Source::Subscriptions,
+            Form::Envelope => Source::Envelope,
+        };
+        let (retain, packet_id) = (false, Some(packet_id));
+        Ok(Entry::Queued { session, message, qos, retain, source, identifiers, packet_id })
     }
 
     fn parts(&mut self) -> Result<&mut Parts, String> {
