@@ -300,14 +300,9 @@ impl Shard {
         let Some(tracking) = self.receipts.get(message) else { return };
         let next = tracking.open_after(after).take(ENDS_PER_TURN_MAX);
         let open: Vec<_> = next.map(|open| (open.holder, open.named.recipient())).collect();
-        let seq = tracking.seq.unwrap_or_default();
-        let topic = tracking.topic.clone();
         for (holder, _) in &open {
             if let Some(&key) = self.by_no.get(holder) {
                 self.end_if_covered(now, key, message, Outcome::Dropped("retention"));
-            }
-            if let Some(reason) = self.uncovers(*holder, &topic, seq) {
-                self.end_at(now, *holder, message, Outcome::Dropped(reason));
             }
         }
         if open.len() == ENDS_PER_TURN_MAX {

@@ -254,8 +254,11 @@ impl Shard {
             Entry::Replayed { session, topic, form, seq, message, qos, identifiers, packet_id } => {
                 let key = self.logged_key(session)?;
                 let stored = self.conversations.get(&topic, seq).filter(|stored| stored.no == message);
-                let stored = stored.ok_or_else(|| format!("{topic:?} keeps no message {seq}"))?;
-                let message = self.stored_message(now, &topic, stored);
+                let message = match stored {
+                    Some(stored) => self.stored_message(now, &topic, stored),
+                    // Its conversation has given it up since: its head is a row of its own then.
+                    None => met.get(message)?.clone(),
+                };
                 let origin = match form {
                     Form::Plain => Origin::Subscriptions,
                     Form::Envelope => Origin::Envelope,
@@ -442,7 +445,7 @@ impl Shard {
         self.recount_members(now);
         self.watch_retained();
         self.resume_retention(now);
-        self.watch_recovered_expiries();
+        self.watch_recovered_expiries(now);
         self.watch_dedup(now);
         self.watch_counts(now);
         self.resume_groups();
@@ -476,10 +479,14 @@ impl Shard {
     /// nobody has: their sessions were not durable.
     fn find_lost(&mut self) {
         let mut holders = Vec::new();
-        let mut note = |session: SessionNo, delivery: &Delivery| {
-            if let Source::Group(group) = delivery.source() {
-                holders.push((delivery.message.no, group, session));
+        let mut own = FxHashSet::default();
+        let mut note = |session: SessionNo, delivery: &Delivery| match delivery.source() {
+            Source::Group(group) => holders.push((delivery.message.no, group, session)),
+            // Only a cursor that has ended leaves a session without a message that it is a recipient of.
+            _ if delivery.message.seq.is_some() && self.receipts.is_tracked(delivery.message.no) => {
+                own.insert((delivery.message.no, session));
             }
+            _ => {}
         };
         for (_, s) in self.sessions.iter() {
             s.in_flight.iter().map(|f| &f.delivery).chain(s.queue.iter()).for_each(|d| note(s.no, d));
@@ -492,7 +499,10 @@ impl Shard {
         for (message, tracking) in self.receipts.iter() {
             for open in tracking.open() {
                 let is_held = match open.named.recipient() {
-                    Recipient::Session(session) => self.by_no.contains_key(&session),
+                    Recipient::Session(session) => self.by_no.get(&session).is_some_and(|key| {
+                        let comes_later = |seq| self.comes_later(*key, &tracking.topic, seq);
+                        tracking.seq.is_none_or(|seq| own.contains(&(message, session)) || comes_later(seq))
+                    }),
                     Recipient::Group(group) => held.contains(&(message, group)),
                 };
                 if !is_held {
@@ -508,12 +518,20 @@ impl Shard {
         self.backlog.extend(lost.map(|(message, session, source)| Work::Lost { message, session, source }));
     }
 
-    fn watch_recovered_expiries(&mut self) {
+    fn watch_recovered_expiries(&mut self, now: Now) {
         let waiting = self.sessions.iter().flat_map(|(_, s)| s.queue.iter());
         let left = self.remains.values().flat_map(Remains::iter).map(|(_, delivery)| delivery);
         for Delivery { message, .. } in waiting.chain(left) {
             if let Some(expiry) = message.expiry.filter(|_| self.receipts.is_tracked(message.no)) {
                 self.timers.set(Deadline::MessageExpiry(message.no), expiry.monotonic_ms);
+            }
+        }
+        // Those that only cursors will come to.
+        for (message, tracking) in self.receipts.iter() {
+            let stored = tracking.seq.and_then(|seq| self.conversations.get(&tracking.topic, seq));
+            if let Some(stored) = stored.filter(|stored| stored.expiry_unix_ms > 0) {
+                let expiry = Expiry::from_unix(stored.expiry_unix_ms, now);
+                self.timers.set(Deadline::MessageExpiry(message), expiry.monotonic_ms);
             }
         }
     }

@@ -320,17 +320,6 @@ impl Shard {
         }
     }
 
-    /// Why a message ends at a recipient whose cursor has ended before it, while that is still to be worked off.
-    pub(super) fn uncovers(&self, recipient: SessionNo, topic: &str, seq: u64) -> Option<&'static str> {
-        self.backlog.iter().find_map(|work| match work {
-            Work::Uncovered { session, topic: of, next, to, reason } => {
-                let is_it = *session == recipient && of == topic && (*next..=*to).contains(&seq);
-                is_it.then_some(*reason)
-            }
-            _ => None,
-        })
-    }
-
     pub(super) fn end_covered_at(&mut self, now: Now, key: SessionKey, message: MsgNo, outcome: Outcome) {
         let session = self.sessions[key].no;
         self.end_at(now, session, message, outcome);

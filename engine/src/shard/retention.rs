@@ -21,6 +21,13 @@ impl Shard {
 
     /// Gives up what a conversation keeps beyond its rule; what is more than one turn's comes later.
     pub(super) fn retain(&mut self, now: Now, topic: &ByteString) {
+        if !self.conversations.keeps_too_much(topic, now.unix_ms) {
+            return;
+        }
+        // What a cursor that has ended left out is found by the index: first that.
+        if self.backlog.iter().any(|work| matches!(work, Work::Uncovered { topic: of, .. } if of == topic)) {
+            return self.backlog.push_back(Work::Retain(topic.clone()));
+        }
         let mut first_seq = None;
         for _ in 0..GIVEN_UP_PER_TURN {
             let Some(given_up) = self.conversations.give_up(topic, now.unix_ms) else { break };

@@ -109,6 +109,24 @@ fn a_full_queue_leaves_a_gap_whichever_end_it_drops() {
 }
 
 #[test]
+fn a_message_that_a_newer_one_replaced_leaves_a_gap_in_the_queue_and_none_in_the_log() {
+    let mut node = node_that_keeps(100);
+    node.connect(2, "reader");
+    node.subscribe(2, "im/room", QoS::AtLeastOnce);
+    node.drop_connection(2);
+    post(&mut node, "im/room", 1);
+    let collapsing = || with_property(publish("im/room", QoS::AtLeastOnce, 1, "x"), im::IM_COLLAPSE, "k");
+    node.packet(1, collapsing());
+    post(&mut node, "im/room", 1);
+    node.packet(1, collapsing());
+    node.restart(usize::MAX);
+    node.connect_with(3, durable("reader"));
+    assert_eq!(read_all(&mut node, 3), ["im/room 1", "im/room 3 gap 3", "im/room 4"]);
+    node.packet(3, subscribe("$im/from/1/im/room", options(QoS::AtLeastOnce)));
+    assert_eq!(read_all(&mut node, 3), ["im/room 1", "im/room 2", "im/room 3", "im/room 4"]);
+}
+
+#[test]
 fn a_message_that_is_too_large_leaves_a_gap() {
     let mut node = node_that_keeps(100);
     let mut small = durable("reader");

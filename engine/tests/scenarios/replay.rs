@@ -286,8 +286,12 @@ fn what_a_cursor_does_not_bring_any_more_ends_with_a_receipt() {
     node.packet(1, tracked(publish("im/room", QoS::AtLeastOnce, 1, "x"), "a"));
     node.packet(1, tracked(expiring, "b"));
     node.packet(1, tracked(publish("im/room", QoS::AtLeastOnce, 1, "x"), "c"));
+    node.restart(usize::MAX);
+    node.connect(1, "truck");
     node.pass_s(5);
     assert_eq!(receipts(&mut node, 1), ["b expired one -", "b expired two -"]);
+    node.connect_with(2, reader("one", 1));
+    node.connect_with(3, reader("two", 1));
     post(&mut node, "im/room", 2);
     assert_eq!(receipts(&mut node, 1), ["a dropped one retention", "a dropped two retention"]);
     node.packet(
