@@ -3,6 +3,7 @@
 //! Expectations come from the standards and the contract alone. Statements are cited by their MQTT 5.0 ids; ids
 //! of the older standard have `(3.1.1)` behind them. `docs/spec/` lists them all.
 
+mod adaptive_keepalive;
 mod connect;
 mod conversation;
 mod flow_control;
@@ -10,6 +11,7 @@ mod keep_alive;
 mod malformed;
 mod malformed_connect;
 mod message_properties;
+mod presence;
 mod qos1;
 mod qos2;
 mod receipts;

@@ -9,6 +9,7 @@ mod hostile;
 mod inbox;
 mod journey;
 mod kill;
+mod power;
 mod resuming_publisher;
 mod serve;
 mod store;
