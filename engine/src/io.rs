@@ -95,6 +95,17 @@ pub enum Input {
         /// The packet.
         packet: Packet,
     },
+    /// The first filters of a SUBSCRIBE or UNSUBSCRIBE of many, so that others need not wait for all. What is left
+    /// of the packet must come next for the connection, in parts and at last as [`Input::Packet`], which brings
+    /// the answer to all.
+    Part {
+        /// The connection.
+        conn: ConnId,
+        /// The packet with the filters of this part.
+        packet: Packet,
+        /// So many filters follow in other parts.
+        filters_left: usize,
+    },
     /// The connection sent bytes that are no packet.
     Malformed {
         /// The connection.

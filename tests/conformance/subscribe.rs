@@ -1,10 +1,12 @@
 //! SUBSCRIBE and UNSUBSCRIBE: filters, grants, and which topics they match.
 
 use protocol::ProtocolVersion::{V5, V311};
-use protocol::{QoS, ReasonCode};
+use protocol::{
+    ByteString, Packet, QoS, ReasonCode, Subscribe, SubscribeFilter, SubscribeOptions, Unsubscribe,
+};
 
 use crate::broker_process::Broker;
-use crate::raw_client::{BOTH, at, message};
+use crate::raw_client::{BOTH, at, id, message};
 
 /// Filter, topic, whether it matches: the examples of section 4.7 and their edges.
 const MATCHES: &[(&str, &str, bool)] = &[
@@ -260,5 +262,41 @@ fn more_subscriptions_than_allowed_are_refused_with_quota_exceeded() {
         assert_eq!(ack.reasons, [expected]);
         // Replacing one needs no place.
         client.subscribe("a", QoS::AtLeastOnce);
+    }
+}
+
+#[test]
+fn a_packet_of_a_thousand_filters_has_one_answer_and_what_comes_behind_it_is_answered_after() {
+    // [MQTT-3.8.4-1] [MQTT-3.8.4-5] [MQTT-3.8.4-6] [MQTT-3.10.4-4] [MQTT-3.11.3-1] served in parts, so that others need
+    // not wait for all of it, and answered as one.
+    let broker = Broker::start();
+    for version in BOTH {
+        let mut client = broker.client("many-filters", version);
+        let options = SubscribeOptions { qos: QoS::AtLeastOnce, ..SubscribeOptions::default() };
+        let filters: Vec<ByteString> = (0..1_000).map(|i| format!("many/{i}/+").into()).collect();
+        let asked = filters.iter().map(|filter| SubscribeFilter { filter: filter.clone(), options });
+        let (packet_id, user_properties) = (id(1), vec![]);
+        let subscription_identifier = None;
+        let subscribe =
+            Subscribe { packet_id, subscription_identifier, user_properties, filters: asked.collect() };
+        client.send(&Packet::Subscribe(subscribe));
+        client.send(&Packet::Publish(message("many/999/x", "behind", QoS::AtMostOnce)));
+        let Packet::SubAck(suback) = client.receive() else { panic!("SUBACK comes first") };
+        assert_eq!(
+            (suback.packet_id, &suback.reasons[..]),
+            (packet_id, &[ReasonCode::GrantedQoS1; 1_000][..])
+        );
+        client.expect_message("many/999/x", "behind");
+        let unsubscribe = Unsubscribe { packet_id: id(2), user_properties: vec![], filters };
+        client.send(&Packet::Unsubscribe(unsubscribe));
+        client.send(&Packet::Publish(message("many/999/x", "too late", QoS::AtMostOnce)));
+        let Packet::UnsubAck(unsuback) = client.receive() else { panic!("UNSUBACK comes first") };
+        assert_eq!(unsuback.packet_id, id(2));
+        // 3.1.1 has no codes in it.
+        if version == V5 {
+            assert_eq!(unsuback.reasons, [ReasonCode::Success; 1_000]);
+        }
+        client.expect_no_message();
+        client.disconnect();
     }
 }

@@ -4,6 +4,7 @@ mod authentication;
 mod bans;
 mod clients;
 mod command_line;
+mod fan_out;
 mod history;
 mod hostile;
 mod inbox;

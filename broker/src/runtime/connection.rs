@@ -53,6 +53,17 @@ pub(super) enum Phase {
     },
 }
 
+/// Whether a connection is to be written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Dirty {
+    /// It has nothing new.
+    No,
+    /// With what the next slices bring.
+    Shared,
+    /// At the turn's end.
+    Now,
+}
+
 /// A connection of the shard.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -75,8 +86,8 @@ pub(super) struct Connection {
     pub(super) login: Option<Box<Login>>,
     /// Wakes the connection's task.
     pub(super) waker: Option<Waker>,
-    /// It stands in the shard's list of connections to flush.
-    pub(super) is_dirty: bool,
+    /// It stands in one of the shard's lists of connections to write to.
+    pub(super) dirty: Dirty,
     /// The socket took less than there was: the task waits for it.
     pub(super) is_blocked: bool,
     /// The engine was told to hold back.
@@ -121,7 +132,7 @@ impl Connection {
             waiting: None,
             login: None,
             waker: None,
-            is_dirty: false,
+            dirty: Dirty::No,
             is_blocked: false,
             is_congested: false,
             is_parked: false,

@@ -92,6 +92,9 @@ impl Core {
                     return Poll::Pending;
                 }
                 Phase::New | Phase::Challenged | Phase::Open if connection.held.is_some() => {
+                    if self.go_on_with_filters(id) && !self.is_waiting(id) {
+                        continue;
+                    }
                     return Poll::Pending;
                 }
                 // Whoever does not take its answers asks for no more of them. If it goes on so, its silence ends it.
@@ -105,7 +108,7 @@ impl Core {
                 let cut = std::mem::take(&mut connection.cut);
                 let now = self.clock.now();
                 self.take_in(now, id, cut);
-                if self.connection(id).is_some_and(|connection| connection.lane == Lane::Waiting) {
+                if self.is_waiting(id) {
                     return Poll::Pending;
                 }
                 continue;
@@ -114,11 +117,9 @@ impl Core {
                 Phase::Lingering { .. } => connection.transport.poll_discard(cx, &mut self.scratch),
                 _ => connection.transport.poll_read(cx, &mut self.cipher, &mut self.scratch),
             };
-            if connection.transport.wants_write() && !connection.is_blocked && !connection.is_dirty {
+            if connection.transport.wants_write() && !connection.is_blocked {
                 // A pong, a new key: what was read has an answer below MQTT.
-                connection.is_dirty = true;
-                self.dirty.push(id);
-                self.turn.raise();
+                self.write_later(id);
             }
             let got = match polled {
                 Poll::Pending => return Poll::Pending,
@@ -131,10 +132,14 @@ impl Core {
                 // There is more; the others come first.
                 self.wait_for_slice(id);
             }
-            if self.connection(id).is_some_and(|connection| connection.lane == Lane::Waiting) {
+            if self.is_waiting(id) {
                 return Poll::Pending;
             }
         }
+    }
+
+    fn is_waiting(&mut self, id: ConnId) -> bool {
+        self.connection(id).is_some_and(|connection| connection.lane == Lane::Waiting)
     }
 
     /// Ends a connection that brings nothing more. One whose socket still works is told goodbye as its transport does.
@@ -248,7 +253,7 @@ impl Core {
             }
             packet => {
                 self.refresh_sys(now, &packet);
-                self.input(now, Input::Packet { conn: id, packet });
+                self.hand_over(now, id, packet);
             }
         }
     }
@@ -312,11 +317,8 @@ impl Core {
         connection.cut = BytesMut::new();
         connection.held = None;
         connection.waiting = None;
-        if !std::mem::replace(&mut connection.is_dirty, true) {
-            self.dirty.push(id);
-        }
         self.close_deadlines.push_back((deadline_ms, id));
-        self.turn.raise();
+        self.write_later(id);
     }
 
     /// Closes our half when all was sent; the client's end, or a deadline, ends the connection.

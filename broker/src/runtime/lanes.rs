@@ -9,6 +9,9 @@
 //! slices, a few in a round; between two rounds the executor looks at all sockets, so that nobody who wants little
 //! waits longer than a round. A new connection begins in debt: a flood of them waits behind those who are here.
 //!
+//! What slices bring is written when several have run, so that messages to many share their writes; what others
+//! bring is written at the turn's end.
+//!
 //! Invariant: while somebody waits, either a grant is out or the alarm is raised.
 
 use std::{
@@ -23,12 +26,15 @@ use engine::ConnId;
 
 use super::{Alarm, Core, Shared};
 
-/// A connection is decoded for this long at a time, and a packet: long enough that messages to many subscribers
-/// share their writes.
-const SLICE: Duration = Duration::from_millis(1);
+/// Work that others may wait for goes on for this long, and one step more.
+pub(super) const SLICE: Duration = Duration::from_micros(150);
 
 /// Slices are granted for this long before the sockets of all others are looked at.
-const ROUND: Duration = Duration::from_millis(1);
+const ROUND: Duration = SLICE;
+
+/// What slices bring is written when they have run for this long: long enough that messages to many subscribers
+/// share their writes.
+const SHARED_WRITES: Duration = Duration::from_millis(1);
 
 /// Those with little debt are served at once for this long a turn, all together.
 const LIGHT_TURN: Duration = Duration::from_millis(1);
@@ -86,6 +92,10 @@ pub(super) struct Lanes {
     slice_end: Instant,
     granted_time: Duration,
     light_time: Duration,
+    /// A slice that was granted runs.
+    is_granted_running: bool,
+    /// How long slices have run since what they brought was written.
+    unwritten_time: Duration,
 }
 
 impl Lanes {
@@ -98,6 +108,8 @@ impl Lanes {
             slice_end: start,
             granted_time: Duration::ZERO,
             light_time: Duration::ZERO,
+            is_granted_running: false,
+            unwritten_time: Duration::ZERO,
         }
     }
 
@@ -123,6 +135,20 @@ impl Lanes {
         self.light_time = Duration::ZERO;
     }
 
+    /// Says whether what is sent now may wait for what the next slices send.
+    pub(super) fn may_share_writes(&self) -> bool {
+        self.is_granted_running
+    }
+
+    /// Says whether what slices brought is to be written: for long enough, or nobody waits for the next.
+    pub(super) fn are_writes_due(&mut self) -> bool {
+        let are_due = self.waiting.is_empty() || self.unwritten_time >= SHARED_WRITES;
+        if are_due {
+            self.unwritten_time = Duration::ZERO;
+        }
+        are_due
+    }
+
     fn us(&self, now: Instant) -> u64 {
         now.saturating_duration_since(self.start).as_micros() as u64
     }
@@ -137,7 +163,10 @@ impl Core {
         let connection = self.connection(id)?;
         match connection.lane {
             Lane::Waiting => None,
-            Lane::Granted => Some(began),
+            Lane::Granted => {
+                self.lanes.is_granted_running = true;
+                Some(began)
+            }
             Lane::Free if connection.debt.now(now_us) <= LITTLE_US && !is_light_turn_over => Some(began),
             Lane::Free => {
                 self.wait_for_slice(id);
@@ -154,8 +183,13 @@ impl Core {
             connection.debt.add(now_us, used);
         }
         if was_granted {
+            self.lanes.is_granted_running = false;
             self.lanes.granted_time += used;
+            self.lanes.unwritten_time += used;
             self.lanes.alarm.raise();
+            if self.has_shared_writes() {
+                self.turn.raise();
+            }
         } else {
             self.lanes.light_time += used;
         }
@@ -188,6 +222,9 @@ impl Core {
                 connection.lane = Lane::Granted;
                 return connection.wake();
             }
+        }
+        if self.has_shared_writes() {
+            self.turn.raise();
         }
     }
 }

@@ -241,12 +241,18 @@ struct Core {
     handshakes: Arc<HandshakeCounts>,
     /// Output buffers of connections that have nothing to send.
     spare: Vec<BytesMut>,
-    /// Connections with something to send or to close since the last turn's end.
-    dirty: Vec<ConnId>,
+    /// Connections with something to send or to close at the turn's end.
+    dirty: VecDeque<ConnId>,
+    /// Connections whose writes are shared by several slices.
+    dirty_shared: VecDeque<ConnId>,
+    /// So many of them, the first ones, are due.
+    dirty_shared_due: usize,
     /// Connections whose packets cannot be encoded; closed after the outputs are drained.
     broken: Vec<ConnId>,
-    /// Records since the last turn's end.
+    /// Records that the committer does not have.
     batch: Vec<Bytes>,
+    /// Whether one of them is of no slice.
+    is_batch_due: bool,
     last_ticket: u64,
     /// The newest ticket the engine was told to be durable.
     committed: u64,
@@ -329,9 +335,12 @@ impl Core {
             given_up: Arc::default(),
             handshakes,
             spare: Vec::new(),
-            dirty: Vec::new(),
+            dirty: VecDeque::new(),
+            dirty_shared: VecDeque::new(),
+            dirty_shared_due: 0,
             broken: Vec::new(),
             batch: Vec::new(),
+            is_batch_due: false,
             last_ticket: newest,
             committed: newest,
             answers: HashMap::new(),

@@ -3,13 +3,18 @@
 use std::{
     io,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use bytes::BytesMut;
 use engine::{CloseReason, ConnId, Input, Now, Output, Ticket};
 use protocol::Packet;
 
-use super::{Core, connection::Phase};
+use super::{
+    Core,
+    connection::{Dirty, Phase},
+    lanes::SLICE,
+};
 
 /// Unsent bytes at which a connection is written to before the turn ends.
 const EARLY_FLUSH_BYTES: usize = 256 * 1024;
@@ -42,6 +47,7 @@ impl Core {
                 }
                 Output::Append { ticket: Ticket(ticket), record } => {
                     self.batch.push(record);
+                    self.is_batch_due |= !self.lanes.may_share_writes();
                     self.last_ticket = ticket;
                 }
                 Output::Fetch { fetch, places } => self.fetcher.ask(fetch, places),
@@ -74,14 +80,30 @@ impl Core {
             self.congested.push(id);
         }
         let flush_now = connection.out.len() >= EARLY_FLUSH_BYTES && !connection.is_blocked;
-        if !std::mem::replace(&mut connection.is_dirty, true) {
-            self.dirty.push(id);
-        }
+        self.write_later(id);
         if flush_now {
-            // What goes wrong is seen at the turn's end.
+            // What goes wrong is seen when it is written to next.
             let _ = self.write(id);
         }
+    }
+
+    /// Notes a connection that has something to send or is to be closed.
+    pub(super) fn write_later(&mut self, id: ConnId) {
+        let dirty = if self.lanes.may_share_writes() { Dirty::Shared } else { Dirty::Now };
+        let Some(connection) = self.connections.get_mut(super::slot(id)).filter(|c| c.id == id) else {
+            return;
+        };
+        if dirty > connection.dirty {
+            connection.dirty = dirty;
+            let list = if dirty == Dirty::Now { &mut self.dirty } else { &mut self.dirty_shared };
+            list.push_back(id);
+        }
         self.turn.raise();
+    }
+
+    /// Says whether something waits to be written, or stored, with what the next slices bring.
+    pub(super) fn has_shared_writes(&self) -> bool {
+        !self.dirty_shared.is_empty() || !self.batch.is_empty()
     }
 
     /// Writes what is there, once.
@@ -99,26 +121,52 @@ impl Core {
         Ok(())
     }
 
-    /// Writes to every connection that was touched in this turn.
-    pub(super) fn flush(&mut self, now: Now) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for id in dirty.drain(..) {
-            let Some(connection) = self.connection(id) else { continue };
-            connection.is_dirty = false;
-            let unsent = !connection.out.is_empty() || connection.transport.wants_write();
-            if unsent && !connection.is_blocked && self.write(id).is_err() {
-                self.lose(now, id);
-                continue;
+    /// Says whether what slices brought is to be written from this turn on, and notes how much that is. If it is not,
+    /// somebody waits for a slice, whose end asks again.
+    pub(super) fn are_shared_writes_due(&mut self) -> bool {
+        let are_due = self.lanes.are_writes_due();
+        if are_due {
+            self.dirty_shared_due = self.dirty_shared.len();
+        }
+        are_due
+    }
+
+    /// Writes to the connections that were touched, for a slice; says whether some are left whose time has come.
+    pub(super) fn flush(&mut self, now: Now) -> bool {
+        let began = Instant::now();
+        // What is touched meanwhile is of the next turn.
+        let mut left = self.dirty.len();
+        loop {
+            let id = if left > 0 {
+                left -= 1;
+                self.dirty.pop_front()
+            } else if self.dirty_shared_due > 0 {
+                self.dirty_shared_due -= 1;
+                self.dirty_shared.pop_front()
+            } else {
+                None
+            };
+            let Some(id) = id else { break };
+            self.write_to(now, id);
+            if began.elapsed() >= SLICE {
+                break;
             }
-            self.after_write(now, id);
         }
         self.shed(now);
-        // The list's memory is kept; what was touched meanwhile is of the next turn.
-        dirty.append(&mut self.dirty);
-        self.dirty = dirty;
-        if !self.dirty.is_empty() {
-            self.turn.raise();
+        !self.dirty.is_empty() || self.dirty_shared_due > 0
+    }
+
+    fn write_to(&mut self, now: Now, id: ConnId) {
+        let Some(connection) = self.connection(id) else { return };
+        // In the other list it may stand too, or again.
+        if std::mem::replace(&mut connection.dirty, Dirty::No) == Dirty::No {
+            return;
         }
+        let unsent = !connection.out.is_empty() || connection.transport.wants_write();
+        if unsent && !connection.is_blocked && self.write(id).is_err() {
+            return self.lose(now, id);
+        }
+        self.after_write(now, id);
     }
 
     /// Goes on writing to a socket that was full; called by the connection's task.

@@ -1,14 +1,16 @@
-//! Connections that wait: for their rate, or because the answer to their CONNECT is slowed.
+//! Connections that wait: for their rate, because the answer to their CONNECT is slowed, or for their next slice in the
+//! middle of a packet with many filters.
 //!
 //! One that waits keeps the packet it waits with; nothing more is read or decoded for it until its time has
 //! come. Invariant: every connection with a held packet has an entry in `pauses`, due in a second at most, so
-//! that the entries of connections that have gone never pile up.
+//! that the entries of connections that have gone never pile up; one with filters left stands in the queue for slices
+//! instead.
 
 use std::cmp::Reverse;
 
 use bytes::BytesMut;
 use engine::{ConnId, Input, Now};
-use protocol::{Connect, Packet, ProtocolVersion, Publish, QoS, ReasonCode};
+use protocol::{Connect, Packet, ProtocolVersion, Publish, QoS, ReasonCode, Subscribe, Unsubscribe};
 
 use super::Core;
 
@@ -34,7 +36,15 @@ pub(super) enum Held {
         /// What [`Throttle::take`](crate::limits::Throttle::take) charged it to.
         charged: u8,
     },
+    /// A SUBSCRIBE or UNSUBSCRIBE of which the engine has the first filters.
+    Filters(Packet),
 }
+
+/// Filters that the engine is given at once.
+const FILTERS_MAX: usize = 32;
+
+/// User properties of the broker's own that a SUBSCRIBE of many filters may have.
+const USER_PROPERTIES_MAX: usize = 16;
 
 impl Core {
     /// Keeps a packet for later; the connection is not read until then.
@@ -100,6 +110,10 @@ impl Core {
         };
         match connection.held.take() {
             None => return,
+            Some(held @ Held::Filters(_)) => {
+                connection.held = Some(held);
+                return;
+            }
             Some(Held::Connect { connect, until_ms }) if until_ms > now.monotonic_ms => {
                 let wait_ms = until_ms - now.monotonic_ms;
                 return self.hold(now, id, Held::Connect { connect, until_ms }, wait_ms);
@@ -120,6 +134,38 @@ impl Core {
         }
     }
 
+    /// Gives the engine a packet; one with many filters in parts, as far as the slice goes.
+    pub(super) fn hand_over(&mut self, now: Now, id: ConnId, mut packet: Packet) {
+        while let Some((part, filters_left)) = split(&mut packet) {
+            self.input(now, Input::Part { conn: id, packet: part, filters_left });
+            if !self.lanes.is_slice_over() {
+                continue;
+            }
+            let Some(connection) = self.connection(id).filter(|connection| connection.is_reading()) else {
+                return;
+            };
+            connection.held = Some(Held::Filters(packet));
+            return self.wait_for_slice(id);
+        }
+        self.input(now, Input::Packet { conn: id, packet });
+    }
+
+    /// Goes on with a packet that has filters left; says whether there was one.
+    pub(super) fn go_on_with_filters(&mut self, id: ConnId) -> bool {
+        let Some(connection) = self.connection(id) else { return false };
+        let packet = match connection.held.take() {
+            Some(Held::Filters(packet)) => packet,
+            held => {
+                connection.held = held;
+                return false;
+            }
+        };
+        // What came behind it is decoded next.
+        connection.has_more = !connection.cut.is_empty();
+        self.hand_over(self.clock.now(), id, packet);
+        true
+    }
+
     /// Decodes what has come of a connection and keeps what is left.
     pub(super) fn take_in(&mut self, now: Now, id: ConnId, mut buf: BytesMut) {
         let read_whole = buf.len();
@@ -136,5 +182,65 @@ impl Core {
             self.wait_for_slice(id);
         }
         self.account(id);
+    }
+}
+
+/// Cuts the first filters off a packet that has many; returns them as a packet, and how many are left.
+fn split(packet: &mut Packet) -> Option<(Packet, usize)> {
+    match packet {
+        Packet::Subscribe(subscribe) if subscribe.filters.len() > FILTERS_MAX => {
+            // Each part has them: none but those that mean something to the engine, and they are few.
+            subscribe.user_properties.retain(|(name, _)| name.starts_with("im-"));
+            subscribe.user_properties.truncate(USER_PROPERTIES_MAX);
+            let rest = subscribe.filters.split_off(FILTERS_MAX);
+            let filters = std::mem::replace(&mut subscribe.filters, rest);
+            let part =
+                Subscribe { filters, user_properties: subscribe.user_properties.clone(), ..*subscribe };
+            Some((Packet::Subscribe(part), subscribe.filters.len()))
+        }
+        Packet::Unsubscribe(unsubscribe) if unsubscribe.filters.len() > FILTERS_MAX => {
+            let rest = unsubscribe.filters.split_off(FILTERS_MAX);
+            let filters = std::mem::replace(&mut unsubscribe.filters, rest);
+            let part = Unsubscribe { filters, user_properties: vec![], ..*unsubscribe };
+            Some((Packet::Unsubscribe(part), unsubscribe.filters.len()))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::{PacketId, SubscribeFilter, SubscribeOptions};
+
+    #[test]
+    fn a_packet_of_many_filters_is_cut_into_all_of_them_in_order() {
+        for count in [1, FILTERS_MAX, FILTERS_MAX + 1, 3 * FILTERS_MAX, 1_000] {
+            let options = SubscribeOptions::default();
+            let filters: Vec<_> =
+                (0..count).map(|i| SubscribeFilter { filter: i.to_string().into(), options }).collect();
+            let whole = Subscribe {
+                packet_id: PacketId::new(7).unwrap(),
+                subscription_identifier: Some(9),
+                user_properties: vec![("im-from-seq".into(), "1".into())],
+                filters,
+            };
+            let mut left = Packet::Subscribe(whole.clone());
+            let mut got = Vec::new();
+            while let Some((part, filters_left)) = split(&mut left) {
+                let Packet::Subscribe(part) = part else { panic!("another packet: {part:?}") };
+                assert_eq!(part.filters.len(), FILTERS_MAX);
+                got.extend(part.filters.iter().cloned());
+                assert_eq!(got.len() + filters_left, count);
+                assert_eq!(
+                    Subscribe { filters: vec![], ..part },
+                    Subscribe { filters: vec![], ..whole.clone() }
+                );
+            }
+            let Packet::Subscribe(last) = left else { panic!("another packet: {left:?}") };
+            assert!((1..=FILTERS_MAX).contains(&last.filters.len()));
+            got.extend(last.filters);
+            assert_eq!(got, whole.filters);
+        }
     }
 }

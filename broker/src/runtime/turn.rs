@@ -16,7 +16,7 @@ use tokio::{
     time::Sleep,
 };
 
-use super::{Ask, Core, Shared, connection::Phase};
+use super::{Ask, Core, Shared, connection::Phase, lanes::SLICE};
 use crate::FatalError;
 
 /// The timer looks at least this often.
@@ -27,6 +27,9 @@ const ANSWERS_WAITING_MAX: usize = 1_024;
 
 /// When the broker ends, clients that were told and do not close are waited for this long.
 const STOP_LINGER_MS: u64 = 500;
+
+/// Records whose answers leave together.
+const COMMITTED_STEP: u64 = 16;
 
 /// The end of the broker has begun.
 #[derive(Clone, Copy, Debug)]
@@ -45,15 +48,18 @@ impl Stop {
 
 /// Runs the end of each turn: one batch to the committer, one write to each connection.
 pub(super) async fn turns(shared: Rc<Shared>) {
-    poll_fn(|cx: &mut Context<'_>| -> Poll<()> {
-        shared.with(|core| {
-            if core.turn.lower(cx.waker()) {
-                core.end_turn();
-            }
-        });
-        Poll::Pending
-    })
-    .await;
+    loop {
+        poll_fn(|cx| {
+            let is_raised = shared.with(|core| core.turn.lower(cx.waker()));
+            if is_raised { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        if shared.with(Core::end_turn) {
+            // The executor goes on with this task when it has looked at every socket.
+            tokio::task::yield_now().await;
+            shared.with(|core| core.turn.raise());
+        }
+    }
 }
 
 /// Waits for the next deadline of all: the engine's, and those of connections that open or close.
@@ -88,6 +94,11 @@ pub(super) async fn control(
             return Err(failure);
         }
         shared.with(Core::take_inbox);
+        if shared.with(|core| core.has_committed()) {
+            // The others come first.
+            tokio::task::yield_now().await;
+            shared.inbox.wake();
+        }
         if shared.inbox.is_stopping() {
             accepting.iter().for_each(AbortHandle::abort);
             if shared.with(Core::poll_stop) {
@@ -127,20 +138,25 @@ impl Core {
         self.input(now, Input::Asked { ask, question });
     }
 
-    fn end_turn(&mut self) {
+    /// Says whether there is more to write.
+    fn end_turn(&mut self) -> bool {
         let was_paused = self.reading_paused;
         self.lanes.begin_turn();
-        self.submit();
+        let is_batch_due = std::mem::take(&mut self.is_batch_due);
+        if self.are_shared_writes_due() || is_batch_due {
+            self.submit();
+        }
         self.watch_memory();
         let now = self.clock.now();
         if self.reading_paused && !was_paused {
             self.input(now, Input::Reading { conn: None, paused: true });
         }
-        self.flush(now);
+        let has_more = self.flush(now);
         self.sample_sys(now);
         if self.next_deadline_ms() < self.timer_ms {
             self.timer.raise();
         }
+        has_more
     }
 
     fn next_deadline_ms(&self) -> u64 {
@@ -224,11 +240,7 @@ impl Core {
 
     fn take_inbox(&mut self) {
         let now = self.clock.now();
-        let committed = self.inbox.committed();
-        if committed > self.committed {
-            self.committed = committed;
-            self.input(now, Input::Committed { ticket: Ticket(committed) });
-        }
+        self.take_committed(now);
         for (fetch, records) in self.inbox.take_fetched() {
             self.input(now, Input::Fetched { fetch, records });
         }
@@ -241,6 +253,21 @@ impl Core {
         self.store_full(now, self.inbox.is_full());
         self.compact_if_due(now);
         self.resume_reading(now);
+    }
+
+    /// Says whether records are durable that the engine was not told of.
+    fn has_committed(&self) -> bool {
+        self.inbox.committed() > self.committed
+    }
+
+    /// Tells the engine what is durable, for a slice: what waited for it may be much.
+    fn take_committed(&mut self, now: engine::Now) {
+        let began = std::time::Instant::now();
+        let committed = self.inbox.committed();
+        while self.committed < committed && began.elapsed() < SLICE {
+            self.committed = committed.min(self.committed + COMMITTED_STEP);
+            self.input(now, Input::Committed { ticket: Ticket(self.committed) });
+        }
     }
 
     /// Reads again when half of what waited for the disk is there, or all.

@@ -21,6 +21,11 @@ pub(super) fn reason_string(what: &str) -> ByteString {
     format!("{} ...", &what[..end]).into()
 }
 
+/// Quotes a topic or filter for people; what is too long is cut before it costs anything.
+pub(super) fn quoted(topic: &str) -> String {
+    format!("{:?}", &*reason_string(topic))
+}
+
 impl Shard {
     /// Ends a connection that broke the protocol; 5.0 clients are told why.
     pub(super) fn violate(&mut self, now: Now, conn: ConnId, reason: ReasonCode, what: &str) {

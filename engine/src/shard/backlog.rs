@@ -31,6 +31,8 @@ pub(super) enum Work {
     Shed { next: SessionKey },
     /// A session's rights changed.
     Check(SessionNo),
+    /// A session with many subscriptions ends.
+    EndSession(SessionNo),
     /// A session ended and left messages to its groups.
     HandOver(SessionNo),
     /// Messages wait at a session by a group that it has left.
@@ -81,6 +83,7 @@ impl Shard {
                 Work::CheckAll { next, epoch } => self.check_all(next, epoch),
                 Work::Shed { next } => self.shed(now, next),
                 Work::Check(session) => self.check(now, session),
+                Work::EndSession(session) => self.go_on_ending(now, session),
                 Work::HandOver(session) => self.hand_over(now, session),
                 Work::PassOn { session, group } => self.pass_on(now, session, group),
                 Work::Gather(group) => self.gather(now, group),

@@ -297,6 +297,7 @@ impl Shard {
                 congested: false,
                 unacknowledged: 0,
                 answers_waiting: 0,
+                asked: None,
             },
         );
         self.stats.connects += 1;

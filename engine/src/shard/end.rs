@@ -21,6 +21,12 @@ use crate::session::Session;
 use crate::timers::Deadline;
 use crate::{CloseReason, ConnId, Now};
 
+/// Subscriptions of a session that ends taken away in one turn.
+const SUBSCRIPTIONS_PER_TURN_MAX: usize = 64;
+
+/// Taking one away, in things looked at: an input does no more than two such turns.
+const EFFORT_OF_SUBSCRIPTION: usize = 160;
+
 /// A message at a recipient whose end has come.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ending {
@@ -162,6 +168,7 @@ impl Shard {
         if let Some(last_seen) = self.last_seen(now, conn) {
             self.presence_ended(now, key, &reason, &last_seen);
         }
+        let is_awaited = matches!(reason, CloseReason::TakenOver | CloseReason::Shutdown);
         self.close(conn, reason);
         let session = &mut self.sessions[key];
         session.conn = None;
@@ -169,7 +176,7 @@ impl Shard {
         let (no, expiry_s) = (session.no, session.expiry_s);
         if expiry_s == 0 {
             // [MQTT-4.1.0-2] without an expiry interval the session ends with its connection; its will goes with it.
-            return self.end_session(now, key);
+            return if is_awaited { self.end_session(now, key) } else { self.begin_ending(now, key) };
         }
         let delay_s = session.will.as_ref().map(|w| w.delay_interval_s.unwrap_or(0));
         match delay_s {
@@ -250,8 +257,42 @@ impl Shard {
     pub(super) fn session_expiry_due(&mut self, now: Now, no: SessionNo) {
         let Some(&key) = self.by_no.get(&no) else { return };
         if self.sessions[key].is_expired(now.monotonic_ms) {
-            self.stats.sessions_expired += 1;
+            // Without an expiry interval its end has begun already.
+            self.stats.sessions_expired += u64::from(self.sessions[key].expiry_s > 0);
             self.end_session(now, key);
+        }
+    }
+
+    /// Ends a session that nobody waits for: one with many subscriptions in portions, so that others need not wait
+    /// until it is gone.
+    fn begin_ending(&mut self, now: Now, key: SessionKey) {
+        let session = &self.sessions[key];
+        if session.subscriptions.len() <= SUBSCRIPTIONS_PER_TURN_MAX {
+            return self.end_session(now, key);
+        }
+        self.backlog.push_back(Work::EndSession(session.no));
+    }
+
+    /// Takes some of the session's subscriptions away, and the session with the last of them. One whose client has
+    /// come back is gone already.
+    pub(super) fn go_on_ending(&mut self, now: Now, no: SessionNo) {
+        let Some(&key) = self.by_no.get(&no) else { return };
+        let filters = self.sessions[key].subscriptions.keys();
+        let filters: Vec<_> = filters.take(SUBSCRIPTIONS_PER_TURN_MAX).cloned().collect();
+        self.effort += filters.len() * EFFORT_OF_SUBSCRIPTION;
+        for filter in &filters {
+            self.remove_subscription(key, filter);
+        }
+        self.begin_ending(now, key);
+    }
+
+    /// Ends at once what ends in portions.
+    pub(super) fn end_sessions_now(&mut self, now: Now) {
+        let ending = |work: &Work| if let Work::EndSession(no) = work { Some(*no) } else { None };
+        let ending: Vec<_> = self.backlog.iter().filter_map(ending).collect();
+        for key in ending.iter().filter_map(|no| self.by_no.get(no).copied()).collect::<Vec<_>>() {
+            self.end_session(now, key);
+            self.finish(now);
         }
     }
 

@@ -9,7 +9,8 @@ use crate::session::FlightState;
 use crate::{CloseReason, ConnId, Now};
 
 impl Shard {
-    pub(super) fn packet(&mut self, now: Now, conn: ConnId, packet: Packet) {
+    /// Takes a packet, or a part of one that has more filters than are taken at once.
+    pub(super) fn packet(&mut self, now: Now, conn: ConnId, packet: Packet, filters_left: usize) {
         let Some(c) = self.conns.get_mut(&conn) else { return };
         let (quiet_since_ms, is_watched) = (c.last_packet_ms.max(c.last_sent_ms), c.path.is_some());
         c.last_packet_ms = now.monotonic_ms;
@@ -26,8 +27,8 @@ impl Shard {
             Packet::PubRec(ack) => self.pubrec(now, conn, &ack),
             Packet::PubRel(ack) => self.pubrel(conn, ack.packet_id),
             Packet::PubComp(ack) => self.pubcomp(now, conn, &ack),
-            Packet::Subscribe(subscribe) => self.subscribe(now, conn, subscribe),
-            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(now, conn, &unsubscribe),
+            Packet::Subscribe(subscribe) => self.subscribe(now, conn, subscribe, filters_left),
+            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(now, conn, &unsubscribe, filters_left),
             // [MQTT-3.12.4-1]
             Packet::PingReq => self.send_fitting(conn, Wait::Ticket(0), Packet::PingResp),
             Packet::Disconnect(disconnect) => self.disconnect(now, conn, &disconnect),

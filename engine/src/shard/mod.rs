@@ -7,6 +7,7 @@
 
 mod accept;
 mod answer;
+mod asked;
 mod backlog;
 mod caller;
 mod checkpoint;
@@ -68,6 +69,7 @@ use crate::session::Session;
 use crate::share::Groups;
 use crate::timers::{Deadline, Timers};
 use crate::{CloseReason, Config, ConnId, Input, Now, OnFull, Output, Stats, Ticket};
+use asked::Asked;
 use backlog::Work;
 use fetch::Fetches;
 use inbox::Inboxes;
@@ -202,6 +204,8 @@ struct Conn {
     unacknowledged: u16,
     /// Packets other than PUBLISH that wait for their record.
     answers_waiting: u32,
+    /// What came of a SUBSCRIBE or UNSUBSCRIBE that comes in parts.
+    asked: Option<Box<Asked>>,
 }
 
 /// Answers that may wait for the store on one connection: all that its packet ids allow, and some.
@@ -291,7 +295,8 @@ impl Shard {
             }
             Input::End { conn, reason, what } => self.end_by_caller(now, conn, reason, what),
             Input::Inform { topic, payload } => self.inform(now, topic, payload),
-            Input::Packet { conn, packet } => self.packet(now, conn, packet),
+            Input::Packet { conn, packet } => self.packet(now, conn, packet, 0),
+            Input::Part { conn, packet, filters_left } => self.packet(now, conn, packet, filters_left),
             Input::Malformed { conn, error } => {
                 self.malformed(now, conn, &error);
             }
@@ -480,6 +485,7 @@ impl Shard {
     /// like any other: their wills are published then (section 3.1.2.5). Sessions that end with their
     /// connection end now, or nobody would publish theirs.
     fn shut_down(&mut self, now: Now) {
+        self.end_sessions_now(now);
         let mut conns: Vec<_> = self.conns.iter().map(|(conn, c)| (*conn, c.session)).collect();
         conns.sort_unstable();
         for (conn, key) in conns {

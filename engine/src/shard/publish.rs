@@ -4,6 +4,7 @@ use bytestring::ByteString;
 use protocol::{Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, Will, im};
 
 use super::accept::{Accepted, Offer, Publisher, Refused, check_payload_format};
+use super::answer::quoted;
 use super::request::Request;
 use super::{Shard, Wait};
 use crate::memory::ALIAS_BYTES;
@@ -152,7 +153,7 @@ impl Shard {
         self.stats.dropped += 1;
         let Some(c) = self.conns.get(&conn) else { return };
         let (key, version) = (c.session, c.version);
-        let what = format!("publish to {topic:?} refused: {}", refused.what);
+        let what = format!("publish to {} refused: {}", quoted(topic), refused.what);
         let Some(packet_id) = packet_id else {
             if refused.reason == ReasonCode::PayloadFormatInvalid {
                 // Section 3.3.2.3.2 names PUBACK, PUBREC and DISCONNECT, and QoS 0 has only the last.

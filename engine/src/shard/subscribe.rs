@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use protocol::{
-    AckProperties, ByteString, Packet, ProtocolVersion, QoS, ReasonCode, RetainHandling, SubAck, Subscribe,
-    SubscribeFilter, SubscribeOptions, TopicFilter, UnsubAck, Unsubscribe, im,
+    ByteString, ProtocolVersion, QoS, ReasonCode, RetainHandling, Subscribe, SubscribeFilter,
+    SubscribeOptions, TopicFilter, Unsubscribe, im,
 };
 
-use super::answer::reason_string;
+use super::Shard;
+use super::answer::quoted;
 use super::limits::levels_of;
-use super::{Shard, Wait};
 use crate::message::{Delivery, Message, Origin, compact, user_property};
 use crate::principal::lower;
 use crate::record::{Entry, Form};
@@ -44,26 +44,19 @@ type Retained = (Vec<Arc<Message>>, Vec<ByteString>);
 type Subscribed = (ReasonCode, Vec<Delivery>, Vec<ByteString>);
 
 impl Shard {
-    pub(super) fn subscribe(&mut self, now: Now, conn: ConnId, subscribe: Subscribe) {
+    /// [MQTT-3.8.4-5] many filters in one SUBSCRIBE are as many with one each, but for the answer.
+    pub(super) fn subscribe(&mut self, now: Now, conn: ConnId, subscribe: Subscribe, filters_left: usize) {
         let Some(c) = self.conns.get(&conn) else { return };
-        let (key, problem_information) = (c.session, c.problem_information);
+        let key = c.session;
         // 3.1.1 has no reason strings.
         let is_told_errors = c.version == ProtocolVersion::V311;
-        if self.refuse_unanswerable(now, conn, subscribe.packet_id, subscribe.filters.len()) {
-            return;
-        }
-        let mut reasons = Vec::with_capacity(subscribe.filters.len());
-        let mut why = None;
-        let mut retained = Vec::new();
-        let mut presences = Vec::new();
-        let mut allowance = Allowance {
-            compared: self.config.retained_compared_max,
-            found: self.config.retained_per_subscribe_max,
-        };
+        let (packet_id, filters) = (subscribe.packet_id, subscribe.filters.len() + filters_left);
+        let Some(mut asked) = self.begin_asked(now, conn, packet_id, filters) else { return };
+        let (mut retained, mut presences) = (Vec::new(), Vec::new());
         for filter in &subscribe.filters {
-            match self.subscribe_one(now, key, filter, &subscribe, &mut allowance) {
+            match self.subscribe_one(now, key, filter, &subscribe, &mut asked.allowance) {
                 Ok((reason, found, clients)) => {
-                    reasons.push(reason);
+                    asked.reasons.push(reason);
                     retained.extend(found);
                     presences.push((filter, clients));
                 }
@@ -71,16 +64,13 @@ impl Shard {
                     if is_told_errors {
                         self.tell_error(now, key, &filter.filter, &what);
                     }
-                    why.get_or_insert_with(|| format!("{:?}: {what}", filter.filter));
-                    reasons.push(reason);
+                    asked.why.get_or_insert_with(|| format!("{}: {what}", quoted(&filter.filter)));
+                    asked.reasons.push(reason);
                 }
             }
         }
-        let reason_string = why.filter(|_| problem_information).as_deref().map(reason_string);
-        let properties = AckProperties { reason_string, ..AckProperties::default() };
-        // [MQTT-3.8.4-1] one SUBACK, [MQTT-3.8.4-6] with one code a filter.
-        let suback = Packet::SubAck(SubAck { packet_id: subscribe.packet_id, properties, reasons });
-        self.send_fitting(conn, Wait::Record, suback);
+        self.answer_subscribe(conn, packet_id, asked, filters_left);
+        // Section 3.8.4: before the SUBACK of all parts too, so that no newer message goes out before them.
         for delivery in retained {
             self.deliver(now, key, delivery);
         }
@@ -287,16 +277,20 @@ impl Shard {
         }
     }
 
-    pub(super) fn unsubscribe(&mut self, now: Now, conn: ConnId, unsubscribe: &Unsubscribe) {
+    pub(super) fn unsubscribe(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        unsubscribe: &Unsubscribe,
+        filters_left: usize,
+    ) {
         let Some(key) = self.conns.get(&conn).map(|c| c.session) else { return };
-        if self.refuse_unanswerable(now, conn, unsubscribe.packet_id, unsubscribe.filters.len()) {
-            return;
+        let (packet_id, filters) = (unsubscribe.packet_id, unsubscribe.filters.len() + filters_left);
+        let Some(mut asked) = self.begin_asked(now, conn, packet_id, filters) else { return };
+        for filter in &unsubscribe.filters {
+            asked.reasons.push(self.unsubscribe_one(key, filter));
         }
-        let reasons = unsubscribe.filters.iter().map(|filter| self.unsubscribe_one(key, filter)).collect();
-        let properties = AckProperties::default();
-        // [MQTT-3.10.4-4] [MQTT-3.11.3-1] UNSUBACK even where nothing was subscribed, one code a filter.
-        let unsuback = UnsubAck { packet_id: unsubscribe.packet_id, properties, reasons };
-        self.send_fitting(conn, Wait::Record, Packet::UnsubAck(unsuback));
+        self.answer_unsubscribe(conn, packet_id, asked, filters_left);
     }
 
     pub(super) fn unsubscribe_one(&mut self, key: SessionKey, filter: &ByteString) -> ReasonCode {

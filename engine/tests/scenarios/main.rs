@@ -20,6 +20,7 @@ mod members;
 mod memory;
 mod node;
 mod payload_format;
+mod portions;
 mod presence;
 mod principal_limits;
 mod probes;
