@@ -96,7 +96,27 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
         ),
         (Counter, "store_fetched_total", "Records read for them.", snapshot.fetches.records),
         (Counter, "store_fetch_failures_total", "Records that could not be read.", snapshot.fetches.failed),
-        (Counter, "store_compactions_total", "Compactions of the log begun.", counts.compactions),
+        (
+            Gauge,
+            "store_view_lag_records",
+            "Records of the log that the view has not taken in.",
+            snapshot.view.lag,
+        ),
+        (Gauge, "store_view_bytes", "Size of the view on disk.", snapshot.view.disk_bytes),
+        (
+            Gauge,
+            "store_view_failed",
+            "1 when the view does not follow the log any more.",
+            flag(snapshot.view.is_failed),
+        ),
+        (Counter, "store_view_batches_total", "Batches that the view took in.", snapshot.view.batches),
+        (Counter, "store_rewrites_total", "Files that replaced segments of the log.", snapshot.view.rewrites),
+        (
+            Counter,
+            "store_freed_bytes_total",
+            "Bytes that rewriting segments gave back.",
+            snapshot.view.freed_bytes,
+        ),
         (Gauge, "reading_paused", "1 while reading waits for the disk.", flag(snapshot.reading_paused)),
         (Gauge, "uptime_seconds", "Seconds since the start.", snapshot.uptime_ms / 1000),
     ];

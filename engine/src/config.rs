@@ -213,7 +213,7 @@ impl Default for Config {
             dedup: DedupLimits::default(),
             replays_per_session_max: 10_000,
             receipts_listed_max: 50,
-            bodies_bytes_max: 0,
+            bodies_bytes_max: 64 * 1024 * 1024,
             members_max: 100_000,
             conversations_per_user_max: 20_000,
             memberships_max: 5_000_000,

@@ -71,9 +71,10 @@ enum Job {
     Append { ticket: u64, records: Vec<Bytes> },
     Checkpoint { ticket: u64, records: Vec<Bytes> },
     Swap { rewritten: Rewritten, done: SyncSender<bool> },
+    Sync { done: SyncSender<bool> },
 }
 
-/// Hands rewritten files to the thread that writes the log, from another thread.
+/// Asks the thread that writes the log for what looking after the log needs, from another thread.
 #[derive(Clone, Debug)]
 pub struct Swapper {
     shared: Arc<Shared>,
@@ -161,6 +162,14 @@ impl Swapper {
         // It is dropped unanswered when the writer ends first.
         is_done.recv().unwrap_or(false)
     }
+
+    /// Has everything synced that is committed, whatever the durability, and waits for it. Returns `false` if the log
+    /// takes nothing more.
+    pub fn sync(&self) -> bool {
+        let (done, is_done) = sync_channel(1);
+        self.shared.push(Job::Sync { done });
+        is_done.recv().unwrap_or(false)
+    }
 }
 
 impl Drop for Committer {
@@ -176,7 +185,7 @@ impl Job {
     fn bytes(&self) -> usize {
         match self {
             Self::Append { records, .. } | Self::Checkpoint { records, .. } => total(records),
-            Self::Swap { .. } => 0,
+            Self::Swap { .. } | Self::Sync { .. } => 0,
         }
     }
 }
@@ -318,6 +327,10 @@ impl<D: Disk, E: FnMut(CommitEvent)> Writer<D, E> {
                     self.swap(rewritten, &done)?;
                     return Ok(Round::Goes);
                 }
+                Some(Job::Sync { done }) => {
+                    self.sync(&done)?;
+                    return Ok(Round::Goes);
+                }
                 None => break,
             }
         }
@@ -369,6 +382,12 @@ impl<D: Disk, E: FnMut(CommitEvent)> Writer<D, E> {
         Ok(())
     }
 
+    fn sync(&mut self, done: &SyncSender<bool>) -> Result<(), LogError> {
+        self.log.sync()?;
+        let _ = done.send(true);
+        Ok(())
+    }
+
     /// Waits until another try is worth it: a second passed, or a checkpoint or a rewritten file came, which is
     /// taken at once.
     fn wait_for_space(&mut self, jobs: &mut VecDeque<Job>, error: LogError) -> Result<(), LogError> {
@@ -387,6 +406,13 @@ impl<D: Disk, E: FnMut(CommitEvent)> Writer<D, E> {
                 };
                 self.swap(rewritten, &done)?;
                 return self.log.ensure_spare();
+            }
+            if let Some(at) = jobs.iter().position(|job| matches!(job, Job::Sync { .. })) {
+                drop(queue);
+                let Some(Job::Sync { done }) = jobs.remove(at) else {
+                    unreachable!("it was just found there")
+                };
+                return self.sync(&done);
             }
             if queue.is_closing {
                 return Err(error);

@@ -286,6 +286,12 @@ pub(crate) fn split_next<'a>(
     }
 }
 
+/// Steps over the first record of a group's body, whatever is in it; `None` if its length cannot be true.
+pub(crate) fn skip_record(body: &[u8]) -> Option<&[u8]> {
+    let (header, rest) = body.split_first_chunk::<RECORD_HEADER_BYTES>()?;
+    rest.get(u32_at(header, 4) as usize..)
+}
+
 /// Splits the first record off a group's body.
 fn split_record(body: &[u8], nonce: u64, lsn: u64) -> Result<(&[u8], &[u8]), &'static str> {
     let Some((header, rest)) = body.split_first_chunk::<RECORD_HEADER_BYTES>() else {

@@ -198,6 +198,17 @@ impl<D: Disk> Log<D> {
         Ok(committed)
     }
 
+    /// Commits, and syncs whatever the durability.
+    ///
+    /// # Errors
+    /// As for `commit`.
+    pub fn sync(&mut self) -> Result<(), LogError> {
+        self.commit_pending()?;
+        self.sync_current()?;
+        self.shared.tell_committed(self.committed_lsn, self.synced_lsn);
+        Ok(())
+    }
+
     /// Returns the bytes that the log's records take on disk, frames included, and the unused rest of
     /// preallocated segments not.
     pub fn bytes(&self) -> u64 {

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::disk::{Disk, DiskFile};
 use crate::error::LogError;
 use crate::file_disk::FileDisk;
-use crate::format::{GROUP_HEADER_BYTES, GroupHeader, Kind, split_next};
+use crate::format::{GROUP_HEADER_BYTES, GroupHeader, Kind, skip_record, split_next};
 use crate::index::{GroupIndex, Stretch};
 use crate::log::{Log, Lsn};
 use crate::segment::{Sealed, name};
@@ -87,13 +87,15 @@ struct Block {
     bytes: Vec<u8>,
     /// Number, start and end.
     records: Vec<(u64, usize, usize)>,
-    /// What ends the records before the place does.
+    /// The first place that does not decode; records behind it may be there.
     damage: Option<Damage>,
 }
 
 /// A place that does not decode.
 #[derive(Clone, Copy, Debug)]
 struct Damage {
+    /// How many records come before it.
+    before: usize,
     offset: u64,
     what: &'static str,
 }
@@ -258,7 +260,7 @@ impl<D: Disk> LogReader<D> {
 
     fn check(&self, block: &Block) -> Result<(), LogError> {
         match (block.damage, &block.place) {
-            (Some(Damage { offset, what }), Some(place)) => {
+            (Some(Damage { offset, what, .. }), Some(place)) => {
                 Err(LogError::Corrupt { file: self.path(place), offset, what: what.to_owned() })
             }
             _ => Ok(()),
@@ -313,37 +315,48 @@ impl Block {
         self.bytes.resize(bytes, 0);
     }
 
-    /// Finds the records up to the first damage, checking every checksum.
+    /// Finds the records, checking every checksum. Damage to one of them leaves the others.
     fn decode(&mut self, place: &Place) {
         self.place = Some(place.clone());
         let mut at = 0;
         while at < self.bytes.len() {
             match self.decode_group(place, at) {
                 Ok(bytes) => at += bytes,
-                Err((at, what)) => {
-                    self.damage = Some(Damage { offset: place.from + at as u64, what });
-                    return;
-                }
+                Err(what) => return self.note_damage(place, at, what),
             }
         }
     }
 
+    fn note_damage(&mut self, place: &Place, at: usize, what: &'static str) {
+        let (before, offset) = (self.records.len(), place.from + at as u64);
+        self.damage.get_or_insert(Damage { before, offset, what });
+    }
+
     /// Finds the records of the group that starts here; returns its length.
-    fn decode_group(&mut self, place: &Place, at: usize) -> Result<usize, (usize, &'static str)> {
+    fn decode_group(&mut self, place: &Place, at: usize) -> Result<usize, &'static str> {
         let header = GroupHeader::decode(&self.bytes[at..], place.nonce, place.from + at as u64);
-        let header = header.map_err(|what| (at, what))?;
+        let header = header?;
         let body_at = at + GROUP_HEADER_BYTES;
         let body_end = body_at + header.body_bytes as usize;
-        let mut body =
-            self.bytes.get(body_at..body_end).ok_or((at, "a group goes beyond the end of its file"))?;
+        let mut rest =
+            self.bytes.get(body_at..body_end).ok_or("a group goes beyond the end of its file")?.len();
         let mut next_lsn = header.first_lsn;
         for _ in 0..header.count {
-            let split = split_next(body, place.nonce, &header, next_lsn);
-            let (lsn, payload, rest) = split.map_err(|what| (body_end - body.len(), what))?;
-            next_lsn = lsn + 1;
-            let end = body_end - rest.len();
-            self.records.push((lsn, end - payload.len(), end));
-            body = rest;
+            let record_at = body_end - rest;
+            let body = &self.bytes[record_at..body_end];
+            match split_next(body, place.nonce, &header, next_lsn) {
+                Ok((lsn, payload, after)) => {
+                    let end = body_end - after.len();
+                    self.records.push((lsn, end - payload.len(), end));
+                    (next_lsn, rest) = (lsn + 1, after.len());
+                }
+                Err(what) => {
+                    let skipped = skip_record(body).map(<[u8]>::len);
+                    self.note_damage(place, record_at, what);
+                    let Some(after) = skipped else { break };
+                    (next_lsn, rest) = (next_lsn + 1, after);
+                }
+            }
         }
         Ok(header.stride() as usize)
     }
@@ -368,7 +381,8 @@ impl<D: Disk> Replay<D> {
         let mut cache = self.reader.cache.lock().expect("no holder of this lock panics");
         let Some(block) = self.reader.block(&mut cache, self.next_lsn)? else { return Ok(false) };
         let wanted = self.next_lsn..=self.end;
-        for (lsn, from, to) in block.records.iter().filter(|(lsn, ..)| wanted.contains(lsn)) {
+        let whole = block.damage.map_or(block.records.len(), |damage| damage.before);
+        for (lsn, from, to) in block.records[..whole].iter().filter(|(lsn, ..)| wanted.contains(lsn)) {
             self.records.push_back((Lsn(*lsn), Bytes::copy_from_slice(&block.bytes[*from..*to])));
         }
         self.failed = self.reader.check(block).err();

@@ -204,10 +204,9 @@ sections! {
         recipients_bytes_max: u64 = 12_582_912, 4_096..=536_870_912;
         /// Bytes that wait for the disk at which no more is read from clients.
         pending_bytes_max: u64 = 33_554_432, 65_536..=17_179_869_184;
-        /// The log is compacted when it is this many times what it was after the last time ...
-        compact_growth: u32 = 4, 2..=1_000;
-        /// ... plus this many bytes.
-        compact_bytes_min: u64 = 67_108_864, 65_536..=1_099_511_627_776;
+        /// Bytes of stored messages that stay in memory; the oldest leave it above that and are read from the log when
+        /// they are sent. 0 = all stay.
+        bodies_bytes_max: u64 = 67_108_864, 0..=1_099_511_627_776;
     }
     /// Sessions: what the broker keeps for a client id.
     session: Session {
@@ -649,6 +648,7 @@ impl Config {
             retained_per_subscribe_max: self.retained.per_subscribe_max as usize,
             retained_compared_max: self.retained.compared_max as usize,
             client_id_bytes_max: usize::from(self.mqtt.client_id_bytes_max),
+            bodies_bytes_max: self.store.bodies_bytes_max as usize,
             record_recipients_bytes_max: self.store.recipients_bytes_max as usize,
             topic_levels_max: self.mqtt.topic_levels_max as usize,
             conversations_max: self.im.conversations_max as usize,

@@ -18,7 +18,6 @@ pub(crate) struct Inbox {
     committed: AtomicU64,
     log_bytes: AtomicU64,
     full: AtomicBool,
-    checkpointed: AtomicBool,
     auth_changed: AtomicBool,
     stop: AtomicBool,
     fetched: Mutex<Vec<Fetched>>,
@@ -35,11 +34,9 @@ impl Inbox {
                 self.committed.fetch_max(ticket, AcqRel);
             }
             CommitEvent::Full(full) => self.full.store(full, Release),
-            CommitEvent::Checkpointed { log_bytes } => {
+            CommitEvent::Checkpointed { log_bytes } | CommitEvent::Swapped { log_bytes, .. } => {
                 self.log_bytes.store(log_bytes, Release);
-                self.checkpointed.store(true, Release);
             }
-            CommitEvent::Swapped { log_bytes, .. } => self.log_bytes.store(log_bytes, Release),
             CommitEvent::Failed(error) => self.fail(FatalError::Store(error)),
         }
         self.changed.notify_one();
@@ -106,11 +103,6 @@ impl Inbox {
 
     pub(crate) fn is_full(&self) -> bool {
         self.full.load(Acquire)
-    }
-
-    /// Says, once, that a checkpoint is finished.
-    pub(crate) fn take_checkpointed(&self) -> bool {
-        self.checkpointed.swap(false, AcqRel)
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

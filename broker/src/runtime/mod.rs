@@ -27,9 +27,11 @@ mod log;
 mod memory;
 mod output;
 mod pause;
+mod reclaim;
 mod sys;
 mod transport;
 mod turn;
+mod view;
 
 use std::{
     cell::RefCell,
@@ -77,7 +79,6 @@ pub(crate) struct Counts {
     pub(crate) packets_out: u64,
     pub(crate) malformed: u64,
     pub(crate) overflowed: u64,
-    pub(crate) compactions: u64,
     /// Closed at accept, unanswered: a ban, or a bound of the address or the listener.
     pub(crate) closed_at_accept: u64,
     /// CONNECTs refused: 0x97.
@@ -116,6 +117,7 @@ pub(crate) struct Snapshot {
     pub(crate) pending_bytes: u64,
     pub(crate) store_full: bool,
     pub(crate) fetches: fetch::FetchCounts,
+    pub(crate) view: view::ViewCounts,
     pub(crate) reading_paused: bool,
     pub(crate) stopping: bool,
     pub(crate) uptime_ms: u64,
@@ -228,7 +230,8 @@ struct Core {
     limits: Limits,
     counts: Counts,
     inbox: Arc<Inbox>,
-    log: log::LogState,
+    is_store_full: bool,
+    view: Option<view::ViewThread>,
     committer: Option<Committer>,
     fetcher: fetch::Fetcher,
     connections: Slab<Connection>,
@@ -313,11 +316,13 @@ impl Core {
         inbox: &Arc<Inbox>,
         handshakes: Arc<HandshakeCounts>,
     ) -> Self {
-        let Store { log, engine, clock, state, .. } = store;
+        let Store { log, view, place, engine, clock, .. } = store;
         let events = Arc::clone(inbox);
         inbox.set_log_bytes(log.bytes());
         // Records are numbered as the log does.
         let newest = log.next_lsn().0 - 1;
+        let reader = log.reader();
+        let committer = Committer::spawn(log, move |event| events.commit_event(event));
         Self {
             engine,
             sys: sys::Sys::new(config.mqtt.sys_interval_s),
@@ -325,9 +330,20 @@ impl Core {
             limits: Limits::new(config),
             counts: Counts::default(),
             inbox: Arc::clone(inbox),
-            log: state,
-            fetcher: fetch::Fetcher::spawn(log.reader(), Arc::clone(inbox)),
-            committer: Some(Committer::spawn(log, move |event| events.commit_event(event))),
+            fetcher: fetch::Fetcher::spawn(reader.clone(), Arc::clone(inbox)),
+            is_store_full: false,
+            view: Some(view::ViewThread::spawn(
+                view::Follower {
+                    view,
+                    place,
+                    reader,
+                    swapper: committer.swapper(),
+                    segment_bytes: config.store.segment_bytes,
+                    unsynced_passes: 0,
+                },
+                Arc::clone(inbox),
+            )),
+            committer: Some(committer),
             connections: Slab::new(),
             next_serial: 0,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
@@ -394,7 +410,8 @@ impl Core {
             buffered_bytes: self.buffered as u64,
             log_bytes: self.inbox.log_bytes(),
             pending_bytes: self.pending_bytes() as u64,
-            store_full: self.log.is_full(),
+            store_full: self.is_store_full,
+            view: self.view.as_ref().map(view::ViewThread::counts).unwrap_or_default(),
             fetches: self.fetcher.counts(),
             reading_paused: self.reading_paused,
             stopping: self.stop.is_some(),
@@ -435,6 +452,9 @@ pub(crate) fn run(runtime: &tokio::runtime::Runtime, parts: Parts) -> Result<(),
         tokio::task::spawn_local(control).await.unwrap_or(Err(FatalError::Panicked))
     });
     drop(tasks);
+    // First the view, which reads the log and hands it rewritten segments.
+    let view = shared.core.borrow_mut().view.take();
+    drop(view);
     // Also after a failure: what was handed over is committed if the store still can.
     let committer = shared.core.borrow_mut().committer.take();
     let closed = committer.map_or(Ok(()), |committer| committer.close().map_err(FatalError::Store));

@@ -167,7 +167,6 @@ impl Core {
             front(&self.connect_deadlines),
             front(&self.close_deadlines),
             self.next_pause_ms(),
-            self.log.retry_ms(self.last_ticket),
             self.sys_due_ms(),
             self.stop.map(|stop| stop.next_ms(self.clock.now().monotonic_ms)),
         ]
@@ -202,9 +201,6 @@ impl Core {
             self.input(now, Input::Timer);
         }
         self.pauses_due(now);
-        if self.log.retry_ms(self.last_ticket).is_some() {
-            self.compact_if_due(now);
-        }
         if self.sys_due_ms().is_some_and(|due| due <= now.monotonic_ms) {
             self.publish_sys(now);
         }
@@ -244,14 +240,10 @@ impl Core {
         for (fetch, records) in self.inbox.take_fetched() {
             self.input(now, Input::Fetched { fetch, records });
         }
-        if self.inbox.take_checkpointed() {
-            self.compacted(now);
-        }
         if self.inbox.take_auth_changed() {
             self.recheck(now);
         }
         self.store_full(now, self.inbox.is_full());
-        self.compact_if_due(now);
         self.resume_reading(now);
     }
 

@@ -82,6 +82,8 @@ fn what_is_written_and_not_synced_is_shown_and_not_said_to_be_synced() {
     assert_eq!((reader.committed(), reader.synced()), (Lsn(7), Lsn(0)));
     commit_each(&mut log, 8..=8, 500);
     assert_eq!((reader.committed(), reader.synced()), (Lsn(8), Lsn(7)), "the full segment was synced");
+    log.sync().unwrap();
+    assert_eq!(reader.synced(), Lsn(8));
     drop(log);
     let log = open(&dir);
     assert_eq!((log.reader().committed(), log.reader().synced()), (Lsn(8), Lsn(8)));
@@ -129,6 +131,44 @@ fn damage_that_came_after_opening_is_told_with_its_place() {
         matches!(&error, LogError::Corrupt { file, offset, .. } if *file == path && *offset == second_at as u64 + 56),
         "{error}"
     );
+}
+
+#[test]
+fn damage_to_one_record_leaves_those_around_it_readable_and_stops_a_replay() {
+    let disk = SimDisk::new(5);
+    let mut log = Log::open_on(disk.clone(), LogConfig { segment_bytes: 1 << 16, ..config() }).unwrap();
+    for number in 1..=20 {
+        log.append(&content(number, 100)).unwrap();
+        if number % 5 == 0 {
+            log.commit().unwrap();
+        }
+    }
+    let name = "00000000000000000001.seg";
+    let good = disk.read(name).unwrap();
+    // In the second group of five records: its third one's length, checksum and content, and the group's header.
+    let group = 64 + (56 + 5 * 108_usize).next_multiple_of(8);
+    let third = group + 56 + 2 * 108;
+    let cases = [(third + 50, vec![8]), (third, vec![8]), (third + 6, vec![8, 9, 10]), (third + 4, vec![8])];
+    for (at, missing) in cases {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        disk.overwrite(name, bad);
+        let reader = log.reader();
+        for number in 1..=20 {
+            match reader.read(Lsn(number)) {
+                Ok(record) => assert_eq!(record.unwrap(), content(number, 100)),
+                Err(LogError::Corrupt { offset, .. }) => {
+                    assert_eq!(offset, third as u64);
+                    // A wrong length that is not too long misleads until the group's end.
+                    assert!(missing.contains(&number) || (at == third + 4 && number <= 10), "{at}: {number}");
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+        let replayed: Vec<_> = reader.replay_from(Lsn(1)).unwrap().map(|r| r.map(|(lsn, _)| lsn.0)).collect();
+        assert_eq!(replayed.len(), 8, "seven records and the error");
+        assert!(replayed[7].is_err());
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod relay;
 mod report;
 mod rows;
 mod servers;
+mod store;
 
 use std::path::PathBuf;
 
@@ -50,6 +51,15 @@ struct Args {
     /// MQTT version the clients speak: 3.1.1 or 5
     #[arg(long, value_name = "VERSION", default_value = "3.1.1", value_parser = version)]
     mqtt: ProtocolVersion,
+    /// Measure the store instead: durable publishes, and a queue of many messages in many sessions
+    #[arg(long)]
+    store: bool,
+    /// Sessions of the queue that `--store` fills
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    sessions: u64,
+    /// Messages in each of them
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    queued: u64,
     /// List the rows and end
     #[arg(long)]
     list: bool,
@@ -94,6 +104,11 @@ fn main() -> Result<()> {
         args.seconds
     );
     let postrider = args.postrider.context("--postrider is needed")?;
+    if args.store {
+        servers::raise_file_limit();
+        let load = store::Load { sessions: args.sessions, queued: args.queued, seconds: args.seconds };
+        return store::run(&postrider, load);
+    }
     let programs = Programs::new(postrider, args.mosquitto, &args.servers)?;
     servers::raise_file_limit();
     let bounds = Bounds { seconds: args.seconds, messages: args.messages, version: args.mqtt };

@@ -97,7 +97,9 @@ fn first_line(program: &Path, flag: &str) -> Result<String> {
 pub(crate) struct Server {
     child: Child,
     pub(crate) addr: SocketAddr,
-    _folder: TempDir,
+    /// What it said before it listened.
+    pub(crate) said: Vec<String>,
+    _folder: Option<TempDir>,
     /// Held open: what the server still says must not fail.
     _stdout: Option<BufReader<ChildStdout>>,
 }
@@ -124,25 +126,31 @@ impl Server {
                 let mut command = Command::new(std::env::current_exe()?);
                 let pattern = clap::ValueEnum::to_possible_value(&pattern).expect("no pattern is skipped");
                 command.args(["--relay", pattern.get_name()]);
-                Self::listening(command, folder, "listening on ")
+                Self::listening(command, Some(folder), "listening on ")
             }
             ServerKind::Postrider => {
-                let mut command = Command::new(&programs.postrider);
-                let durability = if durability == Durability::Power { "power" } else { "process" };
-                command
-                    .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-                    .arg(folder.path())
-                    .env("POSTRIDER_LOG__FILTER", "error")
-                    .env("POSTRIDER_HTTP__ENABLED", "false")
-                    .env("POSTRIDER_STORE__DURABILITY", durability);
-                Self::listening(command, folder, "mqtt listening on ")
+                let command = postrider(&programs.postrider, durability, folder.path());
+                Self::listening(command, Some(folder), "mqtt listening on ")
             }
             ServerKind::Mosquitto => Self::mosquitto(programs, folder, keeps_files),
         }
     }
 
+    /// Starts postrider on a store that outlives it.
+    pub(crate) fn on_store(program: &Path, durability: Durability, store: &Path) -> Result<Self> {
+        Self::listening(postrider(program, durability, store), None, "mqtt listening on ")
+    }
+
+    /// Ends it in order.
+    pub(crate) fn terminate(mut self) -> Result<()> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        ensure!(self.child.wait()?.success(), "it did not end in order");
+        Ok(())
+    }
+
     /// Starts a server that says on stdout where it listens.
-    fn listening(mut command: Command, folder: TempDir, before: &str) -> Result<Self> {
+    fn listening(mut command: Command, folder: Option<TempDir>, before: &str) -> Result<Self> {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -150,16 +158,17 @@ impl Server {
             .with_context(|| format!("{command:?} does not start"))?;
         let stdout = child.stdout.take().context("stdout was piped")?;
         let mut stdout = BufReader::new(stdout);
-        let addr = stdout
-            .by_ref()
-            .lines()
-            .map_while(Result::ok)
-            .find_map(|line| line.split_once(before).and_then(|(_, addr)| addr.trim().parse().ok()));
+        let mut said = Vec::new();
+        let addr = stdout.by_ref().lines().map_while(Result::ok).find_map(|line| {
+            let addr = line.split_once(before).and_then(|(_, addr)| addr.trim().parse().ok());
+            said.push(line);
+            addr
+        });
         let Some(addr) = addr else {
             let status = child.wait()?;
             bail!("{command:?} ended with {status} before it listened");
         };
-        Ok(Self { child, addr, _folder: folder, _stdout: Some(stdout) })
+        Ok(Self { child, addr, said, _folder: folder, _stdout: Some(stdout) })
     }
 
     fn mosquitto(programs: &Programs, folder: TempDir, keeps_files: bool) -> Result<Self> {
@@ -189,7 +198,7 @@ impl Server {
             }
             thread::sleep(Duration::from_millis(10));
         }
-        Ok(Self { child, addr, _folder: folder, _stdout: None })
+        Ok(Self { child, addr, said: Vec::new(), _folder: Some(folder), _stdout: None })
     }
 
     /// CPU time that all threads of the process used so far, in nanoseconds: the sum that utime + stime of
@@ -213,6 +222,18 @@ impl Server {
         let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
         Ok(kib.with_context(|| format!("{file} has no RssAnon"))? * 1024)
     }
+}
+
+fn postrider(program: &Path, durability: Durability, store: &Path) -> Command {
+    let mut command = Command::new(program);
+    let durability = if durability == Durability::Power { "power" } else { "process" };
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(store)
+        .env("POSTRIDER_LOG__FILTER", "error")
+        .env("POSTRIDER_HTTP__ENABLED", "false")
+        .env("POSTRIDER_STORE__DURABILITY", durability);
+    command
 }
 
 /// Takes as many open files as this process may have; the servers inherit it.

@@ -1,0 +1,131 @@
+//! Which full segments are worth rewriting.
+//!
+//! Pure: it is told what each segment holds and how much of it is still needed. A segment is rewritten when half of its
+//! records are garbage, or any in a full store. Small neighbours become one file on the way, so that the number of files
+//! follows what is kept and not what was ever written.
+
+use std::ops::Range;
+
+use storage::SegmentInfo;
+
+/// A segment, and how many of its records hold something that is still needed.
+#[derive(Clone, Debug)]
+pub(super) struct Segment {
+    pub(super) info: SegmentInfo,
+    pub(super) live: u64,
+}
+
+impl Segment {
+    /// Returns what is needed of it, about.
+    fn live_bytes(&self) -> u64 {
+        match self.info.records {
+            0 => self.info.bytes,
+            records => (u128::from(self.info.bytes) * u128::from(self.live) / u128::from(records)) as u64,
+        }
+    }
+
+    /// Returns what rewriting it would give back, about.
+    pub(super) fn garbage_bytes(&self) -> u64 {
+        self.info.bytes.saturating_sub(self.live_bytes())
+    }
+
+    /// Returns whether rewriting it alone gains enough.
+    fn is_worth_it(&self, is_full: bool) -> bool {
+        let garbage = self.info.records.saturating_sub(self.live);
+        garbage > 0 && (is_full || garbage * 2 >= self.info.records)
+    }
+
+    /// Returns whether it may be joined to its neighbours though it has no garbage.
+    fn is_small(&self, segment_bytes: u64) -> bool {
+        self.info.is_rewritten && self.info.bytes < segment_bytes / 4
+    }
+}
+
+/// Returns runs of neighbouring segments, each to become one file of at most about `segment_bytes`.
+pub(super) fn plan(segments: &[Segment], segment_bytes: u64, is_full: bool) -> Vec<Range<usize>> {
+    let mut runs = Vec::new();
+    let mut at = 0;
+    while at < segments.len() {
+        let (mut end, mut bytes) = (at, 0);
+        while let Some(next) = segments.get(end)
+            && (next.is_worth_it(is_full) || next.is_small(segment_bytes))
+            && (end == at || bytes + next.live_bytes() <= segment_bytes)
+        {
+            bytes += next.live_bytes();
+            end += 1;
+        }
+        let run = &segments[at..end];
+        // One that is only small gains nothing alone.
+        if run.len() > 1 || run.iter().any(|segment| segment.is_worth_it(is_full)) {
+            runs.push(at..end);
+        }
+        at = end.max(at + 1);
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use storage::Lsn;
+
+    use super::*;
+
+    const SEGMENT_BYTES: u64 = 1000;
+
+    /// (bytes, records, live, rewritten)
+    fn segments(all: &[(u64, u64, u64, bool)]) -> Vec<Segment> {
+        let segment = |(id, (bytes, records, live, is_rewritten)): (u64, &(u64, u64, u64, bool))| Segment {
+            info: SegmentInfo {
+                id,
+                first: Lsn(id * 100),
+                next: Lsn(id * 100 + 100),
+                bytes: *bytes,
+                records: *records,
+                is_rewritten: *is_rewritten,
+            },
+            live: *live,
+        };
+        (1..).zip(all).map(segment).collect()
+    }
+
+    fn check(all: &[(u64, u64, u64, bool)], is_full: bool, wanted: &[(usize, usize)]) {
+        let runs: Vec<_> =
+            plan(&segments(all), SEGMENT_BYTES, is_full).iter().map(|run| (run.start, run.end)).collect();
+        assert_eq!(runs, wanted, "{all:?}");
+    }
+
+    #[test]
+    fn segments_are_rewritten_when_half_of_them_is_garbage_and_in_a_full_store_when_any_is() {
+        check(&[], false, &[]);
+        check(&[(1000, 100, 100, false)], true, &[]);
+        check(&[(1000, 100, 51, false)], false, &[]);
+        check(&[(1000, 100, 51, false)], true, &[(0, 1)]);
+        check(&[(1000, 100, 50, false)], false, &[(0, 1)]);
+        check(&[(1000, 100, 0, false)], false, &[(0, 1)]);
+    }
+
+    #[test]
+    fn neighbours_become_one_file_until_it_is_as_large_as_a_segment() {
+        let tenth = (1000, 100, 10, false);
+        check(&[tenth; 12], false, &[(0, 10), (10, 12)]);
+        let full = (1000, 100, 100, false);
+        check(&[tenth, full, tenth, tenth], false, &[(0, 1), (2, 4)]);
+        check(&[(1000, 100, 0, false); 500], false, &[(0, 500)]);
+    }
+
+    #[test]
+    fn small_files_are_joined_and_one_alone_stays_as_it_is() {
+        let small = (60, 3, 3, true);
+        check(&[small], false, &[]);
+        check(&[small, small], false, &[(0, 2)]);
+        check(&[small, (1000, 100, 100, false), small], false, &[]);
+        check(&[(200, 0, 0, true), (1000, 100, 0, false)], false, &[(0, 2)]);
+        check(&[(600, 30, 30, true), (600, 30, 30, true)], true, &[]);
+    }
+
+    #[test]
+    fn what_was_rewritten_is_not_again_for_nothing() {
+        check(&[(500, 50, 50, true), (1000, 100, 90, false)], false, &[]);
+        check(&[(200, 0, 0, true)], true, &[]);
+    }
+}

@@ -1,0 +1,296 @@
+//! What the store costs: durable publishes and their acknowledgements beside a bare loop of append and fdatasync; then
+//! a queue of many messages in many sessions: opening, memory, bytes on disk, draining, and the space afterwards.
+
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use protocol::{Ack, AckProperties, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode};
+
+use crate::{
+    clients::{Clients, SILENCE_MAX},
+    servers::{Durability, Server},
+};
+
+const VERSION: ProtocolVersion = ProtocolVersion::V5;
+const PAYLOAD_BYTES: usize = 200;
+/// What a message of that payload takes in the log, about: what the bare loop writes for each.
+const RECORD_BYTES: usize = 320;
+const PUBLISHERS: [usize; 3] = [1, 64, 1_000];
+/// Messages of the filler that wait for their PUBACK.
+const AHEAD: usize = 1_000;
+/// Sessions that are connected at once while they are made or drained.
+const CONNECTED: usize = 500;
+/// Space must be back after this long.
+const SPACE_MAX: Duration = Duration::from_secs(120);
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    pub(crate) sessions: u64,
+    pub(crate) queued: u64,
+    pub(crate) seconds: f64,
+}
+
+pub(crate) fn run(program: &Path, load: Load) -> Result<()> {
+    println!("| durability | publishers | durable publishes/s | ack p50 ms | ack p99 ms | CPU µs a publish | bare loop/s |");
+    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
+    for (durability, name) in [(Durability::Power, "power"), (Durability::Process, "process")] {
+        for publishers in PUBLISHERS {
+            let published = publish(program, durability, publishers, load.seconds)?;
+            let bare = bare_loop(durability, publishers, load.seconds)?;
+            let Published { rate, p50_ms, p99_ms, cpu_us } = published;
+            println!(
+                "| {name} | {publishers} | {rate:.0} | {p50_ms:.2} | {p99_ms:.2} | {cpu_us:.1} | {bare:.0} |"
+            );
+        }
+    }
+    queue(program, load)
+}
+
+struct Published {
+    rate: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+    cpu_us: f64,
+}
+
+/// Each publisher sends its next message when the one before was acknowledged; one offline session keeps them all.
+fn publish(program: &Path, durability: Durability, publishers: usize, seconds: f64) -> Result<Published> {
+    let folder = tempfile::tempdir()?;
+    let server = Server::on_store(program, durability, folder.path())?;
+    let mut clients = Clients::new(server.addr, VERSION)?;
+    let keeper = clients.connect(&["keeper".to_owned()], false)?[0];
+    clients.subscribe(&[(keeper, "bench/#".to_owned())], QoS::AtLeastOnce)?;
+    clients.disconnect(keeper)?;
+    let names: Vec<_> = (0..publishers).map(|number| format!("publisher-{number}")).collect();
+    let links = clients.connect(&names, true)?;
+    let mut sent = vec![Instant::now(); links.len() + 1];
+    let mut send = |clients: &mut Clients, sent: &mut [Instant], link: usize| -> Result<()> {
+        sent[link] = Instant::now();
+        clients.send(link, &message("bench/store".to_owned(), PacketId::MIN))
+    };
+    for link in &links {
+        send(&mut clients, &mut sent, *link)?;
+    }
+    let (begin, cpu) = (Instant::now(), server.cpu_ns()?);
+    let mut acks = Vec::new();
+    let mut packets = Vec::new();
+    while begin.elapsed().as_secs_f64() < seconds {
+        clients.turn(Some(SILENCE_MAX), &mut packets)?;
+        for (link, packet) in packets.drain(..) {
+            accepted(&packet)?;
+            acks.push(sent[link].elapsed());
+            send(&mut clients, &mut sent, link)?;
+        }
+    }
+    let (took, cpu) = (begin.elapsed(), server.cpu_ns()? - cpu);
+    ensure!(!acks.is_empty(), "no publish was acknowledged in {seconds} s");
+    acks.sort_unstable();
+    let at = |share: usize| acks[(acks.len() - 1) * share / 100].as_secs_f64() * 1e3;
+    Ok(Published {
+        rate: acks.len() as f64 / took.as_secs_f64(),
+        p50_ms: at(50),
+        p99_ms: at(99),
+        cpu_us: cpu as f64 / 1e3 / acks.len() as f64,
+    })
+}
+
+/// Appends what that many publishers bring at once, and syncs it if the durability says so; messages a second.
+fn bare_loop(durability: Durability, publishers: usize, seconds: f64) -> Result<f64> {
+    let folder = tempfile::tempdir()?;
+    let mut file = fs::File::create(folder.path().join("bare"))?;
+    let bytes = vec![7; RECORD_BYTES * publishers];
+    let begin = Instant::now();
+    let mut messages = 0;
+    while begin.elapsed().as_secs_f64() < seconds {
+        file.write_all(&bytes)?;
+        if durability == Durability::Power {
+            file.sync_data()?;
+        }
+        messages += publishers;
+        if messages * RECORD_BYTES > 256 * 1024 * 1024 {
+            // Not to fill the disk without a sync.
+            file.set_len(0)?;
+            std::io::Seek::rewind(&mut file)?;
+        }
+    }
+    Ok(messages as f64 / begin.elapsed().as_secs_f64())
+}
+
+/// Fills queues, opens, drains, and looks at the space.
+fn queue(program: &Path, load: Load) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let store = folder.path();
+    let server = Server::on_store(program, Durability::Process, store)?;
+    let messages = load.sessions * load.queued;
+    make_sessions(&server, load.sessions)?;
+    server.terminate()?;
+    let server = Server::on_store(program, Durability::Process, store)?;
+    let (empty_bytes, empty_memory) = (log_bytes(store)?, server.rss_bytes()?);
+    let begin = Instant::now();
+    fill(&server, load)?;
+    let filled = begin.elapsed().as_secs_f64();
+    let filled_memory = server.rss_bytes()?;
+    server.terminate()?;
+    let stored = log_bytes(store)? - empty_bytes;
+
+    let begin = Instant::now();
+    let server = Server::on_store(program, Durability::Process, store)?;
+    let opened = begin.elapsed();
+    let said = server.said.iter().find(|line| line.contains("store")).cloned().unwrap_or_default();
+    let memory = server.rss_bytes()?.saturating_sub(empty_memory);
+    println!("\n{messages} messages of {PAYLOAD_BYTES} bytes in {} sessions:", load.sessions);
+    println!("- filled at {:.0} messages/s", messages as f64 / filled);
+    println!("- opened in {:.0} ms, the process's start included ({said})", opened.as_secs_f64() * 1e3);
+    println!("- log: {:.0} bytes a message on disk", stored as f64 / messages as f64);
+    println!(
+        "- memory: {:.0} bytes a queued message after opening, {:.0} after filling",
+        memory as f64 / messages as f64,
+        filled_memory.saturating_sub(empty_memory) as f64 / messages as f64
+    );
+    let (begin, cpu) = (Instant::now(), server.cpu_ns()?);
+    drain(&server, load)?;
+    let (took, cpu) = (begin.elapsed().as_secs_f64(), server.cpu_ns()? - cpu);
+    println!(
+        "- drained at {:.0} messages/s, {:.2} CPU µs a message, sessions resumed {CONNECTED} at a time",
+        messages as f64 / took,
+        cpu as f64 / 1e3 / messages as f64
+    );
+    let begin = Instant::now();
+    let enough = 4 * 16 * 1024 * 1024;
+    while log_bytes(store)? > enough && begin.elapsed() < SPACE_MAX {
+        thread::sleep(Duration::from_millis(100));
+    }
+    let (left, view) = (log_bytes(store)?, folder_bytes(&store.join("view"))?);
+    println!(
+        "- {:.1} s later the log takes {left} bytes on disk and the view {view}",
+        begin.elapsed().as_secs_f64()
+    );
+    ensure!(left <= enough, "the space did not come back in {SPACE_MAX:?}");
+    server.terminate()
+}
+
+fn session(number: u64) -> String {
+    format!("session-{number}")
+}
+
+fn names(from: u64, load: u64) -> Vec<String> {
+    (from..load.min(from + CONNECTED as u64)).map(session).collect()
+}
+
+fn make_sessions(server: &Server, sessions: u64) -> Result<()> {
+    let mut clients = Clients::new(server.addr, VERSION)?;
+    for from in (0..sessions).step_by(CONNECTED) {
+        let links = clients.connect(&names(from, sessions), false)?;
+        let filters: Vec<_> =
+            links.iter().zip(from..).map(|(link, number)| (*link, format!("queue/{number}"))).collect();
+        clients.subscribe(&filters, QoS::AtLeastOnce)?;
+        for link in links {
+            clients.disconnect(link)?;
+        }
+    }
+    Ok(())
+}
+
+fn fill(server: &Server, load: Load) -> Result<()> {
+    let mut clients = Clients::new(server.addr, VERSION)?;
+    let link = clients.connect(&["filler".to_owned()], true)?[0];
+    let (mut sent, mut acknowledged, mut packets) = (0, 0, Vec::new());
+    let messages = load.sessions * load.queued;
+    while acknowledged < messages {
+        while sent < messages && sent - acknowledged < AHEAD as u64 {
+            let id = PacketId::new((sent % AHEAD as u64) as u16 + 1).context("a packet id is not zero")?;
+            clients.send(link, &message(format!("queue/{}", sent % load.sessions), id))?;
+            sent += 1;
+        }
+        clients.turn(Some(SILENCE_MAX), &mut packets)?;
+        ensure!(!packets.is_empty() || acknowledged == messages, "no PUBACK in {SILENCE_MAX:?}");
+        for (_, packet) in packets.drain(..) {
+            accepted(&packet)?;
+            acknowledged += 1;
+        }
+    }
+    Ok(())
+}
+
+fn drain(server: &Server, load: Load) -> Result<()> {
+    let mut clients = Clients::new(server.addr, VERSION)?;
+    let mut packets = Vec::new();
+    for from in (0..load.sessions).step_by(CONNECTED) {
+        let names = names(from, load.sessions);
+        let links = names.iter().map(|name| clients.open(name, false)).collect::<Result<Vec<_>>>()?;
+        let mut left = links.len() as u64 * load.queued;
+        let mut last = Instant::now();
+        while left > 0 {
+            clients.turn(Some(Duration::from_millis(100)), &mut packets)?;
+            ensure!(last.elapsed() < SILENCE_MAX, "{left} messages did not come in {SILENCE_MAX:?}");
+            for (link, packet) in packets.drain(..) {
+                let Packet::Publish(publish) = packet else { continue };
+                last = Instant::now();
+                ensure!(publish.payload.len() == PAYLOAD_BYTES, "{} bytes came", publish.payload.len());
+                let id = publish.packet_id.context("QoS 1 has a packet id")?;
+                clients.send(link, &Packet::PubAck(ack(id)))?;
+                left -= 1;
+            }
+        }
+        for link in links {
+            clients.disconnect(link)?;
+        }
+    }
+    Ok(())
+}
+
+fn message(topic: String, packet_id: PacketId) -> Packet {
+    Packet::Publish(Publish {
+        qos: QoS::AtLeastOnce,
+        topic: topic.into(),
+        packet_id: Some(packet_id),
+        payload: vec![b'm'; PAYLOAD_BYTES].into(),
+        ..Publish::default()
+    })
+}
+
+fn ack(packet_id: PacketId) -> Ack {
+    Ack { packet_id, reason: ReasonCode::Success, properties: AckProperties::default() }
+}
+
+fn accepted(packet: &Packet) -> Result<()> {
+    match packet {
+        Packet::PubAck(ack) if !ack.reason.is_failure() => Ok(()),
+        other => bail!("{other:?} came for a PUBLISH"),
+    }
+}
+
+/// Blocks that the log's files take.
+fn log_bytes(store: &Path) -> Result<u64> {
+    let is_log = |path: &Path| path.extension().is_some_and(|extension| extension == "seg" || extension == "kept");
+    let mut bytes = 0;
+    for entry in fs::read_dir(store)? {
+        let path = entry?.path();
+        if is_log(&path) {
+            // It may have been replaced just now.
+            bytes += fs::metadata(&path).map_or(0, |about| blocks(&about));
+        }
+    }
+    Ok(bytes)
+}
+
+fn folder_bytes(folder: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let about = entry.metadata()?;
+        bytes += if about.is_dir() { folder_bytes(&entry.path())? } else { blocks(&about) };
+    }
+    Ok(bytes)
+}
+
+fn blocks(about: &fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::blocks(about) * 512
+}
