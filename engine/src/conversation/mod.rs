@@ -100,9 +100,10 @@ impl Conversations {
     }
 
     /// Notes that a numbered message is kept in the record with this number. It stands behind all that is
-    /// kept of its conversation, or it is ignored: the log may hold a message twice.
-    pub(crate) fn append(&mut self, message: &Message, place: u64) {
-        let Some(seq) = message.seq else { return };
+    /// kept of its conversation, or it is ignored: the log may hold a message twice. Says whether it is the only one
+    /// that is kept.
+    pub(crate) fn append(&mut self, message: &Message, place: u64) -> bool {
+        let Some(seq) = message.seq else { return false };
         self.restore(&message.topic, Head { seq, ts_unix_ms: message.ts_unix_ms });
         let stored = Stored {
             seq,
@@ -114,19 +115,24 @@ impl Conversations {
             qos: message.qos,
             sender: SenderNo::default(),
         };
-        self.append_stored(&message.topic, &message.from(), stored);
+        self.append_stored(&message.topic, &message.from(), stored)
     }
 
     /// The same for a message of which only this is known; its sender's number is given here.
-    pub(crate) fn append_stored(&mut self, topic: &ByteString, sender: &ByteString, stored: Stored) {
+    pub(crate) fn append_stored(&mut self, topic: &ByteString, sender: &ByteString, stored: Stored) -> bool {
         let known = self.named_mut(topic);
         if stored.seq < known.first_seq || known.index.last_seq().is_some_and(|last| stored.seq <= last) {
-            return;
+            return false;
         }
         let sender = self.senders.add(sender);
-        self.named_mut(topic).index.push(Stored { sender, ..stored });
+        let index = &mut self.named_mut(topic).index;
+        let is_only = index.len() == 0;
+        index.push(Stored { sender, ..stored });
         self.held.grow(STORED_BYTES);
-        self.watch(topic);
+        if is_only {
+            self.watch(topic);
+        }
+        is_only
     }
 
     /// Takes the oldest message out if the conversation keeps more, or longer, than its rule says.

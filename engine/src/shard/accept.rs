@@ -316,10 +316,10 @@ impl Shard {
             self.write_message(message, plan.set_retained);
         }
         if plan.is_conversation {
-            self.conversations.append(message, message.record);
+            let is_only = self.conversations.append(message, message.record);
             self.remember_uncommitted(message);
             self.retain(now, &message.topic);
-            if self.conversations.first_seq(&message.topic) == message.seq.unwrap_or_default() {
+            if is_only {
                 self.watch_retention(now);
             }
         }

@@ -322,7 +322,7 @@ impl Shard {
                 let (seq, ts_unix_ms) = (seq - 1, message.ts_unix_ms);
                 self.conversations.restore(&message.topic, Head { seq, ts_unix_ms });
             }
-            _ => self.conversations.append(&message, met.place),
+            _ => _ = self.conversations.append(&message, met.place),
         }
         // The same message again: it went from a session that the log does not know to one that it does, or it is
         // the row of a retained message. Who needs it needs it where it was first.
