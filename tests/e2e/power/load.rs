@@ -393,7 +393,9 @@ impl Subscriber {
         if is_new {
             self.got.push(got);
             if self.filters[0].starts_with("$share/") {
-                self.board.change(|state| drop(state.shared.insert((got.publisher, got.number))));
+                self.board.change(|state| {
+                    state.shared.insert((got.publisher, got.number));
+                });
             }
         }
         match publish.qos {

@@ -27,6 +27,9 @@ use load::{Board, Got, LAST, LINES, Published, Publisher, State, Subscriber};
 /// Messages that each publisher may send between two kills.
 const QUOTA: u32 = 120;
 
+/// The same between two cuts: each copy is read from its first message on.
+const CUT_QUOTA: u32 = 40;
+
 fn times(variable: &str, default: usize) -> usize {
     std::env::var(variable).map_or(default, |text| text.parse().expect("a number of times"))
 }
@@ -89,7 +92,7 @@ fn killed_under_load(durability: &str) {
     board.wait("the last message of the group", |state| state.shared.len() == total);
     board.is_over.store(true, Ordering::Relaxed);
     publishers.into_iter().for_each(join);
-    members.map(join);
+    members.into_iter().for_each(|member| drop(join(member)));
     let later = Board::new();
     let away = away.returning(&later).run(address);
 
@@ -167,8 +170,8 @@ fn a_power_cut_loses_nothing_that_was_acknowledged() {
     let publishers = publishers(address, &board);
     let (mut faults, mut made, mut judged) = (Faults::default(), Vec::new(), 0);
     for _ in 0..cuts {
-        let until = board.lock().acknowledged() + chance.usize(1..QUOTA as usize * LINES.len() / 2);
-        board.allow(QUOTA);
+        let until = board.lock().acknowledged() + chance.usize(1..CUT_QUOTA as usize * LINES.len() / 2);
+        board.allow(CUT_QUOTA);
         board.wait("acknowledgements", |state| state.acknowledged() >= until);
         stop(&broker);
         let copy = tempfile::tempdir().expect("a temporary directory");
