@@ -24,6 +24,8 @@ pub(crate) struct Tally {
     expired: Runs,
     /// Kept numbers that will expire: when (Unix), which, and whose if that is a member's.
     expiring: BTreeSet<(u64, u64, Option<ReaderKey>)>,
+    /// Up to when (Unix) those were taken out that have expired.
+    settled_unix_ms: u64,
 }
 
 /// Numbers in ascending order, as runs without a gap: first and last of each.
@@ -48,6 +50,11 @@ impl Tally {
     /// Begins anew with the first number that is kept and the highest.
     pub(crate) fn of(first: u64, last: u64) -> Self {
         Self { first: first.min(last + 1), last, ..Self::default() }
+    }
+
+    /// Whether a message that expires at this time counts no more.
+    pub(crate) fn is_past(&self, expiry_unix_ms: u64) -> bool {
+        expiry_unix_ms > 0 && expiry_unix_ms <= self.settled_unix_ms
     }
 
     pub(crate) fn last(&self) -> u64 {
@@ -87,6 +94,7 @@ impl Tally {
 
     /// Takes out one message that has expired: its number and which member sent it.
     pub(crate) fn expire(&mut self, now_unix_ms: u64) -> Option<(u64, Option<ReaderKey>)> {
+        self.settled_unix_ms = self.settled_unix_ms.max(now_unix_ms);
         self.expiring.first().filter(|(at, ..)| *at <= now_unix_ms)?;
         let (_, seq, by) = self.expiring.pop_first()?;
         self.expired.insert(seq);

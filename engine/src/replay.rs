@@ -11,7 +11,7 @@ use bytestring::ByteString;
 use protocol::QoS;
 
 use crate::memory::{Account, CURSOR_BYTES, Held};
-use crate::message::Message;
+use crate::message::{Message, MsgNo};
 use crate::names::ByName;
 use crate::record::Form;
 
@@ -59,6 +59,8 @@ pub(crate) struct Cursor {
     pub(crate) next: u64,
     /// The same as the log has it.
     pub(crate) logged: u64,
+    /// The last message of the conversation that waits before those of the cursor.
+    pub(crate) after: Option<MsgNo>,
     /// Messages from the next one on, their bodies in memory or not.
     pub(crate) ahead: VecDeque<Arc<Message>>,
     /// Found out when it is needed: for messages of others and for the client's own (No Local).
@@ -105,7 +107,7 @@ impl Replays {
 
     /// Makes or moves a cursor.
     pub(crate) fn set(&mut self, topic: &ByteString, form: Form, next: u64) {
-        let cursor = Cursor { next, logged: next, ahead: VecDeque::new(), merged: None };
+        let cursor = Cursor { next, logged: next, after: None, ahead: VecDeque::new(), merged: None };
         if self.cursors[form as usize].insert(topic.clone(), cursor).is_none() {
             self.held.grow(CURSOR_BYTES + topic.len());
             self.turns.push_back((form, topic.clone()));

@@ -129,6 +129,8 @@ pub(crate) struct Session {
     pub(crate) holds_unreadable: bool,
     /// It gets all of its user's conversations.
     pub(crate) is_hearer: bool,
+    /// The first message that came after its connection ended, if it gets such then by cursors.
+    pub(crate) away: Option<MsgNo>,
     /// How far it is in stored messages that it asked for.
     pub(crate) replays: Option<Box<Replays>>,
     /// Numbers of conversations that it will not get and was not told of.
@@ -175,6 +177,7 @@ impl Session {
             recheck: None,
             holds_unreadable: false,
             is_hearer: false,
+            away: None,
             replays: None,
             gaps: None,
             is_over_limit: false,

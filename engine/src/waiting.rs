@@ -226,6 +226,15 @@ impl Waiting {
         self.take_at(at?)
     }
 
+    /// Whether a message waits that the session's own subscriptions brought.
+    pub(crate) fn contains(&self, no: MsgNo) -> bool {
+        let from = self.places.partition_point(|place| place.newest < no);
+        let mut run = self.places.range(from..).take_while(|place| place.newest == no);
+        run.any(|place| {
+            place.delivery.as_ref().is_some_and(|d| d.message.no == no && d.source() == Source::Subscriptions)
+        })
+    }
+
     /// The message at a place, if it is still there.
     pub(crate) fn get(&self, PlaceNo(place): PlaceNo) -> Option<&Delivery> {
         let at = usize::try_from(place.checked_sub(self.first)?).ok()?;

@@ -149,8 +149,17 @@ impl Index {
 
     /// Returns the first number whose message was accepted at this time or later; accept times never go back.
     pub(crate) fn seq_at(&self, ts_unix_ms: u64) -> Option<u64> {
-        let is_before = |slot: &Slot| slot.ts_unix_ms < ts_unix_ms;
-        let at = self.pieces.partition_point(|piece| piece.slots.last().is_some_and(is_before));
+        self.first_not(|slot| slot.ts_unix_ms < ts_unix_ms)
+    }
+
+    /// Returns the first number whose message is this one or came after it.
+    pub(crate) fn seq_of(&self, no: MsgNo) -> Option<u64> {
+        self.first_not(|slot| slot.no < no)
+    }
+
+    /// Finds the first message that is not before something, where all those before it stand first.
+    fn first_not(&self, is_before: impl Fn(&Slot) -> bool) -> Option<u64> {
+        let at = self.pieces.partition_point(|piece| piece.slots.last().is_some_and(&is_before));
         let piece = self.pieces.get(at)?;
         let slots = &piece.slots[piece.gone..];
         Some(piece.kept_from() + slots.partition_point(is_before) as u64)
@@ -197,6 +206,8 @@ mod tests {
                 prop_assert_eq!(index.range(asked).collect::<Vec<_>>(), from);
                 let at = list.iter().find(|s| s.ts_unix_ms >= asked).map(|s| s.seq);
                 prop_assert_eq!(index.seq_at(asked), at);
+                let at = list.iter().find(|s| s.no >= MsgNo(asked)).map(|s| s.seq);
+                prop_assert_eq!(index.seq_of(MsgNo(asked)), at);
             }
         }
     }

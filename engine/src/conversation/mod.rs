@@ -17,7 +17,7 @@ pub(crate) use senders::SenderNo;
 
 use crate::config::{ConversationRule, Retention};
 use crate::memory::{Account, CONVERSATION_BYTES, Held};
-use crate::message::{Message, compact};
+use crate::message::{Message, MsgNo, compact};
 use crate::names::ByName;
 use index::Index;
 use senders::Senders;
@@ -224,6 +224,11 @@ impl Conversations {
     /// Returns the first number that was accepted at this time or later and is kept.
     pub(crate) fn seq_at(&self, topic: &str, ts_unix_ms: u64) -> Option<u64> {
         self.named.get(topic)?.index.seq_at(ts_unix_ms)
+    }
+
+    /// Returns the first number whose message has this number among all messages or a higher one and is kept.
+    pub(crate) fn seq_of(&self, topic: &str, no: MsgNo) -> Option<u64> {
+        self.named.get(topic)?.index.seq_of(no)
     }
 
     /// Returns the user with this number.

@@ -55,6 +55,7 @@ pub(super) mod kind {
     pub(in crate::record) const MESSAGE_V3: u8 = 40;
     pub(in crate::record) const MEMBER: u8 = 22;
     pub(in crate::record) const MEMBER_LEFT: u8 = 23;
+    pub(in crate::record) const AWAY: u8 = 44;
 }
 
 pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
@@ -158,6 +159,9 @@ pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
         }
         Entry::MemberLeft { topic, user } => {
             w.u8(kind::MEMBER_LEFT).str(topic).str(user);
+        }
+        Entry::Away { session, since } => {
+            w.u8(kind::AWAY).u64(session.0).u64(since.0);
         }
         Entry::Counters { message, session, group } => {
             w.u8(kind::COUNTERS).u64(*message).u64(*session).u64(*group);
@@ -345,6 +349,7 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
         }
         kind::MEMBER => Entry::Member { topic: r.str()?, user: r.str()?, joined: r.u64()?, read: r.u64()? },
         kind::MEMBER_LEFT => Entry::MemberLeft { topic: r.str()?, user: r.str()? },
+        kind::AWAY => Entry::Away { session: r.session()?, since: r.message()? },
         other => return Err(format!("unknown kind {other}")),
     })
 }

@@ -359,6 +359,12 @@ pub(crate) enum Entry {
         topic: ByteString,
         user: ByteString,
     },
+    /// A session that gets its user's conversations has no connection; what came from this message on comes to
+    /// it by cursors.
+    Away {
+        session: SessionNo,
+        since: MsgNo,
+    },
     /// The next numbers to give.
     Counters {
         message: u64,

@@ -230,6 +230,7 @@ fn entries_added_by_version_3() -> Vec<Entry> {
         Entry::Message(Box::new(MessageEntry { message: collapsing, set_retained: false })),
         Entry::Member { topic: "im/room".into(), user: "u".into(), joined: 3, read: 4 },
         Entry::MemberLeft { topic: "im/room".into(), user: "u".into() },
+        Entry::Away { session, since: message },
         Entry::GroupForgotten { group: GroupNo(3) },
     ]
 }

@@ -98,6 +98,8 @@ pub(super) struct Target {
     pub(super) form: Form,
     /// The session is a recipient by its plain subscriptions already.
     is_second: bool,
+    /// Whether it gets the message out of the conversation, not out of its queue.
+    pub(super) is_covered: bool,
 }
 
 /// What taking a message will mean.
@@ -209,7 +211,7 @@ impl Shard {
         // [MQTT-3.8.4-8], [MQTT-4.8.2-3] the lower of the two levels.
         let qos = target.qos.min(message.qos);
         let subscription_identifiers = target.identifiers;
-        if target.share.is_none() && self.is_covered(target.session, &message.topic, target.form) {
+        if target.is_covered {
             return;
         }
         let message = message.clone();
@@ -284,7 +286,7 @@ impl Shard {
         if recorded {
             self.check_record(&targets, tracked.is_some())?;
         }
-        self.check_queues(offer.qos, bytes, &offer.topic, &targets, is_conversation, collapse)?;
+        self.check_queues(offer.qos, bytes, &targets, is_conversation, collapse)?;
         Ok(Plan {
             given_id,
             bytes,
@@ -365,7 +367,7 @@ impl Shard {
 
     /// One record holds the message and all its recipients, so their number has a limit.
     pub(super) fn check_record(&self, targets: &[Target], tracked: bool) -> Result<(), Refused> {
-        let durable = targets.iter().filter(|t| self.is_logged(t));
+        let durable = targets.iter().filter(|t| !t.is_covered && self.is_logged(t));
         let group = |t: &Target| GROUP_BYTES * usize::from(t.share.is_some());
         let queued: usize = durable.map(|t| QUEUED_BYTES + group(t) + 4 * t.identifiers.len()).sum();
         let bytes = queued + targets.len() * TRACKED_BYTES * usize::from(tracked);
@@ -431,6 +433,11 @@ impl Shard {
             let is_second = plain.binary_search(&of[0].session).is_ok();
             Target { form, is_second, ..Target::of(of) }
         }));
+        if load.in_conversation {
+            for target in targets.iter_mut().filter(|target| target.form == form) {
+                target.is_covered = self.is_covered(target.session, load.topic, form);
+            }
+        }
         if self.has_planted(Planted::OverlapTwice) && form == Form::Plain {
             *targets = subscribers.iter().map(|one| Target::of(&[*one])).collect();
         }
@@ -529,6 +536,7 @@ impl Target {
             kept: false,
             form: Form::Plain,
             is_second: false,
+            is_covered: false,
         }
     }
 

@@ -236,6 +236,9 @@ impl Checkpoint {
             Some((_, at_unix_ms)) => Entry::SessionDisconnected { session, expiry_s, at_unix_ms, will },
             None => Entry::SessionConnected { session, expiry_s, will },
         });
+        if let Some(since) = s.away.filter(|_| s.is_hearer && s.disconnected.is_some()) {
+            self.push(&Entry::Away { session, since });
+        }
         let subscriptions: BTreeMap<_, _> = s.subscriptions.iter().collect();
         for (filter, Subscription { options, identifier }) in subscriptions {
             let (filter, options, identifier) = (filter.clone(), *options, *identifier);

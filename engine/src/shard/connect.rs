@@ -313,6 +313,7 @@ impl Shard {
             let session = session.no;
             self.write(&Entry::SessionConnected { session, expiry_s, will });
         }
+        self.come_back(key);
         self.member_moved(key);
         self.presence_began(now, key, keep_alive_s);
         if keep_alive_s > 0 {

@@ -194,6 +194,7 @@ impl Shard {
             None => {}
         }
         self.write_disconnected(key);
+        self.go_away(key);
         self.member_moved(key);
         if expiry_s != u32::MAX {
             let due_ms = now.monotonic_ms + u64::from(expiry_s) * 1000;
@@ -212,6 +213,7 @@ impl Shard {
 
     /// Ends a session with all it holds. [MQTT-3.1.2-8] its will, if one waits, is published now.
     pub(super) fn end_session(&mut self, now: Now, key: SessionKey) {
+        self.end_all_missed(key);
         let mut session = self.take_session(key);
         if let Some(will) = session.take_will() {
             self.publish_will(now, publisher(None, &session), *will);
@@ -356,7 +358,8 @@ impl Shard {
     fn end_if_covered(&mut self, now: Now, key: SessionKey, message: MsgNo, outcome: Outcome) {
         let Some(tracking) = self.receipts.get(message) else { return };
         let Some(seq) = tracking.seq else { return };
-        if self.comes_later(key, &tracking.topic, seq) {
+        let topic = &tracking.topic;
+        if self.comes_later(key, topic, seq) || self.comes_then(key, topic, message) {
             let session = self.sessions[key].no;
             self.end_at(now, session, message, outcome);
         }

@@ -370,8 +370,7 @@ impl Shard {
             let above = self.conversations.range(&roll.topic, member.reading.read + 1);
             let others =
                 above.filter(|s| self.conversations.sender(s.sender).is_none_or(|from| from != user));
-            let is_there = |at: u64| at == 0 || at > self.inboxes.unix_ms;
-            let unread = others.filter(|stored| is_there(stored.expiry_unix_ms)).count() as u64;
+            let unread = others.filter(|stored| !roll.tally.is_past(stored.expiry_unix_ms)).count() as u64;
             (roll.topic.clone(), unread)
         };
         let mut all: Vec<_> = self.members.conversations_of(user).map(one).collect();

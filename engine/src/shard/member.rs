@@ -74,11 +74,13 @@ impl Shard {
         if !self.members.is_member(topic, user) {
             return Answer::Done;
         }
-        let sessions: Vec<SessionKey> = self.members.hearers_of(user);
+        let sessions = self.members.hearers_of(user).into_iter();
+        let sessions: Vec<_> = sessions.map(|key| (key, self.leave_missed(key, topic))).collect();
         self.members.leave(topic, user);
         self.write(&Entry::MemberLeft { topic: compact(topic), user: compact(user) });
         self.inbox_left(now, user, topic);
-        for key in sessions {
+        for (key, missed) in sessions {
+            self.left_missed(key, missed);
             self.review_cursors(key);
             self.forget_mine_later(key, topic);
         }
@@ -119,7 +121,7 @@ impl Shard {
         let preview = preview.map(ByteString::from);
         let last = Last { seq, from: compact(&from), ts_unix_ms: message.ts_unix_ms, preview };
         self.members.set_last(roll, Some(last));
-        self.watch_unread(now, roll);
+        self.unread_due(now, roll);
         self.inbox_changed(now, roll);
     }
 

@@ -83,7 +83,7 @@ impl Shard {
         is_kept: bool,
         is_tracked: bool,
     ) -> Result<(), Refused> {
-        let entries = targets.iter().filter(|t| t.holds(qos)).count();
+        let entries = targets.iter().filter(|t| t.holds(qos) && !t.is_covered).count();
         if !is_kept && entries == 0 {
             return Ok(());
         }

@@ -24,6 +24,7 @@ mod keepalive;
 mod limits;
 mod member;
 mod memory;
+mod mine;
 mod presence;
 mod probe;
 mod publish;

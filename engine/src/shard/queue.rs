@@ -70,7 +70,6 @@ impl Shard {
         &self,
         qos: QoS,
         bytes: usize,
-        topic: &str,
         targets: &[Target],
         in_conversation: bool,
         collapse: Option<u64>,
@@ -86,7 +85,7 @@ impl Shard {
             if limits.on_full != OnFull::Reject {
                 continue;
             }
-            if target.share.is_none() && self.is_covered(target.session, topic, target.form) {
+            if target.is_covered {
                 continue;
             }
             let way = self.way(target.session, target.qos.min(qos), in_conversation);

@@ -142,7 +142,7 @@ impl Shard {
             }
             Entry::SessionConnected { session, expiry_s, will } => {
                 let session = self.logged_session(session)?;
-                (session.expiry_s, session.disconnected) = (expiry_s, None);
+                (session.expiry_s, session.disconnected, session.away) = (expiry_s, None, None);
                 session.keep_will(will.filter(|_| planted != Some(Planted::WillLostAtRestart)));
             }
             Entry::SessionDisconnected { session, expiry_s, at_unix_ms, will } => {
@@ -217,6 +217,7 @@ impl Shard {
                 let head = self.conversations.end(&topic);
                 self.members.restore(&topic, &user, joined, read, head);
             }
+            Entry::Away { session, since } => self.logged_session(session)?.away = Some(since),
             Entry::MemberLeft { topic, user } => drop(self.members.leave(&topic, &user)),
             Entry::Counters { message, session, group } => {
                 self.groups.begin_at(group);
@@ -435,6 +436,10 @@ impl Shard {
             }
             if was_connected {
                 self.write_disconnected(key);
+                self.go_away(key);
+            }
+            if self.sessions[key].replays.is_some() {
+                self.put_behind_queue(key);
             }
             self.trim_later(key);
             if self.turn.record.len() > RECORD_BYTES {
@@ -500,7 +505,10 @@ impl Shard {
             for open in tracking.open() {
                 let is_held = match open.named.recipient() {
                     Recipient::Session(session) => self.by_no.get(&session).is_some_and(|key| {
-                        let comes_later = |seq| self.comes_later(*key, &tracking.topic, seq);
+                        let topic = &tracking.topic;
+                        let is_kept = |seq| self.conversations.get(topic, seq).is_some();
+                        let comes_then = |seq| is_kept(seq) && self.comes_then(*key, topic, message);
+                        let comes_later = |seq| self.comes_later(*key, topic, seq) || comes_then(seq);
                         tracking.seq.is_none_or(|seq| own.contains(&(message, session)) || comes_later(seq))
                     }),
                     Recipient::Group(group) => held.contains(&(message, group)),

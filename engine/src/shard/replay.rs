@@ -183,6 +183,7 @@ impl Shard {
     pub(super) fn is_covered(&self, key: SessionKey, topic: &str, form: Form) -> bool {
         let replays = self.sessions[key].replays.as_ref();
         replays.is_some_and(|replays| replays.get(topic, form).is_some())
+            || (form == Form::Plain && self.is_away_from(key, topic))
     }
 
     /// Remembers a message that is not durable yet while somebody may come to it by a cursor.

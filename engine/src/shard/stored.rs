@@ -54,6 +54,10 @@ impl Shard {
             let turn = self.sessions[key].replays.as_ref().and_then(|replays| replays.turn(place));
             let Some((form, topic)) = turn.cloned() else { break };
             self.effort += 1;
+            if self.is_behind_queue(key, &topic, form) {
+                place += 1;
+                continue;
+            }
             let next = match self.read_ahead(now, key, &topic, form) {
                 Ahead::Ended => continue,
                 Ahead::Skipped(bytes) => return Replayed::Bytes(bytes),

@@ -18,12 +18,12 @@ use super::Shard;
 use crate::message::Origin;
 use crate::record::{Entry, read_record};
 use crate::{
-    Acl, Config, ConnId, DedupLimits, FetchId, Input, Now, OnFull, Output, Principal, Recovery, Retention,
-    Ticket,
+    Acl, AskId, Config, ConnId, DedupLimits, FetchId, Input, Now, OnFull, Output, Principal, Question,
+    Recovery, Retention, Ticket,
 };
 
 const CLIENTS: [&str; 4] = ["a", "b", "c", "d"];
-const TOPICS: [&str; 12] = [
+const TOPICS: [&str; 13] = [
     "t",
     "t/1",
     "im/room",
@@ -36,8 +36,9 @@ const TOPICS: [&str; 12] = [
     "$other",
     "$im/keepalive",
     "$im/probe",
+    "$im/read",
 ];
-const FILTERS: [&str; 22] = [
+const FILTERS: [&str; 25] = [
     "t",
     "t/#",
     "+/+",
@@ -60,6 +61,9 @@ const FILTERS: [&str; 22] = [
     "$im/from/1/im/#",
     "$im/from/first/#",
     "$im/from/2/$im/env/im/room",
+    "$im/mine",
+    "$im/mine",
+    "$im/inbox",
 ];
 
 /// What a full queue does, and the memory that there may be.
@@ -121,6 +125,8 @@ enum Op {
     Acl(Arc<Acl>),
     Principal(usize, Box<Principal>),
     Inform(&'static str, &'static str),
+    /// A client's user joins a conversation, or leaves it.
+    Member(usize, &'static str, bool),
 }
 
 fn client() -> impl Strategy<Value = usize> {
@@ -201,6 +207,7 @@ fn publish() -> impl Strategy<Value = Packet> {
     let payload = prop::sample::select(vec![
         "",
         "x",
+        r#"{"topic":"im/room","seq":2}"#,
         r#"{"interval_s":5,"net":"n","id":"p","after_s":6}"#,
         "a payload that is rather long for so small a queue, so that bytes matter too, \
         and not only the number of messages in it, which is small as well: three of this length are over the limit",
@@ -293,6 +300,8 @@ fn op() -> impl Strategy<Value = Op> {
             1 => client().prop_map(Op::Malformed),
             1 => rights::rules().prop_map(|rules| Op::Acl(Arc::new(Acl { rules }))),
             1 => (client(), rights::principal()).prop_map(|(c, p)| Op::Principal(c, p)),
+            3 => (client(), prop::sample::select(vec!["im/room", "dev/a/cmd"]), prop::bool::weighted(0.7))
+                .prop_map(|(client, topic, joins)| Op::Member(client, topic, joins)),
             2 => prop::sample::select(vec!["x", ""]).prop_map(|payload| Op::Inform("$other/a", payload)),
         ],
     ]
@@ -427,6 +436,14 @@ impl World {
             Op::StoreFull(full) => Input::StoreFull { full },
             Op::Acl(acl) => Input::Acl { acl },
             Op::Principal(of, principal) => Input::Principal { conn: conn(of), principal },
+            Op::Member(client, topic, joins) => {
+                let (topic, user) = (topic.into(), format!("anon:{}", CLIENTS[client]).into());
+                let question = match joins {
+                    true => Question::Join { topic, user, by: None },
+                    false => Question::Leave { topic, user },
+                };
+                Input::Asked { ask: AskId(0), question: Box::new(question) }
+            }
             Op::Inform(topic, payload) => Input::Inform { topic: topic.into(), payload: payload.into() },
         };
         let is_commit = matches!(input, Input::Committed { .. });
@@ -560,7 +577,8 @@ impl World {
         self.shard.groups.sweep_now();
         assert_eq!((self.shard.groups.iter().count(), self.shard.routes.levels()), (0, 0));
         assert!(self.shard.envelope_routes.is_empty());
-        let known = self.shard.presences.recount() + self.shard.networks.recount();
+        let known =
+            self.shard.presences.recount() + self.shard.networks.recount() + self.shard.members.recount();
         assert_eq!(
             self.shard.account.bytes(),
             self.shard.conversations.recount()
@@ -573,6 +591,9 @@ impl World {
     fn check_sessions(&self) {
         memory::check(&self.shard);
         share::check(&self.shard);
+        for user in CLIENTS.map(|client| format!("anon:{client}")) {
+            assert_eq!(self.shard.unread(&user), self.shard.recount_unread(&user));
+        }
         let config = config(self.bounds);
         assert!(self.shard.sessions.len() <= config.sessions_max);
         assert_eq!(self.shard.by_client.len(), self.shard.sessions.len());
@@ -592,6 +613,8 @@ impl World {
             assert!(s.queue.len() <= config.queue_messages_max && s.queue.bytes() <= config.queue_bytes_max);
             assert!(s.subscriptions.len() <= config.subscriptions_max);
             assert_eq!(s.conn.is_some(), s.disconnected.is_none());
+            assert!(s.conn.is_none() || s.away.is_none(), "away while it is connected");
+            assert_eq!(s.is_hearer, s.subscriptions.contains_key(im::MINE_FILTER));
             rights::check(&self.shard, s);
             if let Some(conn) = s.conn {
                 assert_eq!(self.shard.conns[&conn].session, key);
@@ -599,8 +622,9 @@ impl World {
         }
         let most = 2 * self.shard.conns.len()
             + 2 * self.shard.sessions.len()
-            + 2 * self.shard.receipts.iter().count();
-        assert!(self.shard.timers.len() <= most + 4, "deadlines pile up");
+            + 2 * self.shard.receipts.iter().count()
+            + self.shard.conversations.iter().count();
+        assert!(self.shard.timers.len() <= most + 5, "deadlines pile up");
         assert!(self.shard.retained.len() <= config.retained_messages_max);
     }
 }

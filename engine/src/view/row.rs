@@ -131,6 +131,8 @@ pub(crate) enum Part {
     Incoming(PacketId),
     /// How far it is in a conversation's stored messages; `Entry::Replayed` moves it too.
     Cursor(bytestring::ByteString, Form),
+    /// Since when it has no connection, if it gets its user's conversations; the newest connection may be newer.
+    Away,
     /// What it will not get of a conversation.
     Holes(bytestring::ByteString, Form),
 }
@@ -155,6 +157,7 @@ impl Row {
             Entry::IncomingReleased { session, packet_id } => {
                 Self::DeletePart(*session, Part::Incoming(*packet_id))
             }
+            Entry::Away { session, .. } => Self::PutPart(*session, Part::Away),
             Entry::Cursor { session, topic, form, next } => {
                 let part = Part::Cursor(topic.clone(), *form);
                 match next {

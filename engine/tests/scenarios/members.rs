@@ -6,9 +6,7 @@ use protocol::*;
 
 fn user(node: &mut Node, conn: u64, client: &str, name: &'static str) {
     node.connect_as(conn, durable(client), Some(name));
-    assert!(
-        node.seen(conn).iter().any(|p| matches!(p, Packet::ConnAck(c) if c.reason == ReasonCode::Success))
-    );
+    node.take_connack(conn);
 }
 
 fn post(node: &mut Node, conn: u64, topic: &str, payload: &'static str) {
@@ -275,4 +273,194 @@ fn members_are_recipients_and_receipts_of_many_are_counted() {
     let told: Vec<_> = node.publishes(3).into_iter().filter(|p| p.topic == "$im/receipts").collect();
     let last: serde_json::Value = serde_json::from_slice(&told.last().unwrap().payload).unwrap();
     assert_eq!((&last["count"], &last["of"], &last["state"]), (&2.into(), &2.into(), &"delivered".into()));
+}
+
+/// A session that gets its user's conversations, and has been away.
+fn away(node: &mut Node, conn: u64, name: &'static str) {
+    user(node, conn, name, name);
+    node.subscribe(conn, "$im/mine", QoS::AtLeastOnce);
+    node.drop_connection(conn);
+}
+
+#[test]
+fn a_message_costs_nothing_for_members_who_are_away() {
+    let mut node = Node::new();
+    user(&mut node, 1, "alice", "alice");
+    let names: Vec<&'static str> = (0..300).map(|n| &*format!("user-{n}").leak()).collect();
+    for (n, name) in names.iter().enumerate() {
+        node.join("im/many", name);
+        away(&mut node, 10 + n as u64, name);
+    }
+    post(&mut node, 1, "im/none", "x");
+    post(&mut node, 1, "im/many", "x");
+    let (held, queued) = (node.shard.memory().bytes, node.shard.stats().queued);
+    post(&mut node, 1, "im/none", "x");
+    let (plain, plain_held) = (node.log.last().unwrap().len(), node.shard.memory().bytes - held);
+    let held = node.shard.memory().bytes;
+    post(&mut node, 1, "im/many", "x");
+    assert_eq!(node.log.last().unwrap().len(), plain, "in the log");
+    assert_eq!(node.shard.memory().bytes - held, plain_held, "in memory");
+    assert_eq!(node.shard.stats().queued, queued);
+    user(&mut node, 2, "user-7", "user-7");
+    assert_eq!(got(&mut node, 2).len(), 2);
+}
+
+#[test]
+fn many_missed_messages_come_in_order_within_the_window_and_then_live_ones() {
+    let mut node = Node::with(Config { inflight_max: 3, ..Config::default() });
+    for topic in ["im/a", "im/b"] {
+        node.join(topic, "bob");
+    }
+    away(&mut node, 1, "bob");
+    user(&mut node, 2, "alice", "alice");
+    let texts: Vec<&'static str> = (0..60).map(|n| &*format!("{n:02}").leak()).collect();
+    for text in &texts[..30] {
+        post(&mut node, 2, "im/a", text);
+        post(&mut node, 2, "im/b", text);
+    }
+    user(&mut node, 3, "bob", "bob");
+    let mut all = Vec::new();
+    let mut restarted = false;
+    for round in 0..200 {
+        if round < 30 {
+            post(&mut node, 2, "im/a", texts[30 + round]);
+        }
+        let publishes = node.publishes(3);
+        assert!(publishes.len() <= 3);
+        for p in publishes {
+            let text = format!("{} {}", p.topic, String::from_utf8_lossy(&p.payload));
+            // What was not acknowledged comes again after a crash.
+            if all.last() != Some(&text) && !(p.dup && all.contains(&text)) {
+                all.push(text);
+            }
+            if round != 10 || restarted {
+                node.packet(3, Packet::PubAck(ack(p.packet_id.unwrap().get(), ReasonCode::Success)));
+            }
+        }
+        if round == 10 && !restarted {
+            restarted = true;
+            node.restart(usize::MAX);
+            user(&mut node, 2, "alice", "alice");
+            user(&mut node, 3, "bob", "bob");
+        }
+    }
+    let of = |topic: &str| -> Vec<_> { all.iter().filter(|m| m.starts_with(topic)).cloned().collect() };
+    let expected =
+        |topic: &str, n: usize| -> Vec<_> { texts[..n].iter().map(|t| format!("{topic} {t}")).collect() };
+    assert_eq!(of("im/b"), expected("im/b", 30));
+    assert_eq!(of("im/a"), expected("im/a", 60));
+}
+
+#[test]
+fn what_waits_in_the_queue_is_not_overtaken_by_what_was_missed() {
+    let mut node = Node::with(Config { inflight_max: 1, ..Config::default() });
+    node.join("im/a", "bob");
+    user(&mut node, 1, "bob", "bob");
+    node.subscribe(1, "$im/mine", QoS::AtLeastOnce);
+    user(&mut node, 2, "alice", "alice");
+    for text in ["1", "2", "3"] {
+        post(&mut node, 2, "im/a", text);
+    }
+    node.drop_connection(1);
+    for text in ["4", "5"] {
+        post(&mut node, 2, "im/a", text);
+    }
+    for restarts in [false, true] {
+        if restarts {
+            node.restart(usize::MAX);
+        }
+        user(&mut node, 3 + u64::from(restarts), "bob", "bob");
+    }
+    let mut all = Vec::new();
+    for _ in 0..6 {
+        for p in node.publishes(4) {
+            all.push(String::from_utf8(p.payload.to_vec()).unwrap());
+            node.packet(4, Packet::PubAck(ack(p.packet_id.unwrap().get(), ReasonCode::Success)));
+        }
+    }
+    assert_eq!(all.len(), 5, "{all:?}");
+    assert!(all.is_sorted(), "{all:?}");
+}
+
+#[test]
+fn members_who_are_away_are_recipients_and_each_gets_one_final_state() {
+    let mut node = Node::new();
+    for name in ["bob", "carol", "dave", "eve"] {
+        node.join("im/a", name);
+    }
+    for (conn, name) in [(1, "bob"), (2, "carol"), (3, "dave"), (4, "eve")] {
+        away(&mut node, conn, name);
+    }
+    user(&mut node, 5, "alice", "alice");
+    node.subscribe(5, "$im/receipts", QoS::AtMostOnce);
+    let mut expiring = publish("im/a", QoS::AtLeastOnce, 1, "short");
+    expiring.properties.message_expiry_interval_s = Some(10);
+    node.packet(5, tracked(expiring, "short"));
+    node.packet(5, tracked(publish("im/a", QoS::AtLeastOnce, 1, "long"), "long"));
+    node.restart(usize::MAX);
+    user(&mut node, 6, "alice", "alice");
+    user(&mut node, 7, "bob", "bob");
+    assert_eq!(got(&mut node, 7), ["im/a short", "im/a long"]);
+    node.pass_s(11);
+    node.leave("im/a", "carol");
+    node.pass_ms(1);
+    // The session of dave ends.
+    node.connect_as(8, volatile("dave"), Some("dave"));
+    node.pass_ms(1);
+    user(&mut node, 9, "eve", "eve");
+    assert_eq!(got(&mut node, 9), ["im/a long"]);
+    let mut told = receipts(&mut node, 6);
+    told.sort_unstable();
+    assert_eq!(
+        told,
+        [
+            "long delivered bob -",
+            "long delivered eve -",
+            "long dropped carol left",
+            "long dropped dave session_ended",
+            "short delivered bob -",
+            "short expired carol -",
+            "short expired dave -",
+            "short expired eve -",
+        ]
+    );
+}
+
+#[test]
+fn what_a_session_subscribed_to_itself_comes_after_its_user_left() {
+    let mut node = Node::new();
+    node.join("im/a", "bob");
+    user(&mut node, 1, "bob", "bob");
+    node.subscribe(1, "$im/mine", QoS::AtLeastOnce);
+    node.subscribe(1, "im/#", QoS::AtLeastOnce);
+    node.drop_connection(1);
+    user(&mut node, 2, "alice", "alice");
+    post(&mut node, 2, "im/a", "1");
+    node.leave("im/a", "bob");
+    post(&mut node, 2, "im/a", "2");
+    node.join("im/a", "bob");
+    post(&mut node, 2, "im/a", "3");
+    user(&mut node, 3, "bob", "bob");
+    let mut all = got(&mut node, 3);
+    all.extend(got(&mut node, 3));
+    assert_eq!(all, ["im/a 1", "im/a 2", "im/a 3"]);
+}
+
+#[test]
+fn what_was_given_up_meanwhile_is_told() {
+    let rule = engine::ConversationRule {
+        retention: engine::Retention { age_s: 0, messages: 2, bytes: 0 },
+        ..engine::Config::default().conversations.remove(0)
+    };
+    let mut node = Node::with(Config { conversations: vec![rule], ..Config::default() });
+    node.join("im/a", "bob");
+    away(&mut node, 1, "bob");
+    user(&mut node, 2, "alice", "alice");
+    for text in ["1", "2", "3", "4"] {
+        post(&mut node, 2, "im/a", text);
+    }
+    user(&mut node, 3, "bob", "bob");
+    let first = node.publishes(3).remove(0);
+    assert_eq!(property(&first.properties.user_properties, im::IM_SEQ), Some("3"));
+    assert_eq!(property(&first.properties.user_properties, "im-gap"), Some("3"));
 }

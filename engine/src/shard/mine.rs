@@ -1,0 +1,141 @@
+//! Sessions that get all of their user's conversations, while they are away (docs/protocol.md section 6).
+//!
+//! Nothing is queued for them: when the connection of such a session ends, the number of the next message is noted,
+//! and what its user gets as a member from then on stays in the conversations alone. When it comes back, a cursor
+//! begins in each conversation that has newer messages. So a message costs nothing a member that is away, neither in
+//! the log nor in memory.
+
+use bytestring::ByteString;
+
+use super::Shard;
+use super::backlog::Work;
+use crate::message::{MsgNo, Origin};
+use crate::record::{Entry, Form};
+use crate::route::SessionKey;
+
+/// Conversations with what a session has missed of them: the first number, in the order of topics.
+pub(super) type Missed = Vec<(ByteString, u64)>;
+
+impl Shard {
+    /// The connection of a session has ended.
+    pub(super) fn go_away(&mut self, key: SessionKey) {
+        let since = MsgNo(self.next_message);
+        let session = &mut self.sessions[key];
+        session.away = None;
+        if session.is_hearer && session.durable {
+            session.away = Some(since);
+            let session = session.no;
+            self.write(&Entry::Away { session, since });
+        }
+    }
+
+    /// A session is connected again: what it missed comes by cursors.
+    pub(super) fn come_back(&mut self, key: SessionKey) {
+        let missed = self.missed(key);
+        self.sessions[key].away = None;
+        self.cover(key, missed);
+    }
+
+    /// Finds what a session that is away has missed.
+    fn missed(&self, key: SessionKey) -> Missed {
+        let session = &self.sessions[key];
+        let Some(since) = session.away.filter(|_| session.is_hearer) else { return Missed::new() };
+        let all = self.members.conversations_of(&session.user);
+        let first = all.filter_map(|(_, roll, member)| {
+            let first = self.conversations.seq_of(&roll.topic, since)?.max(member.joined + 1);
+            (first <= self.conversations.last_seq(&roll.topic)).then(|| (roll.topic.clone(), first))
+        });
+        let mut missed: Missed = first.collect();
+        missed.sort_unstable();
+        missed
+    }
+
+    /// Has conversations come to a session by cursors from these numbers on.
+    fn cover(&mut self, key: SessionKey, missed: Missed) {
+        for (topic, first) in missed {
+            if self.is_covered(key, &topic, Form::Plain) {
+                continue;
+            }
+            let kept = self.conversations.first_seq(&topic);
+            let joined =
+                self.members.member(&topic, &self.sessions[key].user).map_or(0, |member| member.joined);
+            // What was given up while it was away is not known by number: all before was.
+            if kept > 1 && first == kept && kept > joined + 1 {
+                self.note_hole(key, &topic, Form::Plain, kept - 1);
+            }
+            self.set_cursor(key, &topic, Form::Plain, Some(first.max(kept)));
+        }
+        self.put_behind_queue(key);
+    }
+
+    /// Puts cursors behind what waits of their conversations before them.
+    pub(super) fn put_behind_queue(&mut self, key: SessionKey) {
+        let session = &mut self.sessions[key];
+        let Some(replays) = &mut session.replays else { return };
+        for message in session.queue.iter().filter(|d| d.origin == Origin::Subscriptions).map(|d| &d.message)
+        {
+            let Some(seq) = message.seq else { continue };
+            if let Some(cursor) = replays.get_mut(&message.topic, Form::Plain).filter(|c| seq < c.next) {
+                cursor.after = cursor.after.max(Some(message.no));
+            }
+        }
+    }
+
+    /// Whether messages of a cursor's conversation wait in the queue before it.
+    pub(super) fn is_behind_queue(&mut self, key: SessionKey, topic: &ByteString, form: Form) -> bool {
+        let session = &mut self.sessions[key];
+        let replays = session.replays.as_mut();
+        let Some(cursor) = replays.and_then(|replays| replays.get_mut(topic, form)) else { return false };
+        let Some(last) = cursor.after else { return false };
+        if !session.queue.contains(last) {
+            // It was the last one, or went before its time.
+            let own =
+                session.queue.iter().filter(|d| d.origin == Origin::Subscriptions && d.message.no < last);
+            let before = own.filter(|d| d.message.topic == *topic).map(|d| d.message.no);
+            cursor.after = before.max();
+        }
+        cursor.after.is_some()
+    }
+
+    /// Whether a conversation's messages are not queued for a session because it is away.
+    pub(super) fn is_away_from(&self, key: SessionKey, topic: &str) -> bool {
+        let session = &self.sessions[key];
+        session.away.is_some() && session.is_hearer && self.members.is_member(topic, &session.user)
+    }
+
+    /// Whether a message comes to a session when that comes back.
+    pub(super) fn comes_then(&self, key: SessionKey, topic: &str, message: MsgNo) -> bool {
+        self.sessions[key].away.is_some_and(|since| message >= since) && self.is_away_from(key, topic)
+    }
+
+    /// The user of a session is about to leave a conversation; what the session has missed of it comes only if
+    /// another of its subscriptions brings it.
+    pub(super) fn leave_missed(&mut self, key: SessionKey, topic: &str) -> Missed {
+        let mut missed = self.missed(key);
+        missed.retain(|(missed, _)| missed == topic);
+        missed
+    }
+
+    /// The user of a session has left a conversation of which it had missed this.
+    pub(super) fn left_missed(&mut self, key: SessionKey, missed: Missed) {
+        let (stays, gone) = missed.into_iter().partition(|(topic, _)| self.brings(key, topic, Form::Plain));
+        self.cover(key, stays);
+        self.end_missed(key, gone, "left");
+    }
+
+    /// A session that may be away ends: nobody gets what it has missed.
+    pub(super) fn end_all_missed(&mut self, key: SessionKey) {
+        if self.sessions[key].away.is_some() {
+            let missed = self.missed(key);
+            self.end_missed(key, missed, "session_ended");
+        }
+    }
+
+    fn end_missed(&mut self, key: SessionKey, missed: Missed, reason: &'static str) {
+        let session = self.sessions[key].no;
+        for (topic, next) in missed {
+            let to = self.conversations.last_seq(&topic);
+            self.backlog.push_back(Work::Uncovered { session, topic, next, to, reason });
+        }
+    }
+}
