@@ -415,3 +415,19 @@ fn a_shared_subscription_gets_each_change_once() {
     let both = [told(&mut node, 1), told(&mut node, 2)].concat();
     assert_eq!(both, ["truck connected"]);
 }
+
+#[test]
+fn presence_comes_in_envelopes_too() {
+    let mut node = Node::new();
+    node.connect(1, "truck");
+    node.connack(2, version_3("old", true));
+    node.packet(2, subscribe("$im/env/$im/presence/+", options(QoS::AtMostOnce)));
+    node.drop_connection(1);
+    let seen = node.publishes(2);
+    let inner = seen.iter().filter(|p| p.topic == "$im/env/$im/presence/truck").map(|p| {
+        let envelope: serde_json::Value = serde_json::from_slice(&p.payload).unwrap();
+        let presence: im::Presence = serde_json::from_str(envelope["payload"].as_str().unwrap()).unwrap();
+        (p.retain, presence.online)
+    });
+    assert_eq!(inner.collect::<Vec<_>>(), [(true, true), (false, false)]);
+}
