@@ -16,7 +16,6 @@ enum Kind {
 pub(crate) fn render(snapshot: &Snapshot) -> String {
     use Kind::{Counter, Gauge};
     let Snapshot { engine, counts, .. } = snapshot;
-    let flag = u64::from;
     let metrics = [
         (Gauge, "connections", "Clients that are connected.", engine.connections),
         (Gauge, "sockets", "Open MQTT sockets, with or without a CONNECT.", snapshot.sockets),
@@ -85,9 +84,38 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
         (Counter, "packets_sent_total", "Packets sent.", counts.packets_out),
         (Counter, "received_bytes_total", "Bytes read from MQTT sockets.", counts.bytes_in),
         (Counter, "sent_bytes_total", "Bytes written to MQTT sockets.", counts.bytes_out),
+        (Gauge, "reading_paused", "1 while reading waits for the disk.", u64::from(snapshot.reading_paused)),
+        (Gauge, "uptime_seconds", "Seconds since the start.", snapshot.uptime_ms / 1000),
+    ];
+    let mut out = String::with_capacity(4096);
+    for (kind, name, help, value) in metrics.into_iter().chain(store(snapshot)).chain(limits(snapshot)) {
+        let kind = match kind {
+            Gauge => "gauge",
+            Counter => "counter",
+        };
+        writeln!(
+            out,
+            "# HELP postrider_{name} {help}\n# TYPE postrider_{name} {kind}\npostrider_{name} {value}"
+        )
+        .expect("writing to a String");
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    writeln!(
+        out,
+        "# HELP postrider_build_info The version.\n# TYPE postrider_build_info gauge\n\
+         postrider_build_info{{version=\"{version}\"}} 1"
+    )
+    .expect("writing to a String");
+    out
+}
+
+/// The log, its view, and who reads them.
+fn store(snapshot: &Snapshot) -> [(Kind, &'static str, &'static str, u64); 12] {
+    use Kind::{Counter, Gauge};
+    [
         (Gauge, "store_bytes", "Size of the log on disk.", snapshot.log_bytes),
         (Gauge, "store_pending_bytes", "Bytes on their way to the disk.", snapshot.pending_bytes),
-        (Gauge, "store_full", "1 when the store takes no more messages.", flag(snapshot.store_full)),
+        (Gauge, "store_full", "1 when the store takes no more messages.", u64::from(snapshot.store_full)),
         (
             Counter,
             "store_fetches_total",
@@ -107,7 +135,7 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
             Gauge,
             "store_view_failed",
             "1 when the view does not follow the log any more.",
-            flag(snapshot.view.is_failed),
+            u64::from(snapshot.view.is_failed),
         ),
         (Counter, "store_view_batches_total", "Batches that the view took in.", snapshot.view.batches),
         (Counter, "store_rewrites_total", "Files that replaced segments of the log.", snapshot.view.rewrites),
@@ -117,29 +145,7 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
             "Bytes that rewriting segments gave back.",
             snapshot.view.freed_bytes,
         ),
-        (Gauge, "reading_paused", "1 while reading waits for the disk.", flag(snapshot.reading_paused)),
-        (Gauge, "uptime_seconds", "Seconds since the start.", snapshot.uptime_ms / 1000),
-    ];
-    let mut out = String::with_capacity(4096);
-    for (kind, name, help, value) in metrics.into_iter().chain(limits(snapshot)) {
-        let kind = match kind {
-            Gauge => "gauge",
-            Counter => "counter",
-        };
-        writeln!(
-            out,
-            "# HELP postrider_{name} {help}\n# TYPE postrider_{name} {kind}\npostrider_{name} {value}"
-        )
-        .expect("writing to a String");
-    }
-    let version = env!("CARGO_PKG_VERSION");
-    writeln!(
-        out,
-        "# HELP postrider_build_info The version.\n# TYPE postrider_build_info gauge\n\
-         postrider_build_info{{version=\"{version}\"}} 1"
-    )
-    .expect("writing to a String");
-    out
+    ]
 }
 
 /// What the limits did.

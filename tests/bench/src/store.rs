@@ -38,7 +38,9 @@ pub(crate) struct Load {
 }
 
 pub(crate) fn run(program: &Path, load: Load) -> Result<()> {
-    println!("| durability | publishers | durable publishes/s | ack p50 ms | ack p99 ms | CPU µs a publish | bare loop/s |");
+    println!(
+        "| durability | publishers | durable publishes/s | ack p50 ms | ack p99 ms | CPU µs a publish | bare loop/s |"
+    );
     println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
     for (durability, name) in [(Durability::Power, "power"), (Durability::Process, "process")] {
         for publishers in PUBLISHERS {
@@ -71,7 +73,7 @@ fn publish(program: &Path, durability: Durability, publishers: usize, seconds: f
     let names: Vec<_> = (0..publishers).map(|number| format!("publisher-{number}")).collect();
     let links = clients.connect(&names, true)?;
     let mut sent = vec![Instant::now(); links.len() + 1];
-    let mut send = |clients: &mut Clients, sent: &mut [Instant], link: usize| -> Result<()> {
+    let send = |clients: &mut Clients, sent: &mut [Instant], link: usize| -> Result<()> {
         sent[link] = Instant::now();
         clients.send(link, &message("bench/store".to_owned(), PacketId::MIN))
     };
@@ -269,7 +271,8 @@ fn accepted(packet: &Packet) -> Result<()> {
 
 /// Blocks that the log's files take.
 fn log_bytes(store: &Path) -> Result<u64> {
-    let is_log = |path: &Path| path.extension().is_some_and(|extension| extension == "seg" || extension == "kept");
+    let is_log =
+        |path: &Path| path.extension().is_some_and(|extension| extension == "seg" || extension == "kept");
     let mut bytes = 0;
     for entry in fs::read_dir(store)? {
         let path = entry?.path();
