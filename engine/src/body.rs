@@ -83,7 +83,9 @@ impl BodySlot {
 
     /// Changes the body of a message that nobody else has yet.
     fn change(&mut self, change: impl FnOnce(&mut Body)) {
-        if let Some(mut body) = self.0.swap(None) {
+        if self.is_here()
+            && let Some(mut body) = self.0.swap(None)
+        {
             change(Arc::make_mut(&mut body));
             self.0.store(Some(body));
         }

@@ -224,17 +224,33 @@ pub(super) fn write_message(w: &mut Writer<'_>, m: &Message, set_retained: bool)
 /// # Errors
 /// The record is not of this version or is cut; the text says where.
 pub(crate) fn read_record(record: &Bytes) -> Result<Vec<Entry>, String> {
+    let mut entries = Vec::new();
+    read_each(record, |entry| {
+        entries.push(entry);
+        Ok(())
+    })?;
+    Ok(entries)
+}
+
+/// Reads the entries of one record and gives them away one by one.
+///
+/// # Errors
+/// As [`read_record`], or what the taker says; those before were taken then.
+pub(crate) fn read_each(
+    record: &Bytes,
+    mut take: impl FnMut(Entry) -> Result<(), String>,
+) -> Result<(), String> {
     let mut r = Reader { record, at: 0, version: 0 };
     r.version = r.u8()?;
     if !(1..=VERSION).contains(&r.version) {
         return Err(format!("record version {}, this program reads versions 1 to {VERSION}", r.version));
     }
-    let mut entries = Vec::new();
     while r.at < record.len() {
         let at = r.at;
-        entries.push(read_entry(&mut r).map_err(|what| format!("entry at byte {at}: {what}"))?);
+        let entry = read_entry(&mut r).map_err(|what| format!("entry at byte {at}: {what}"))?;
+        take(entry)?;
     }
-    Ok(entries)
+    Ok(())
 }
 
 fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
@@ -439,7 +455,7 @@ fn read_head(r: &mut Reader<'_>) -> Result<HeadEntry, String> {
         is_high: flags & 8 != 0,
         qos: QoS::from_u8(flags & 3).ok_or("qos 3")?,
         retain: flags & 4 != 0,
-        topic: r.str()?,
+        topic: r.str_slice()?,
         expiry: expiry.map(|unix_ms| Expiry { unix_ms, monotonic_ms: 0 }),
         seq,
         ts_unix_ms,
@@ -620,6 +636,15 @@ impl Reader<'_> {
     }
     fn str(&mut self) -> Result<ByteString, String> {
         ByteString::try_from(self.bytes()?).map_err(|e| format!("a string is not UTF-8: {e}"))
+    }
+    /// A string that keeps the record in memory: whoever keeps it makes a copy.
+    fn str_slice(&mut self) -> Result<ByteString, String> {
+        let len = self.u32()? as usize;
+        let end = self.at.checked_add(len).filter(|end| *end <= self.record.len());
+        let end = end.ok_or_else(|| format!("{len} bytes wanted at byte {}", self.at))?;
+        let slice = self.record.slice(self.at..end);
+        self.at = end;
+        ByteString::try_from(slice).map_err(|e| format!("a string is not UTF-8: {e}"))
     }
     fn option<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, String>) -> Result<Option<T>, String> {
         if self.u8()? == 0 { Ok(None) } else { read(self).map(Some) }

@@ -1,6 +1,6 @@
 //! From the log to the state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,9 +13,9 @@ use super::backlog::Work;
 use super::checkpoint::RECORD_BYTES;
 use super::share::Remains;
 use crate::conversation::{Head, SenderNo, Stored};
-use crate::message::{Delivery, Expiry, Message, MsgNo, Origin};
+use crate::message::{Delivery, Expiry, Message, MsgNo, Origin, compact};
 use crate::planted::Planted;
-use crate::record::{Entry, Form, KeptMessage, MessageEntry, Recipient, SessionNo, Source, read_record};
+use crate::record::{Entry, Form, KeptMessage, MessageEntry, Recipient, SessionNo, Source, read_each};
 use crate::retained::Retained;
 use crate::route::SessionKey;
 use crate::session::{Incoming, Session, Subscription};
@@ -34,7 +34,7 @@ struct Met {
     fresh: Vec<MsgNo>,
     /// Size at which messages that nothing points to are let go.
     sweep_at: usize,
-    topics: FxHashSet<ByteString>,
+    topics: HashSet<ByteString>,
 }
 
 /// Topics that are kept to be shared by the messages taken back.
@@ -57,8 +57,12 @@ impl Met {
     fn share_topic(&mut self, topic: &mut ByteString) {
         if let Some(known) = self.topics.get(topic) {
             *topic = known.clone();
-        } else if self.topics.len() < TOPICS_MAX {
-            self.topics.insert(topic.clone());
+        } else {
+            // A slice would keep the record that it came in.
+            *topic = compact(topic);
+            if self.topics.len() < TOPICS_MAX {
+                self.topics.insert(topic.clone());
+            }
         }
     }
 
@@ -126,7 +130,7 @@ impl Shard {
     }
 
     fn apply_record(&mut self, record: &Bytes, met: &mut Met, now: Now) -> Result<(), String> {
-        read_record(record)?.into_iter().try_for_each(|entry| self.apply(entry, met, now))
+        read_each(record, |entry| self.apply(entry, met, now))
     }
 
     fn apply(&mut self, entry: Entry, met: &mut Met, now: Now) -> Result<(), String> {
@@ -346,7 +350,8 @@ impl Shard {
 
     /// A message whose body is elsewhere.
     fn apply_head(&mut self, message: Message, met: &mut Met, now: Now) {
-        if met.is_needed(message.no, &self.retained) {
+        // A row stands alone for its message.
+        if met.place > 0 && met.is_needed(message.no, &self.retained) {
             return;
         }
         let message = self.take_back(message, met, now);
