@@ -48,6 +48,26 @@ pub enum Planted {
     StalePresenceAfterRestart,
     /// A client's new connection does not know the epoch of the one before.
     PresenceEpochForgotten,
+    /// A restart forgets the ids of messages.
+    DedupForgottenAtRestart,
+    /// An id stands for one message on whatever topic.
+    DedupWithoutTopic,
+    /// A replay begins one number too late.
+    CursorSkips,
+    /// A message comes by the cursor and by the queue too.
+    RepeatedAtSwitch,
+    /// A restart forgets how far a replay was.
+    CursorForgottenAtRestart,
+    /// Nobody is told of numbers that a queue dropped.
+    GapNotTold,
+    /// The user's own messages count as unread.
+    OwnCountedAsUnread,
+    /// A restart forgets how far a user has read.
+    ReadPositionLostAtRestart,
+    /// A restart forgets who is a member.
+    MemberLostAtRestart,
+    /// A message takes the place of another user's with the same key.
+    CollapseAcrossUsers,
 }
 
 impl Planted {
@@ -73,5 +93,15 @@ impl Planted {
         Self::CleanStartResumes,
         Self::StalePresenceAfterRestart,
         Self::PresenceEpochForgotten,
+        Self::DedupForgottenAtRestart,
+        Self::DedupWithoutTopic,
+        Self::CursorSkips,
+        Self::RepeatedAtSwitch,
+        Self::CursorForgottenAtRestart,
+        Self::GapNotTold,
+        Self::OwnCountedAsUnread,
+        Self::ReadPositionLostAtRestart,
+        Self::MemberLostAtRestart,
+        Self::CollapseAcrossUsers,
     ];
 }

@@ -157,6 +157,16 @@ impl SimDisk {
         self.state().operations_left = Some(nth);
     }
 
+    /// Says whether the power has not ended.
+    pub fn has_power(&self) -> bool {
+        self.state().check_power().is_ok()
+    }
+
+    /// Returns the names of all files, as running programs see them.
+    pub fn names(&self) -> Vec<String> {
+        self.state().names.keys().cloned().collect()
+    }
+
     /// Returns how often files and the directory were synced.
     pub fn syncs(&self) -> u64 {
         self.state().syncs

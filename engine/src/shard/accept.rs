@@ -247,7 +247,8 @@ impl Shard {
         let by_rule = rule.and_then(|rule| rule.receipts);
         let wanted = asked.and_then(|v| ReceiptsWanted::parse(v)).or(by_rule);
         let user_properties = &offer.properties.user_properties;
-        let (collapse, is_high) = queueing::asked(user_properties, rule, &offer.by.user, &offer.topic);
+        let owner = if self.has_planted(Planted::CollapseAcrossUsers) { "" } else { &*offer.by.user };
+        let (collapse, is_high) = queueing::asked(user_properties, rule, owner, &offer.topic);
 
         let bytes = queue_bytes(&offer.topic, &offer.payload, &offer.properties);
         let load = Load {

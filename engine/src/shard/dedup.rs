@@ -8,6 +8,7 @@ use super::accept::{Accepted, Offer};
 use crate::Now;
 use crate::dedup::{Fingerprint, Published};
 use crate::message::{Message, user_property};
+use crate::planted::Planted;
 use crate::record::Entry;
 use crate::timers::Deadline;
 
@@ -21,6 +22,7 @@ impl Shard {
     /// Returns what stands for the id of a message if its sender gave it one: those of the broker's own are new.
     pub(super) fn given_id(&self, topic: &str, properties: &PublishProperties) -> Option<Fingerprint> {
         let id = user_property(&properties.user_properties, im::IM_ID)?;
+        let topic = if self.has_planted(Planted::DedupWithoutTopic) { "" } else { topic };
         self.dedup.is_on().then(|| Fingerprint::of(topic, id))
     }
 

@@ -6,6 +6,7 @@ use super::Shard;
 use super::rights::NOT_AUTHORIZED;
 use crate::gap::Gaps;
 use crate::message::{Delivery, Origin};
+use crate::planted::Planted;
 use crate::receipt::Outcome;
 use crate::record::{Entry, Form, Hole};
 use crate::route::SessionKey;
@@ -57,7 +58,8 @@ impl Shard {
 
     /// Whether a message that goes out now has to tell of numbers before it.
     pub(super) fn tells_gap(&self, key: SessionKey, delivery: &Delivery) -> bool {
-        let Some(gaps) = &self.sessions[key].gaps else { return false };
+        let gaps = self.sessions[key].gaps.as_ref().filter(|_| !self.has_planted(Planted::GapNotTold));
+        let Some(gaps) = gaps else { return false };
         let Some(seq) = delivery.message.seq.filter(|_| has_gaps(delivery)) else { return false };
         gaps.is_told_by(&delivery.message.topic, delivery.form(), seq)
     }

@@ -10,6 +10,7 @@ use crate::conversation::Head;
 use crate::member::Last;
 use crate::memory::MEMBER_BYTES;
 use crate::message::{Message, Origin, compact};
+use crate::planted::Planted;
 use crate::principal::Principal;
 use crate::receipt::Outcome;
 use crate::record::{Entry, SessionNo, Source};
@@ -115,7 +116,8 @@ impl Shard {
         let Some(seq) = message.seq else { return };
         let head = Head { seq, ts_unix_ms: message.ts_unix_ms };
         let from = message.from();
-        self.members.post(roll, head, message.expiry.map(|e| e.unix_ms), &from);
+        let by = if self.has_planted(Planted::OwnCountedAsUnread) { "" } else { &*from };
+        self.members.post(roll, head, message.expiry.map(|e| e.unix_ms), by);
         let body = message.body.load();
         let preview = body.as_deref().and_then(|body| protocol::im::preview(&body.payload));
         let preview = preview.map(ByteString::from);

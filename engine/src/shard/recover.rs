@@ -182,6 +182,7 @@ impl Shard {
                 self.conversations.give_up_before(&topic, first_seq);
             }
             Entry::ConversationPage { topic, messages } => self.apply_page(&topic, messages),
+            Entry::Cursor { .. } if planted == Some(Planted::CursorForgottenAtRestart) => {}
             Entry::Cursor { session, topic, form, next } => {
                 let key = self.logged_key(session)?;
                 self.restore_cursor(key, &topic, form, next);
@@ -213,11 +214,15 @@ impl Shard {
                 self.groups.restore(group, &filter.full)?;
             }
             Entry::GroupForgotten { group } => self.groups.forget(group),
+            Entry::Published { .. } if planted == Some(Planted::DedupForgottenAtRestart) => {}
             Entry::Published { user, first, ids } => self.dedup.restore(&user, first, &ids)?,
             Entry::ReadWished { topic, wish } => drop(self.read_wishes.add(&topic, wish)),
             Entry::ReadSettled { topic, to_seq } => drop(self.read_wishes.forget(&topic, to_seq)),
             Entry::PublishedForgotten(forgotten) => self.dedup.forget(&forgotten),
+            Entry::Member { .. } if planted == Some(Planted::MemberLostAtRestart) => {}
             Entry::Member { topic, user, joined, read } => {
+                let is_lost = planted == Some(Planted::ReadPositionLostAtRestart);
+                let read = if is_lost { joined } else { read };
                 let head = self.conversations.end(&topic);
                 self.members.restore(&topic, &user, joined, read, head);
             }

@@ -16,6 +16,7 @@ use super::backlog::Work;
 use super::end::Ending;
 use crate::Now;
 use crate::message::{Delivery, Message, MsgNo, Origin};
+use crate::planted::Planted;
 use crate::receipt::Outcome;
 use crate::record::{Entry, FinalState, Form, Recipient, SessionNo};
 use crate::replay::{Cursor, Merged, Replays, Start};
@@ -93,7 +94,8 @@ impl Shard {
             if is_cut {
                 self.note_hole(key, &topic, form, first_seq - 1);
             }
-            let next = start.map(|start| start.max(first_seq));
+            let skipped = u64::from(self.has_planted(Planted::CursorSkips));
+            let next = start.map(|start| start.max(first_seq) + skipped);
             self.set_cursor(
                 key,
                 &topic,
@@ -182,7 +184,8 @@ impl Shard {
     /// Whether a message for a session comes to it by a cursor, not by its queue.
     pub(super) fn is_covered(&self, key: SessionKey, topic: &str, form: Form) -> bool {
         let replays = self.sessions[key].replays.as_ref();
-        replays.is_some_and(|replays| replays.get(topic, form).is_some())
+        let is_replayed = replays.is_some_and(|replays| replays.get(topic, form).is_some());
+        (is_replayed && !self.has_planted(Planted::RepeatedAtSwitch))
             || (form == Form::Plain && self.is_away_from(key, topic))
     }
 

@@ -88,8 +88,12 @@ impl Remains {
 
     /// Gives one that waits its packet id; says whether it was there.
     pub(super) fn sent(&mut self, message: MsgNo, packet_id: PacketId) -> bool {
-        let next = self.deliveries.iter_mut().find(|(id, d)| id.is_none() && d.message.no == message);
-        next.map(|(id, _)| *id = Some(packet_id)).is_some()
+        let at = self.deliveries.iter().position(|(id, d)| id.is_none() && d.message.no == message);
+        let Some((_, delivery)) = at.and_then(|at| self.deliveries.remove(at)) else { return false };
+        // What has priority passed others that wait.
+        let flights = self.deliveries.partition_point(|(id, _)| id.is_some());
+        self.deliveries.insert(flights, (Some(packet_id), delivery));
+        true
     }
 
     /// Whether the log has a delivery of it.

@@ -169,13 +169,17 @@ impl Left {
                 self.deliveries.push(entry);
             }
             Entry::Sent { message, packet_id, .. } => {
-                let is_next = |entry: &&mut Entry| matches!(entry, Entry::Queued { packet_id: None, .. });
-                match self.deliveries.iter_mut().find(is_next) {
-                    Some(Entry::Queued { message: next, packet_id: id, .. }) if *next == message => {
-                        *id = Some(packet_id);
-                    }
-                    _ => return Err(format!("message {} does not wait", message.0)),
+                let is_it = |entry: &Entry| matches!(entry, Entry::Queued { message: m, packet_id: None, .. } if *m == message);
+                let at = self.deliveries.iter().position(is_it);
+                let at = at.ok_or_else(|| format!("message {} does not wait", message.0))?;
+                let mut sent = self.deliveries.remove(at);
+                if let Entry::Queued { packet_id: id, .. } = &mut sent {
+                    *id = Some(packet_id);
                 }
+                // What has priority passed others that wait.
+                let is_sent = |entry: &Entry| matches!(entry, Entry::Queued { packet_id: Some(_), .. });
+                let flights = self.deliveries.partition_point(is_sent);
+                self.deliveries.insert(flights, sent);
             }
             Entry::Ended { message, source, packet_id, .. } => {
                 let is_it = |entry: &Entry| {

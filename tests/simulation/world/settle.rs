@@ -1,0 +1,62 @@
+//! The end of a run: no more trouble, everyone connects, all that is due arrives.
+
+use super::World;
+
+/// Rounds after which a world that does not come to rest is wrong.
+const ROUNDS_MAX: u32 = 50_000;
+
+impl World {
+    /// Who stays away leaves, and before anybody notices the broker dies once more.
+    fn vanish(&mut self) -> Result<(), String> {
+        for who in 0..self.actors.len() {
+            if let Some(conn) = self.network.of(who).filter(|_| self.role(who).stays_away) {
+                self.network.remove(conn);
+                self.lose(who)?;
+            }
+        }
+        self.crash()
+    }
+
+    pub(super) fn settle(&mut self) -> Result<(), String> {
+        self.vanish()?;
+        let mut quiet_rounds = 0;
+        for _ in 0..ROUNDS_MAX {
+            for who in 0..self.actors.len() {
+                if !self.is_linked(who) && !self.role(who).stays_away {
+                    self.connect(who)?;
+                }
+            }
+            self.commit()?;
+            if self.node.is_dead {
+                self.crash()?;
+            }
+            self.fetch()?;
+            self.pass_time(5)?;
+            let conns: Vec<_> = self.network.links().map(|(conn, _)| conn).collect();
+            for conn in conns {
+                if let Some(link) = self.network.link(conn) {
+                    link.frozen_until_ms = 0;
+                    if link.is_congested && !link.is_closed {
+                        self.congest(conn)?;
+                    }
+                }
+                self.speak(conn)?;
+                self.carry(conn, true)?;
+                self.carry(conn, false)?;
+            }
+            let is_quiet = self.network.is_idle()
+                && self.node.is_committed()
+                && (0..self.actors.len()).all(|who| self.role(who).stays_away || self.actors[who].is_quiet());
+            quiet_rounds = if is_quiet { quiet_rounds + 1 } else { 0 };
+            // What expires meanwhile is told within this time.
+            if quiet_rounds == 20 {
+                self.commit()?;
+                self.pass_time(10_000)?;
+            }
+            if quiet_rounds > 40 {
+                return Ok(());
+            }
+        }
+        Err("the world does not come to rest".into())
+    }
+}
