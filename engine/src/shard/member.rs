@@ -112,8 +112,8 @@ impl Shard {
 
     /// What a message of a conversation means for its members: nothing is stored for any of them.
     pub(super) fn posted(&mut self, now: Now, message: &Message) {
-        let Some(roll) = self.members.roll(&message.topic) else { return };
         let Some(seq) = message.seq else { return };
+        let Some(roll) = self.members.roll(&message.topic) else { return };
         let head = Head { seq, ts_unix_ms: message.ts_unix_ms };
         let from = message.from();
         let by = if self.has_planted(Planted::OwnCountedAsUnread) { "" } else { &*from };
