@@ -3,21 +3,13 @@
 //! Asks the broker's HTTP port, which answers this on its own machine only.
 
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use serde::Deserialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
-use crate::terminal::say;
-
-/// The broker has this long to answer.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
-
-/// An answer is at most this long: far above a full list.
-const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+use crate::broker_http::{BrokerArgs, ask, percent_encoded};
+use crate::terminal::{aligned, say};
 
 /// List who is banned from a running broker, or let somebody in again
 #[derive(Debug, clap::Args)]
@@ -45,13 +37,6 @@ enum Command {
         /// The address, client id or user name, as `list` shows it
         key: String,
     },
-}
-
-#[derive(Debug, clap::Args)]
-struct BrokerArgs {
-    /// HTTP address of the broker, on this machine
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
-    http: String,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -84,11 +69,6 @@ struct Ban {
     since: u64,
     left_s: u64,
     refused: u64,
-}
-
-#[derive(Deserialize)]
-struct Problem {
-    detail: String,
 }
 
 /// Runs the command.
@@ -126,13 +106,7 @@ fn table(bans: &[Ban]) -> Vec<String> {
         [ban.kind.clone(), who, ban.reason.clone(), since, seconds(ban.left_s), ban.refused.to_string()]
     };
     let rows: Vec<_> = std::iter::once(head).chain(bans.iter().map(row)).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..6).map(width).collect();
-    let line = |row: &[String; 6]| {
-        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        cells.join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect()
+    aligned(&rows)
 }
 
 fn seconds(all_s: u64) -> String {
@@ -143,52 +117,9 @@ fn seconds(all_s: u64) -> String {
     }
 }
 
-/// Encodes one segment of a path.
-fn percent_encoded(text: &str) -> String {
-    let mut out = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
-}
-
-/// Sends one request and returns the answer's body.
-async fn ask(http: &str, method: &str, path: &str) -> anyhow::Result<String> {
-    let asked = timeout(ANSWER_MAX, exchange(http, method, path)).await;
-    let answer = asked.with_context(|| format!("the broker at {http} does not answer"))??;
-    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;
-    let status = head.split(' ').nth(1).unwrap_or_default();
-    match (status, serde_json::from_str::<Problem>(body)) {
-        ("200" | "204", _) => Ok(body.to_owned()),
-        (_, Ok(problem)) => bail!("{}", problem.detail),
-        _ => bail!("the server at {http} answers {status}: it is no broker, or one of another version"),
-    }
-}
-
-async fn exchange(http: &str, method: &str, path: &str) -> anyhow::Result<String> {
-    let reach = || format!("cannot reach a broker's HTTP port at {http}; --http says where it is");
-    let mut stream = TcpStream::connect(http).await.with_context(reach)?;
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {http}\r\nAccept: application/json\r\nConnection: close\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = String::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).await?;
-    Ok(answer)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_key_is_one_segment_of_the_path() {
-        assert_eq!(percent_encoded("2001:db8::/64"), "2001%3Adb8%3A%3A%2F64");
-        assert_eq!(percent_encoded("a b/ü"), "a%20b%2F%C3%BC");
-    }
 
     #[test]
     fn bans_stand_in_columns_and_their_names_are_escaped() {

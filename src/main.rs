@@ -4,6 +4,7 @@
 
 mod bans_command;
 mod bridge_command;
+mod broker_http;
 mod certs_command;
 mod config_command;
 mod connection_args;
@@ -11,6 +12,7 @@ mod demo;
 mod passwd_command;
 mod pub_command;
 mod serve;
+mod set_aside_command;
 mod signals;
 mod sim_command;
 mod sub_command;
@@ -43,6 +45,7 @@ enum Command {
     Sub(sub_command::SubArgs),
     Bridge(bridge_command::BridgeArgs),
     Bans(bans_command::BansArgs),
+    SetAside(set_aside_command::SetAsideArgs),
     Sim(sim_command::SimArgs),
     Demo(demo::DemoArgs),
 }
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Sub(args) => block_on(sub_command::run(args)),
         Command::Bridge(args) => block_on(bridge_command::run(args)),
         Command::Bans(args) => block_on(bans_command::run(args)),
+        Command::SetAside(args) => block_on(set_aside_command::run(args)),
         Command::Sim(args) => block_on(sim_command::run(args)),
         Command::Demo(args) => block_on(demo::run(args)),
     }

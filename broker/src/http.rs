@@ -2,7 +2,7 @@
 //!
 //! `/healthz` says that the process lives, `/readyz` that the shard answers and takes messages,
 //! `/metrics` its numbers, `/api/v1/bans` who is kept out, `/api/v1/conversations` who is a member of which,
-//! `/api/v1/inbox` what a user has not read.
+//! `/api/v1/inbox` what a user has not read, `/api/v1/clients/{client}/set-aside` what ended a client's connections.
 
 mod access;
 mod bans;
@@ -10,6 +10,7 @@ mod inbox;
 mod members;
 mod problem;
 mod query;
+mod set_aside;
 mod web_socket;
 
 use std::{
@@ -28,7 +29,7 @@ use axum::{
     http::{StatusCode, header::CONTENT_TYPE},
     middleware,
     response::{IntoResponse, Response},
-    routing::{any, delete, get, put},
+    routing::{any, delete, get, post, put},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -132,6 +133,9 @@ async fn serve(
     let of_users = Router::new()
         .route("/conversations/{topic}/members/{user}", put(members::join).delete(members::leave))
         .route("/inbox", get(inbox::page))
+        .route("/clients/{client}/set-aside", get(set_aside::list))
+        .route("/clients/{client}/set-aside/{message}", delete(set_aside::forget))
+        .route("/clients/{client}/set-aside/{message}/replay", post(set_aside::replay))
         .with_state(access);
     let app = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))

@@ -59,6 +59,12 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
             engine.dropped_queue_full,
         ),
         (Counter, "messages_expired_total", "Messages dropped for their expiry.", engine.expired),
+        (
+            Counter,
+            "messages_set_aside_total",
+            "Messages set aside because they ended their recipients' connections.",
+            engine.set_aside,
+        ),
         (Counter, "connections_accepted_total", "Sockets accepted.", counts.accepted),
         (Counter, "handshakes_total", "TLS, WebSocket and PROXY handshakes done.", snapshot.handshakes),
         (

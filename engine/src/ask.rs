@@ -27,6 +27,25 @@ pub enum Question {
         /// The user.
         user: ByteString,
     },
+    /// What was set aside at a client's session.
+    SetAside {
+        /// The client id.
+        client: ByteString,
+    },
+    /// To give a client a message again that was set aside.
+    Replay {
+        /// The client id.
+        client: ByteString,
+        /// Its number, as listed.
+        message: u64,
+    },
+    /// To forget a message that was set aside.
+    Drop {
+        /// The client id.
+        client: ByteString,
+        /// Its number, as listed.
+        message: u64,
+    },
     /// What a user has in the inbox.
     Inbox {
         /// The user.

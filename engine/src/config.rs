@@ -70,6 +70,11 @@ pub struct Config {
     pub keepalive_max_s: u16,
     /// Networks (`im-net`) whose survived silences are remembered; 0 = none.
     pub networks_max: usize,
+    /// Connections in a row that must end within 1 s of sending a message, while it was alone in flight, for it to
+    /// be set aside; 0 = never.
+    pub poison_after: u32,
+    /// Messages set aside at one session; the oldest go.
+    pub set_aside_max: usize,
     /// How long the ids that senders give are known.
     pub dedup: DedupLimits,
     /// Conversations whose stored messages one session may be coming to at once; a SUBSCRIBE that asks for more is
@@ -210,6 +215,8 @@ impl Default for Config {
             keepalive_min_s: 1,
             keepalive_max_s: 7_200,
             networks_max: 1_000,
+            poison_after: 0,
+            set_aside_max: 100,
             dedup: DedupLimits::default(),
             replays_per_session_max: 10_000,
             receipts_listed_max: 50,

@@ -276,6 +276,8 @@ pub struct Stats {
     pub dropped_queue_full: u64,
     /// Of these, for their Message Expiry Interval.
     pub expired: u64,
+    /// Messages set aside since start, because they ended their recipients' connections.
+    pub set_aside: u64,
     /// Bodies of messages that were read from the log again since start.
     pub bodies_fetched: u64,
     /// Bodies that the log did not have any more: their messages ended as dropped, reason `storage_error`.

@@ -27,6 +27,7 @@ mod names;
 mod network;
 mod places;
 mod planted;
+mod poison;
 mod presence;
 mod principal;
 mod queueing;

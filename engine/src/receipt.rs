@@ -28,6 +28,8 @@ pub(crate) enum Outcome {
     Dropped(&'static str),
     /// The recipient's reason code.
     Refused(protocol::ReasonCode),
+    /// It ended too many connections of the recipient and was set aside.
+    Poison,
 }
 
 impl Outcome {
@@ -36,7 +38,7 @@ impl Outcome {
             Self::Delivered(_) => FinalState::Delivered,
             Self::Expired => FinalState::Expired,
             Self::Dropped(_) => FinalState::Dropped,
-            Self::Refused(_) => FinalState::Refused,
+            Self::Refused(_) | Self::Poison => FinalState::Refused,
         }
     }
 }
@@ -290,6 +292,7 @@ impl Tracking {
             reason: match outcome {
                 Outcome::Dropped(reason) => Some(reason.to_owned()),
                 Outcome::Refused(code) => Some(code.text().to_owned()),
+                Outcome::Poison => Some("poison".to_owned()),
                 Outcome::Delivered(_) | Outcome::Expired => None,
             },
             qos: match outcome {

@@ -24,6 +24,7 @@ use crate::gap::Gaps;
 use crate::memory::{Account, Held, INCOMING_BYTES, SESSION_BYTES, SUBSCRIPTION_BYTES, entry_bytes};
 use crate::message::{Delivery, MsgNo, queue_bytes};
 use crate::names::ByName;
+use crate::poison::{SET_ASIDE_BYTES, SetAside, SetAsides, Suspicion};
 use crate::principal::{Principal, SessionLimits};
 use crate::record::{SessionNo, Source};
 use crate::replay::Replays;
@@ -135,6 +136,10 @@ pub(crate) struct Session {
     pub(crate) replays: Option<Box<Replays>>,
     /// Numbers of conversations that it will not get and was not told of.
     pub(crate) gaps: Option<Box<Gaps>>,
+    /// What its connections ended with, if that may be a message's doing.
+    pub(crate) suspicion: Option<Box<Suspicion>>,
+    /// Messages that were set aside here; changed by the methods here, which count it.
+    pub(crate) set_aside: Option<Box<SetAsides>>,
     /// Its queue is to be trimmed after this turn.
     pub(crate) is_over_limit: bool,
     /// It is to be drained further after this turn.
@@ -176,6 +181,8 @@ impl Session {
             checked_epoch: 0,
             recheck: None,
             holds_unreadable: false,
+            suspicion: None,
+            set_aside: None,
             is_hearer: false,
             away: None,
             replays: None,
@@ -184,6 +191,24 @@ impl Session {
             is_draining: false,
             is_fetching: false,
         }
+    }
+
+    /// Keeps a message that was set aside; returns the oldest that there is no room for.
+    pub(crate) fn push_set_aside(&mut self, set_aside: SetAside, messages_max: usize) -> Vec<SetAside> {
+        let gone = self.set_aside.get_or_insert_default().push(set_aside, messages_max);
+        self.share.grow(SET_ASIDE_BYTES);
+        self.share.shrink(gone.len() * SET_ASIDE_BYTES);
+        gone
+    }
+
+    /// Takes a message out that was set aside.
+    pub(crate) fn take_set_aside(&mut self, message: MsgNo) -> Option<SetAside> {
+        let taken = self.set_aside.as_mut()?.take(message)?;
+        self.share.shrink(SET_ASIDE_BYTES);
+        if self.set_aside.as_ref().is_some_and(|all| all.is_empty()) {
+            self.set_aside = None;
+        }
+        Some(taken)
     }
 
     /// Puts a message at the end of the queue.

@@ -228,6 +228,13 @@ sections! {
         /// the new one; both accept it and tell with a receipt. "reject" refuses the publish for everybody
         /// (0x97).
         on_full: OnFull = OnFull::DropOldest;
+        /// A message is set aside when so many connections of its recipient in a row ended within 1 s of
+        /// sending it while it was alone in flight (from the second on suspects are sent one at a time):
+        /// its receipt is `refused` with reason `poison`. `postrider set-aside` lists and replays. 0 = never,
+        /// as the standard has it (MQTT-4.4.0-1); 1 counts as 2.
+        poison_after: u32 = 0, 0..=1_000;
+        /// Messages set aside at one session; the oldest go.
+        set_aside_max: u32 = 100, 1..=10_000;
     }
     /// Retained messages.
     retained: Retained {
@@ -643,6 +650,8 @@ impl Config {
             queue_messages_max: self.queue.messages_max as usize,
             queue_bytes_max: self.queue.bytes_max as usize,
             on_full: self.queue.on_full.engine(),
+            poison_after: self.queue.poison_after,
+            set_aside_max: self.queue.set_aside_max as usize,
             retained_messages_max: self.retained.messages_max as usize,
             retained_bytes_max: self.retained.bytes_max as usize,
             retained_per_subscribe_max: self.retained.per_subscribe_max as usize,

@@ -16,6 +16,7 @@ use crate::config::ReceiptsWanted;
 use crate::dedup::{Fingerprint, Published};
 use crate::memory::Held;
 use crate::message::{Expiry, Flag, Message, MsgNo};
+use crate::poison::SetAside;
 
 pub(super) mod kind {
     pub(in crate::record) const SESSION_OPENED: u8 = 1;
@@ -46,6 +47,8 @@ pub(super) mod kind {
     pub(in crate::record) const NET_VOTE: u8 = 28;
     pub(in crate::record) const PUBLISHED: u8 = 19;
     pub(in crate::record) const PUBLISHED_FORGOTTEN: u8 = 41;
+    pub(in crate::record) const SET_ASIDE: u8 = 26;
+    pub(in crate::record) const TAKEN_BACK: u8 = 27;
     pub(in crate::record) const READ_WISHED: u8 = 42;
     pub(in crate::record) const READ_SETTLED: u8 = 43;
     pub(in crate::record) const HEAD: u8 = 29;
@@ -124,6 +127,14 @@ pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
         }
         Entry::IncomingReleased { session, packet_id } => {
             w.u8(kind::INCOMING_RELEASED).u64(session.0).u16(packet_id.get());
+        }
+        Entry::SetAside { session, set_aside } => {
+            let SetAside { message, qos, form, at_unix_ms } = &**set_aside;
+            w.u8(kind::SET_ASIDE).u64(session.0).u8(*qos as u8 | (*form as u8) << 2).u64(*at_unix_ms);
+            write_message(w, message, false);
+        }
+        Entry::TakenBack { session, message } => {
+            w.u8(kind::TAKEN_BACK).u64(session.0).u64(message.0);
         }
         Entry::Away { session, since } => {
             w.u8(kind::AWAY).u64(session.0).u64(since.0);
@@ -250,6 +261,18 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
             session: r.u64()?,
             group: if r.version == 1 { 1 } else { r.u64()? },
         },
+        kind::SET_ASIDE => {
+            let (session, bits, at_unix_ms) = (r.session()?, r.u8()?, r.u64()?);
+            let (qos, form) = (QoS::from_u8(bits & 3).ok_or("qos 3")?, im::form(bits >> 2)?);
+            let kind = r.u8()?;
+            if kind != kind::MESSAGE && kind != kind::MESSAGE_V3 {
+                return Err(format!("kind {kind} where a message must be"));
+            }
+            let message = std::sync::Arc::new(read_message(r, kind)?.message);
+            let set_aside = Box::new(SetAside { message, qos, form, at_unix_ms });
+            Entry::SetAside { session, set_aside }
+        }
+        kind::TAKEN_BACK => Entry::TakenBack { session: r.session()?, message: r.message()? },
         kind::GROUP_FORGOTTEN => Entry::GroupForgotten { group: GroupNo(r.u64()?) },
         kind::GROUP => Entry::Group { group: GroupNo(r.u64()?), filter: r.str()? },
         kind::AWAY => Entry::Away { session: r.session()?, since: r.message()? },

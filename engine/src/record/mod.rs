@@ -14,6 +14,7 @@ use protocol::{PacketId, QoS, SubscribeOptions, Will};
 use crate::config::ReceiptsWanted;
 use crate::dedup::{Forgotten, Published};
 use crate::message::{Message, MsgNo};
+use crate::poison::SetAside;
 use crate::presence::State;
 use crate::reads::Wish;
 use layout::{Writer, write_entry, write_head, write_message};
@@ -337,6 +338,16 @@ pub(crate) enum Entry {
     },
     /// Ids are no longer known.
     PublishedForgotten(Forgotten),
+    /// A message was set aside at a session, which it ends at in the same record; all of it, for nothing else keeps it.
+    SetAside {
+        session: SessionNo,
+        set_aside: Box<SetAside>,
+    },
+    /// A message is no longer set aside at a session.
+    TakenBack {
+        session: SessionNo,
+        message: MsgNo,
+    },
     /// The sender of a conversation's message wants to hear who reads it.
     ReadWished {
         topic: ByteString,

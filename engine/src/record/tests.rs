@@ -147,6 +147,12 @@ fn entries_of_version_2() -> Vec<Entry> {
 
 /// What version 3 adds, one of each kind and shape.
 fn entries_added_by_version_3() -> Vec<Entry> {
+    let set_aside = SetAside {
+        message: std::sync::Arc::new(message().message),
+        qos: QoS::AtLeastOnce,
+        form: Form::Envelope,
+        at_unix_ms: 1_800_000_000_000,
+    };
     let fingerprint = Fingerprint(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
     let ids = vec![
         Published::new(fingerprint, Some(4), false, 1_800_000_000),
@@ -221,6 +227,8 @@ fn entries_added_by_version_3() -> Vec<Entry> {
         },
         Entry::Published { user: "u".into(), first: 7, ids },
         Entry::PublishedForgotten(Forgotten { user: "u".into(), from: 1, to: 7 }),
+        Entry::SetAside { session: SessionNo(7), set_aside: Box::new(set_aside) },
+        Entry::TakenBack { session: SessionNo(7), message: MsgNo(9) },
         Entry::ReadWished {
             topic: "im/room".into(),
             wish: Wish { seq: 3, id: "id-1".into(), sender: "s".into() },

@@ -264,6 +264,10 @@ impl Checkpoint {
             self.delivery(session, delivery, None);
             self.close_if_full();
         }
+        for set_aside in s.set_aside.iter().flat_map(|all| all.iter()) {
+            self.push(&Entry::SetAside { session, set_aside: Box::new(set_aside.clone()) });
+            self.close_if_full();
+        }
     }
 
     /// Its cursors, and the holes that it was not told of.

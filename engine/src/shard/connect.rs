@@ -285,6 +285,7 @@ impl Shard {
                     && properties.request_problem_information.unwrap_or(true),
                 receive_maximum_of_client,
                 window,
+                flight_sent_ms: None,
                 receive_maximum,
                 packet_bytes_max: properties.packet_bytes_max,
                 aliases: FxHashMap::default(),

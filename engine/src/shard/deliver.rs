@@ -102,6 +102,7 @@ impl Shard {
             delivery.message = self.bodies.pinned(&delivery.message);
         }
         self.send(conn, Wait::Ticket(ticket), Packet::Publish(publish));
+        self.note_flight(now, conn);
         self.sessions[key].push_in_flight(packet_id, delivery, true);
     }
 
@@ -110,7 +111,7 @@ impl Shard {
     pub(super) fn drain(&mut self, now: Now, key: SessionKey) {
         let Some(conn) = self.sessions[key].conn else { return };
         let Some(c) = self.conns.get(&conn).filter(|c| c.takes_publishes()) else { return };
-        let window = c.window;
+        let window = self.window(key, c.window);
         self.resend(now, key, conn, window);
         self.drain_waiting(now, key, conn, window);
         self.log_cursors(key);
@@ -221,6 +222,7 @@ impl Shard {
                 }
             };
             self.send(conn, Wait::Ticket(self.gate.last_ticket()), packet);
+            self.note_flight(now, conn);
             let session = &mut self.sessions[key];
             session.in_flight[at].on_this_connection = true;
             session.window_used += 1;
@@ -235,6 +237,12 @@ impl Shard {
                 reason => self.end_in_flight(now, key, packet_id, Outcome::Dropped(reason)),
             }
             self.drain_later(key);
+        }
+    }
+
+    fn note_flight(&mut self, now: Now, conn: ConnId) {
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.flight_sent_ms = Some(now.monotonic_ms);
         }
     }
 

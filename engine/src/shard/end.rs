@@ -169,6 +169,7 @@ impl Shard {
             self.presence_ended(now, key, &reason, &last_seen);
         }
         let is_awaited = matches!(reason, CloseReason::TakenOver | CloseReason::Shutdown);
+        self.watch_poison(now, conn, &reason);
         self.close(conn, reason);
         let session = &mut self.sessions[key];
         session.conn = None;

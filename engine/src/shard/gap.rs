@@ -19,7 +19,9 @@ impl Shard {
         match outcome {
             // Who may not read it has no conversation any more.
             Outcome::Dropped(NOT_AUTHORIZED) => {}
-            Outcome::Dropped(_) | Outcome::Expired => self.note_hole(key, topic, form, seq),
+            Outcome::Dropped(_) | Outcome::Expired | Outcome::Poison => {
+                self.note_hole(key, topic, form, seq);
+            }
             Outcome::Delivered(_) | Outcome::Refused(_) => {
                 let gaps = &mut self.sessions[key].gaps;
                 if gaps.as_mut().is_some_and(|gaps| gaps.settle(topic, form, seq)) {

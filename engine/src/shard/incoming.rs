@@ -103,6 +103,7 @@ impl Shard {
     fn end_flight(&mut self, now: Now, conn: ConnId, packet_id: PacketId, outcome: Outcome) {
         let Some(key) = self.conns.get(&conn).map(|c| c.session) else { return };
         self.end_in_flight(now, key, packet_id, outcome);
+        self.trust(key);
         self.drain(now, key);
     }
 

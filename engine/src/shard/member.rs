@@ -30,6 +30,9 @@ impl Shard {
         let answer = match question {
             Question::Join { topic, user, by } => self.join(now, &topic, &user, by.as_deref()),
             Question::Leave { topic, user } => self.leave(now, &topic, &user),
+            Question::SetAside { client } => self.list_set_aside(&client),
+            Question::Replay { client, message } => self.replay_set_aside(now, &client, message),
+            Question::Drop { client, message } => self.drop_set_aside(&client, message),
             Question::Inbox { user, cursor, limit } => self.inbox_page(&user, cursor.as_deref(), limit),
         };
         // What was done before and is not durable yet is answered for, too.

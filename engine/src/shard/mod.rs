@@ -25,6 +25,7 @@ mod limits;
 mod member;
 mod memory;
 mod mine;
+mod poison;
 mod presence;
 mod probe;
 mod publish;
@@ -189,6 +190,8 @@ struct Conn {
     receive_maximum_of_client: usize,
     /// The same, our own limit counted.
     window: usize,
+    /// When a QoS 1 or 2 message was sent last.
+    flight_sent_ms: Option<u64>,
     /// QoS 1/2 publishes that it was told it may have unacknowledged.
     receive_maximum: u16,
     packet_bytes_max: Option<NonZeroU32>,

@@ -57,7 +57,11 @@ impl Shard {
         let room = session.queue.is_empty() && session.window_used == session.in_flight.len();
         match conn {
             Some((id, _)) if qos == QoS::AtMostOnce && (room || !in_conversation) => Way::Send(id),
-            Some((id, c)) if qos > QoS::AtMostOnce && room && session.window_used < c.window => Way::Send(id),
+            Some((id, c))
+                if qos > QoS::AtMostOnce && room && session.window_used < self.window(key, c.window) =>
+            {
+                Way::Send(id)
+            }
             _ if qos > QoS::AtMostOnce || in_conversation => Way::Queue,
             _ if session.conn.is_some() => Way::Drop("queue_full"),
             _ => Way::Drop("offline"),

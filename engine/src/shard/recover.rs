@@ -15,6 +15,7 @@ use super::share::Remains;
 use crate::conversation::{Head, SenderNo, Stored};
 use crate::message::{Delivery, Expiry, Message, MsgNo, Origin, compact};
 use crate::planted::Planted;
+use crate::poison::SetAside;
 use crate::record::{Entry, Form, KeptMessage, MessageEntry, Recipient, SessionNo, Source, read_each};
 use crate::retained::Retained;
 use crate::route::SessionKey;
@@ -216,6 +217,19 @@ impl Shard {
             Entry::GroupForgotten { group } => self.groups.forget(group),
             Entry::Published { .. } if planted == Some(Planted::DedupForgottenAtRestart) => {}
             Entry::Published { user, first, ids } => self.dedup.restore(&user, first, &ids)?,
+            Entry::SetAside { session, set_aside } => {
+                let SetAside { message, qos, form, at_unix_ms } = *set_aside;
+                self.next_message = self.next_message.max(message.no.0.saturating_add(1));
+                let mut message = Message { is_pinned: true, ..Message::clone(&message) };
+                message.expiry = message.expiry.map(|e| Expiry::from_unix(e.unix_ms, now));
+                let message = self.bodies.count(message.sized());
+                let most = self.config.set_aside_max;
+                let session = self.logged_session(session)?;
+                session.push_set_aside(SetAside { message, qos, form, at_unix_ms }, most);
+            }
+            Entry::TakenBack { session, message } => {
+                self.logged_session(session)?.take_set_aside(message);
+            }
             Entry::ReadWished { topic, wish } => drop(self.read_wishes.add(&topic, wish)),
             Entry::ReadSettled { topic, to_seq } => drop(self.read_wishes.forget(&topic, to_seq)),
             Entry::PublishedForgotten(forgotten) => self.dedup.forget(&forgotten),

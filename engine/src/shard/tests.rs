@@ -97,6 +97,8 @@ fn config((on_full, memory_bytes_max, bodies_bytes_max): Bounds) -> Config {
         conversations_max: 2,
         replays_per_session_max: 2,
         receipts_listed_max: 1,
+        poison_after: 2,
+        set_aside_max: 1,
         dedup: DedupLimits { age_s: 40, ids_per_user_max: 3, ids_max: 4 },
         record_recipients_bytes_max: 260,
         ..Config::default()

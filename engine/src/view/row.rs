@@ -7,6 +7,7 @@ use bytes::Bytes;
 use protocol::PacketId;
 
 use crate::dedup::Forgotten;
+use crate::message::MsgNo;
 use crate::record::{Entry, Form, SessionNo};
 
 /// What an entry does to the row of what it is about.
@@ -135,6 +136,8 @@ pub(crate) enum Part {
     Away,
     /// What it will not get of a conversation.
     Holes(bytestring::ByteString, Form),
+    /// A message that was set aside.
+    SetAside(MsgNo),
 }
 
 impl Row {
@@ -173,6 +176,10 @@ impl Row {
                 }
             }
             Entry::Published { user, first, ids } if ids.len() == 1 => Self::Put(published(user, *first)),
+            Entry::SetAside { session, set_aside } => {
+                Self::PutPart(*session, Part::SetAside(set_aside.message.no))
+            }
+            Entry::TakenBack { session, message } => Self::DeletePart(*session, Part::SetAside(*message)),
             Entry::PublishedForgotten(Forgotten { user, from, to }) => {
                 Self::DeleteRange(published(user, *from), published(user, *to))
             }

@@ -3,9 +3,7 @@
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
-use engine::{
-    Access, Acl, AclRule, Config, ConversationRule, OnFull, Principal, Retention, SessionLimits, Who,
-};
+use engine::{Access, Acl, AclRule, Config, ConversationRule, OnFull, Principal, SessionLimits, Who};
 use protocol::{
     Ack, Auth, ByteString, Bytes, Connect, ConnectProperties, Disconnect, DisconnectProperties, Packet,
     PacketId, ProtocolVersion, Publish, PublishProperties, QoS, ReasonCode, RetainHandling, Subscribe,

@@ -140,7 +140,7 @@ fn read_kept(r: &mut Reader<'_>) -> Result<KeptMessage, String> {
     })
 }
 
-fn form(bits: u8) -> Result<Form, String> {
+pub(super) fn form(bits: u8) -> Result<Form, String> {
     match bits {
         0 => Ok(Form::Plain),
         1 => Ok(Form::Envelope),
