@@ -134,17 +134,16 @@ fn queue(program: &Path, load: Load) -> Result<()> {
     make_sessions(&server, load.sessions)?;
     server.terminate()?;
     let server = Server::on_store(program, Durability::Process, store)?;
-    let (empty_bytes, empty_memory) = (log_bytes(store)?, server.rss_bytes()?);
+    let (empty_bytes, empty_memory) = (recovered_bytes(&server)?, server.rss_bytes()?);
     let begin = Instant::now();
     fill(&server, load)?;
     let filled = begin.elapsed().as_secs_f64();
     let filled_memory = server.rss_bytes()?;
     server.terminate()?;
-    let stored = log_bytes(store)? - empty_bytes;
-
     let begin = Instant::now();
     let server = Server::on_store(program, Durability::Process, store)?;
     let opened = begin.elapsed();
+    let stored = recovered_bytes(&server)?.saturating_sub(empty_bytes);
     let said = server.said.iter().find(|line| line.contains("store")).cloned().unwrap_or_default();
     let memory = server.rss_bytes()?.saturating_sub(empty_memory);
     println!("\n{messages} messages of {PAYLOAD_BYTES} bytes in {} sessions:", load.sessions);
@@ -267,6 +266,13 @@ fn accepted(packet: &Packet) -> Result<()> {
         Packet::PubAck(ack) if !ack.reason.is_failure() => Ok(()),
         other => bail!("{other:?} came for a PUBLISH"),
     }
+}
+
+/// What the log holds, without the rest of preallocated segments, as the server said when it started.
+fn recovered_bytes(server: &Server) -> Result<u64> {
+    let bytes =
+        server.said.iter().find_map(|line| line.split_once(" from ")?.1.split_once(" bytes")?.0.parse().ok());
+    bytes.with_context(|| format!("no size of the log in {:?}", server.said))
 }
 
 /// Blocks that the log's files take.
