@@ -133,7 +133,7 @@ mod tests {
             bytes: 12,
         };
         let expected = [
-            "MESSAGE  TOPIC         SEQ  ID  FROM  QOS  BYTES",
+            "MESSAGE  TOPIC        SEQ  ID  FROM  QOS  BYTES",
             r"7        im/\u{1b}[m  3    -   ann   1    12",
         ];
         assert_eq!(table(&[message]), expected);
