@@ -136,6 +136,7 @@ impl Shard {
 
     fn apply(&mut self, entry: Entry, met: &mut Met, now: Now) -> Result<(), String> {
         let planted = self.config.planted;
+        let Some(entry) = remembered(planted, entry) else { return Ok(()) };
         match entry {
             Entry::SessionOpened { session: no, client_id, user } => {
                 let mut session = Session::new(no, client_id.clone(), user, &self.account);
@@ -148,7 +149,7 @@ impl Shard {
             Entry::SessionConnected { session, expiry_s, will } => {
                 let session = self.logged_session(session)?;
                 (session.expiry_s, session.disconnected, session.away) = (expiry_s, None, None);
-                session.keep_will(will.filter(|_| planted != Some(Planted::WillLostAtRestart)));
+                session.keep_will(will);
             }
             Entry::SessionDisconnected { session, expiry_s, at_unix_ms, will } => {
                 let ago_ms = now.unix_ms.saturating_sub(at_unix_ms);
@@ -164,9 +165,7 @@ impl Shard {
                 if filter.share.is_some() && self.groups.named(&filter.full).is_none() {
                     return Err(format!("the group {:?} is not in the log", filter.full));
                 }
-                if planted != Some(Planted::SubscriptionLostAtRestart) {
-                    self.add_subscription(key, &filter, Subscription { options, identifier });
-                }
+                self.add_subscription(key, &filter, Subscription { options, identifier });
             }
             Entry::Unsubscribed { session, filter } => {
                 let key = self.logged_key(session)?;
@@ -183,7 +182,6 @@ impl Shard {
                 self.conversations.give_up_before(&topic, first_seq);
             }
             Entry::ConversationPage { topic, messages } => self.apply_page(&topic, messages),
-            Entry::Cursor { .. } if planted == Some(Planted::CursorForgottenAtRestart) => {}
             Entry::Cursor { session, topic, form, next } => {
                 let key = self.logged_key(session)?;
                 self.restore_cursor(key, &topic, form, next);
@@ -194,16 +192,13 @@ impl Shard {
             }
             Entry::Tracked { message, topic, seq, id, sender, wanted, of, ended, recipients } => {
                 self.next_message = self.next_message.max(message.0.saturating_add(1));
-                if planted != Some(Planted::ReceiptsLostAtRestart) {
-                    self.receipts.track(message, topic, seq, id, sender, wanted, of, ended, recipients);
-                }
+                self.receipts.track(message, topic, seq, id, sender, wanted, of, ended, recipients);
             }
             Entry::Presence { client, state } => self.presences.restore(client, state),
             Entry::PresenceCleared { client } => self.presences.cleared(&client),
             Entry::NetVote { net, user, interval_s, at_unix_ms } => {
                 self.networks.set(&net, &user, interval_s, at_unix_ms);
             }
-            Entry::IncomingTaken { .. } if planted == Some(Planted::Qos2IdForgottenAtRestart) => {}
             Entry::IncomingTaken { session, packet_id, seq, id } => {
                 self.logged_session(session)?.take_incoming(packet_id, Incoming { seq, id });
             }
@@ -215,7 +210,6 @@ impl Shard {
                 self.groups.restore(group, &filter.full)?;
             }
             Entry::GroupForgotten { group } => self.groups.forget(group),
-            Entry::Published { .. } if planted == Some(Planted::DedupForgottenAtRestart) => {}
             Entry::Published { user, first, ids } => self.dedup.restore(&user, first, &ids)?,
             Entry::SetAside { session, set_aside } => {
                 let SetAside { message, qos, form, at_unix_ms } = *set_aside;
@@ -230,23 +224,30 @@ impl Shard {
             Entry::TakenBack { session, message } => {
                 self.logged_session(session)?.take_set_aside(message);
             }
-            Entry::ReadWished { topic, wish } => drop(self.read_wishes.add(&topic, wish)),
-            Entry::ReadSettled { topic, to_seq } => drop(self.read_wishes.forget(&topic, to_seq)),
-            Entry::PublishedForgotten(forgotten) => self.dedup.forget(&forgotten),
-            Entry::Member { .. } if planted == Some(Planted::MemberLostAtRestart) => {}
-            Entry::Member { topic, user, joined, read } => {
-                let is_lost = planted == Some(Planted::ReadPositionLostAtRestart);
-                let read = if is_lost { joined } else { read };
-                let head = self.conversations.end(&topic);
-                self.members.restore(&topic, &user, joined, read, head);
-            }
             Entry::Away { session, since } => self.logged_session(session)?.away = Some(since),
-            Entry::MemberLeft { topic, user } => drop(self.members.leave(&topic, &user)),
             Entry::Counters { message, session, group } => {
                 self.groups.begin_at(group);
                 self.next_message = self.next_message.max(message);
                 self.next_session = self.next_session.max(session);
             }
+            other => self.apply_reading(other, met, now)?,
+        }
+        Ok(())
+    }
+
+    /// Takes the entries back that say who is a member, what was read and which ids are known no longer.
+    fn apply_reading(&mut self, entry: Entry, met: &Met, now: Now) -> Result<(), String> {
+        match entry {
+            Entry::ReadWished { topic, wish } => drop(self.read_wishes.add(&topic, wish)),
+            Entry::ReadSettled { topic, to_seq } => drop(self.read_wishes.forget(&topic, to_seq)),
+            Entry::PublishedForgotten(forgotten) => self.dedup.forget(&forgotten),
+            Entry::Member { topic, user, joined, read } => {
+                let is_lost = self.has_planted(Planted::ReadPositionLostAtRestart);
+                let read = if is_lost { joined } else { read };
+                let head = self.conversations.end(&topic);
+                self.members.restore(&topic, &user, joined, read, head);
+            }
+            Entry::MemberLeft { topic, user } => drop(self.members.leave(&topic, &user)),
             delivery => self.apply_delivery(delivery, met, now)?,
         }
         Ok(())
@@ -566,5 +567,25 @@ impl Shard {
                 self.timers.set(Deadline::MessageExpiry(message), expiry.monotonic_ms);
             }
         }
+    }
+}
+
+/// Test only: what a restart that makes this mistake still knows of an entry.
+fn remembered(planted: Option<Planted>, entry: Entry) -> Option<Entry> {
+    let forgets = match &entry {
+        Entry::Cursor { .. } => Planted::CursorForgottenAtRestart,
+        Entry::IncomingTaken { .. } => Planted::Qos2IdForgottenAtRestart,
+        Entry::Published { .. } => Planted::DedupForgottenAtRestart,
+        Entry::Member { .. } => Planted::MemberLostAtRestart,
+        Entry::Subscribed { .. } => Planted::SubscriptionLostAtRestart,
+        Entry::Tracked { .. } => Planted::ReceiptsLostAtRestart,
+        _ => Planted::WillLostAtRestart,
+    };
+    match entry {
+        Entry::SessionConnected { session, expiry_s, .. } if planted == Some(forgets) => {
+            Some(Entry::SessionConnected { session, expiry_s, will: None })
+        }
+        _ if planted == Some(forgets) && forgets != Planted::WillLostAtRestart => None,
+        entry => Some(entry),
     }
 }
