@@ -1,3 +1,5 @@
+//! Ids are known while the window holds them, and no longer.
+
 use std::collections::BTreeMap;
 
 use super::*;

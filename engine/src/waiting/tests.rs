@@ -1,3 +1,5 @@
+//! The queue does what a plain list does, whatever is done to it.
+
 use super::*;
 use std::sync::Arc;
 
