@@ -27,7 +27,7 @@ impl Plan {
             steps: 4_000,
             messages: 250,
             queue_messages_max: if seed % 5 == 4 { 12 } else { 100_000 },
-            bodies_bytes_max: if seed % 2 == 0 { 2_000 } else { 0 },
+            bodies_bytes_max: if seed.is_multiple_of(2) { 2_000 } else { 0 },
             planted: None,
             skips_sync: false,
             is_traced: false,

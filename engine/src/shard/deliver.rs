@@ -51,15 +51,23 @@ impl Shard {
     }
 
     pub(super) fn send_at_most_once(&mut self, now: Now, key: SessionKey, conn: ConnId, delivery: Delivery) {
-        let outcome = self.write_out(now, key, conn, &delivery);
+        let wait = Wait::Ticket(delivery.message.ticket());
+        let outcome = self.write_out(now, key, conn, &delivery, wait);
         self.end_unlogged(now, key, &delivery, outcome);
     }
 
     /// Sends at QoS 0.
-    fn write_out(&mut self, now: Now, key: SessionKey, conn: ConnId, delivery: &Delivery) -> Outcome {
+    fn write_out(
+        &mut self,
+        now: Now,
+        key: SessionKey,
+        conn: ConnId,
+        delivery: &Delivery,
+        wait: Wait,
+    ) -> Outcome {
         match self.prepare(now, key, conn, delivery, None) {
             Ok(publish) => {
-                self.send(conn, Wait::Ticket(delivery.message.ticket()), Packet::Publish(publish));
+                self.send(conn, wait, Packet::Publish(publish));
                 Outcome::Delivered(QoS::AtMostOnce)
             }
             Err(reason) => Outcome::Dropped(reason),
@@ -157,7 +165,11 @@ impl Shard {
                 self.send_first(now, key, conn, delivery, false);
                 ended += usize::from(self.sessions[key].in_flight.len() == sent_before);
             } else {
-                let outcome = self.write_out(now, key, conn, &delivery);
+                // [MQTT-4.3.1-1] at most once: the log must know that it left the queue before it leaves, or it
+                // would be sent again after a crash. Its own record is an earlier one, if this turn writes none.
+                let is_logged = self.sessions[key].logs(&delivery);
+                let wait = if is_logged { Wait::Record } else { Wait::Ticket(delivery.message.ticket()) };
+                let outcome = self.write_out(now, key, conn, &delivery, wait);
                 self.end_waiting(now, key, &delivery, outcome);
                 ended += 1;
             }

@@ -32,8 +32,7 @@ fn check(evidence: &Evidence<'_>) -> Result<(), String> {
                     one_seq(&mut seqs, number, taken.seq)?;
                     let is_state = taken.topic == STATE_TOPIC;
                     let is_lasting = !CAST[*who].is_member() && !evidence.ledger.ended.contains(who);
-                    let is_queued = taken.qos > QoS::AtMostOnce;
-                    let is_checked = is_lasting && is_queued && !is_state && !CAST[*who].replays;
+                    let is_checked = is_lasting && !is_state && !CAST[*who].replays;
                     if is_checked && !came.insert((*who, number)) && !taken.dup {
                         return Err(format!("{number} came to c{who} again as if it were new"));
                     }

@@ -79,7 +79,7 @@ impl World {
         let conduct = |what| Finding { checker: CONDUCT, what };
         for _ in 0..self.plan.steps {
             let op = ops::pick(&self.ops, &mut self.rng);
-            (op.run)(self).map_err(conduct)?;
+            (op.run)(self).map_err(|what| conduct(format!("{}: {what}", op.name)))?;
             if self.node.is_dead {
                 self.crash().map_err(conduct)?;
             }
