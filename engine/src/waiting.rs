@@ -284,6 +284,11 @@ impl Waiting {
         self.unchecked_from = self.first;
     }
 
+    /// Has it checked again from this place on.
+    pub(crate) fn check_from(&mut self, PlaceNo(place): PlaceNo) {
+        self.unchecked_from = place;
+    }
+
     /// Finds the first that was not checked, and notes that it is by now.
     pub(crate) fn check_next(&mut self) -> Option<PlaceNo> {
         let place = self.find(self.unchecked_from, |_| true)?;

@@ -34,6 +34,8 @@ pub(super) enum FetchFor {
     Session(SessionNo),
     /// What a session has of a group, or left to all its groups when it ended; the work goes on then.
     Group { session: SessionNo, group: Option<GroupNo>, then: Work },
+    /// One message that another member of its group gets; the work goes on then.
+    One { message: Arc<Message>, then: Work },
 }
 
 /// A request that is out.
@@ -72,6 +74,11 @@ impl Shard {
     /// Has what a session has of a group read; the work that needs it goes on then.
     pub(super) fn fetch_for_group(&mut self, session: SessionNo, group: Option<GroupNo>, then: Work) {
         self.fetches.waiting.push_back(FetchFor::Group { session, group, then });
+    }
+
+    /// Has one message read; the work that needs it goes on then.
+    pub(super) fn fetch_one(&mut self, message: Arc<Message>, then: Work) {
+        self.fetches.waiting.push_back(FetchFor::One { message, then });
     }
 
     /// Sends the requests whose turn it is.
@@ -114,7 +121,7 @@ impl Shard {
                 self.drain(now, key);
             }
             // At once: what was read may have to leave again at the turn's end.
-            FetchFor::Group { then, .. } => {
+            FetchFor::Group { then, .. } | FetchFor::One { then, .. } => {
                 self.backlog.push_front(then);
                 self.work_off(now);
             }
@@ -129,13 +136,15 @@ impl Shard {
                     self.drain_later(key);
                 }
             }
-            FetchFor::Group { then, .. } => self.backlog.push_back(then),
+            FetchFor::Group { then, .. } | FetchFor::One { then, .. } => self.backlog.push_back(then),
         }
     }
 
     /// The messages without a body among those that are needed next.
     fn wanted(&self, purpose: &FetchFor) -> Vec<Arc<Message>> {
         match *purpose {
+            FetchFor::One { ref message, .. } if message.body.is_here() => Vec::new(),
+            FetchFor::One { ref message, .. } => vec![message.clone()],
             FetchFor::Session(session) => {
                 let session = self.by_no.get(&session).map(|key| &self.sessions[*key]);
                 let Some(session) = session.filter(|s| s.conn.is_some()) else { return Vec::new() };

@@ -20,7 +20,7 @@ use super::backlog::{ENDS_PER_TURN_MAX, Work};
 use super::checkpoint::RECORD_BYTES;
 use super::end::Ending;
 use crate::acl::Acl;
-use crate::message::{MsgNo, compact};
+use crate::message::{Delivery, Message, MsgNo, Origin, compact};
 use crate::principal::Principal;
 use crate::receipt::Outcome;
 use crate::record::{Entry, SessionNo, Source};
@@ -176,14 +176,17 @@ impl Shard {
         recheck.begin(&mut self.sessions[key], self.rights_epoch);
         // Each check may go through all rules, and they were picked for this turn.
         self.effort += CHECKS_PER_TURN * (1 + rights.rules());
+        let mut absent = None;
         let is_done = self.check_subscriptions(now, key, &mut recheck, &rights)
-            && self.check_flight(now, key, &mut recheck, &rights);
+            && self.check_flight(now, key, &mut recheck, &rights, &mut absent);
         self.sessions[key].recheck = Some(recheck);
-        if is_done && self.check_queue(now, key, &rights) {
+        if is_done && self.check_queue(now, key, &rights, &mut absent) {
             self.sessions[key].is_checked_by(self.rights_epoch);
             if self.sessions[key].conn.is_some() {
                 self.drain_later(key);
             }
+        } else if let Some(message) = absent {
+            self.fetch_one(message, Work::Check(no));
         } else {
             self.backlog.push_back(Work::Check(no));
         }
@@ -207,8 +210,16 @@ impl Shard {
         recheck.filters.is_empty()
     }
 
-    /// Ends what would be sent again and may not be. What is with the client on this connection stays.
-    fn check_flight(&mut self, now: Now, key: SessionKey, recheck: &mut Recheck, rights: &Rights) -> bool {
+    /// Ends what would be sent again and may not be. What is with the client on this connection stays. `absent` is a
+    /// message that must be read first.
+    fn check_flight(
+        &mut self,
+        now: Now,
+        key: SessionKey,
+        recheck: &mut Recheck,
+        rights: &Rights,
+        absent: &mut Option<Arc<Message>>,
+    ) -> bool {
         for _ in 0..CHECKS_PER_TURN {
             if self.turn.record.len() >= RECORD_BYTES {
                 return false;
@@ -222,6 +233,10 @@ impl Shard {
             }
             if is_connected && entry.on_this_connection {
                 session.holds_unreadable = true;
+            } else if needs_body(&entry.delivery) {
+                recheck.in_flight.push(packet_id);
+                *absent = Some(entry.delivery.message.clone());
+                return false;
             } else {
                 self.end_unreadable(now, key, packet_id);
             }
@@ -229,8 +244,14 @@ impl Shard {
         recheck.in_flight.is_empty()
     }
 
-    /// Ends what waits and may not be read.
-    fn check_queue(&mut self, now: Now, key: SessionKey, rights: &Rights) -> bool {
+    /// Ends what waits and may not be read. `absent` is a message that must be read first.
+    fn check_queue(
+        &mut self,
+        now: Now,
+        key: SessionKey,
+        rights: &Rights,
+        absent: &mut Option<Arc<Message>>,
+    ) -> bool {
         let mut ended = 0;
         for _ in 0..CHECKS_PER_TURN {
             let session = &mut self.sessions[key];
@@ -238,6 +259,11 @@ impl Shard {
             let Some(delivery) = session.queue.get(place) else { return true };
             if rights.may_read(&delivery.message.topic) {
                 continue;
+            }
+            if needs_body(delivery) {
+                *absent = Some(delivery.message.clone());
+                session.queue.check_from(place);
+                return false;
             }
             // By its number, as the log says it: of several copies the oldest.
             let (message, source): (MsgNo, Source) = (delivery.message.no, delivery.source());
@@ -282,6 +308,11 @@ impl Refused {
     pub(super) fn not_authorized(denied: &dyn std::fmt::Display) -> Self {
         Self { reason: ReasonCode::NotAuthorized, what: denied.to_string() }
     }
+}
+
+/// Whether a message must be read before another member of its group can have it, for whom the log may not keep it.
+fn needs_body(delivery: &Delivery) -> bool {
+    matches!(delivery.origin, Origin::Group { .. }) && !delivery.message.body.is_here()
 }
 
 /// Returns the user that a principal's session belongs to.

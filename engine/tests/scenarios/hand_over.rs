@@ -376,6 +376,32 @@ fn what_a_member_may_not_have_any_more_goes_to_one_that_may() {
 }
 
 #[test]
+fn it_does_so_too_when_its_body_left_memory() {
+    for is_away in [false, true] {
+        let mut node = Node::with(Config { bodies_bytes_max: 1, ..Config::default() });
+        node.connect(1, "truck");
+        member(&mut node, 2, "a", 1, QoS::AtLeastOnce);
+        for n in ["m0", "m1", "m2"] {
+            node.publish(1, publish("t", QoS::AtLeastOnce, 1, n));
+        }
+        // One whose session ends with its connection: the log keeps nothing for its sake.
+        let mut connect = volatile("b");
+        connect.properties.receive_maximum = std::num::NonZeroU16::new(10);
+        node.connack(3, connect);
+        node.subscribe_with(3, GROUP, options(QoS::AtLeastOnce));
+        let mut expected = vec!["m1", "m2"];
+        if is_away {
+            node.drop_connection(2);
+            assert_eq!(node.payloads(3), expected);
+            expected = vec!["m0"];
+        }
+        forbid_a(&mut node);
+        assert_eq!(node.payloads(3), expected);
+        assert_eq!(node.shard.stats().bodies_lost, 0);
+    }
+}
+
+#[test]
 fn a_group_whose_only_member_may_not_have_a_message_has_nobody() {
     let mut node = node();
     member(&mut node, 2, "a", 1, QoS::AtLeastOnce);
