@@ -73,6 +73,8 @@ pub struct Projector {
     read_wishes: BTreeMap<ByteString, Vec<Entry>>,
     /// The next numbers to give: message, session, group.
     counters: [u64; 3],
+    /// The number that the next message had before this batch; `None` before it is known.
+    first_new: Option<u64>,
 }
 
 /// What a step needs in memory besides strings, about.
@@ -115,7 +117,7 @@ impl Projector {
     ) -> Result<Vec<(Bytes, Option<Bytes>)>, ProjectError> {
         let ticket = self.newest;
         let rows = self.fold(&mut get).map_err(|what| ProjectError { ticket, what })?;
-        *self = Self { newest: ticket, ..Self::default() };
+        *self = Self { newest: ticket, first_new: self.first_new, ..Self::default() };
         Ok(rows.into_iter().map(|(key, value)| (key.bytes(), value)).collect())
     }
 
@@ -157,7 +159,7 @@ impl Projector {
         Ok(out)
     }
 
-    fn fold_counters(&self, rows: &mut impl Rows, out: &mut Written) -> Result<(), String> {
+    fn fold_counters(&mut self, rows: &mut impl Rows, out: &mut Written) -> Result<(), String> {
         let key = Key::new(Family::Counters);
         let before = rows.get(&key);
         let mut known = [0; 3];
@@ -169,6 +171,7 @@ impl Projector {
             }
         }
         let [message, session, group] = std::array::from_fn(|at| known[at].max(self.counters[at]));
+        self.first_new = Some(message);
         let now = Some(row_of([&Entry::Counters { message, session, group }]));
         if now != before {
             out.insert(key, now);
@@ -231,8 +234,10 @@ impl Projector {
             }
             Entry::Tracked { message, .. } => self.tracked.entry(message).or_default().push(entry),
             Entry::Ended { session, message, source, state, .. } => {
-                // Who asks for receipts does so in the message's own record: of others nobody is looked up.
-                let may_be_tracked = self.tracked.contains_key(&message) || !self.needs.has_met(message);
+                // Who asks for receipts does so when the message is accepted, and its number is new then: of others
+                // nobody is looked up. A message that is written may be older: it went to somebody who lasts.
+                let is_new = self.first_new.is_some_and(|first_new| message.0 >= first_new);
+                let may_be_tracked = self.tracked.contains_key(&message) || !is_new;
                 if state.is_some() && source.recipient(session).is_some() && may_be_tracked {
                     self.tracked.entry(message).or_default().push(entry.clone());
                 }

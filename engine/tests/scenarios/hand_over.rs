@@ -456,3 +456,25 @@ fn a_message_too_large_for_those_connected_keeps_nothing_of_others_from_them() {
     node.connect_with(5, durable("a"));
     assert_eq!(node.publishes(5).len(), 1);
 }
+
+#[test]
+fn a_receipt_of_a_message_that_went_to_a_lasting_member_is_told_once_also_by_the_view() {
+    let mut node = node();
+    node.connack(2, volatile("b"));
+    node.subscribe_with(2, GROUP, options(QoS::AtLeastOnce));
+    send(&mut node, 1);
+    let tracked = node.log.len();
+    member(&mut node, 3, "a", 10, QoS::AtLeastOnce);
+    node.drop_connection(2);
+    // The message itself is written only now.
+    assert_eq!(take_all(&mut node, 3), ["m0"]);
+    assert_eq!(receipts(&mut node, 1), ["m0 delivered a -"]);
+    node.packet(1, Packet::PubAck(ack(1, ReasonCode::Success)));
+    for batches in [&[][..], &[tracked], &[1, tracked, tracked + 1]] {
+        node.restart_from_view(batches);
+        node.connect_with(4, durable("truck"));
+        assert_eq!(receipts(&mut node, 4), Vec::<String>::new(), "{batches:?}");
+        node.drop_connection(4);
+        node.closed.clear();
+    }
+}

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 
 use engine::{
     Answer, AskId, CloseReason, Config, ConnId, FetchId, Input, Now, Output, Principal, Question, Recovery,
-    Shard, Ticket,
+    Shard, Ticket, view::Projector,
 };
 use protocol::*;
 
@@ -70,6 +70,27 @@ impl Node {
         self.come_back();
     }
 
+    /// Dies and comes back with the rows of a view that took in the whole log, in batches that end at these records.
+    pub(crate) fn restart_from_view(&mut self, batches: &[usize]) {
+        let (mut projector, mut rows, mut from) = (Projector::new(), BTreeMap::<Bytes, Bytes>::new(), 0);
+        for to in batches.iter().copied().chain([self.log.len()]) {
+            for at in from..to {
+                projector.push(Ticket(at as u64 + 1), &self.log[at]).unwrap();
+            }
+            from = to;
+            for (key, value) in projector.flush(|key| rows.get(key).cloned()).unwrap() {
+                match value {
+                    Some(value) => drop(rows.insert(key, value)),
+                    None => drop(rows.remove(&key)),
+                }
+            }
+        }
+        let applied = Ticket(self.log.len() as u64);
+        let (rows, next) = (rows.into_iter(), Ticket(applied.0 + 1));
+        let recovery = Recovery { rows, applied, records: std::iter::empty(), next };
+        self.come_back_from(Shard::recover(self.config.clone(), 2, self.now, recovery).unwrap());
+    }
+
     /// Dies and comes back with another configuration.
     pub(crate) fn restart_with(&mut self, config: Config) {
         self.config = config;
@@ -83,9 +104,12 @@ impl Node {
     }
 
     fn come_back(&mut self) {
-        self.shard =
-            Shard::recover(self.config.clone(), 2, self.now, Recovery::of_log(self.log.iter().cloned()))
-                .unwrap();
+        let recovery = Recovery::of_log(self.log.iter().cloned());
+        self.come_back_from(Shard::recover(self.config.clone(), 2, self.now, recovery).unwrap());
+    }
+
+    fn come_back_from(&mut self, shard: Shard) {
+        self.shard = shard;
         self.appended = Ticket(self.log.len() as u64);
         self.sent.clear();
         self.fetches.clear();
