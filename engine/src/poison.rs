@@ -67,10 +67,11 @@ pub(crate) struct SetAside {
 pub(crate) struct SetAsides(VecDeque<SetAside>);
 
 impl SetAsides {
-    /// Adds one, and takes out the oldest that there is no room for.
+    /// Adds one, and takes out the oldest that there is no room for, and the same message if it was set aside before:
+    /// a retained one comes again.
     pub(crate) fn push(&mut self, new: SetAside, messages_max: usize) -> Vec<SetAside> {
+        let mut gone: Vec<_> = self.take(new.message.no).into_iter().collect();
         self.0.push_back(new);
-        let mut gone = Vec::new();
         while self.0.len() > 1 && (self.0.len() > messages_max || self.bytes() > SET_ASIDE_BYTES_MAX) {
             gone.extend(self.0.pop_front());
         }

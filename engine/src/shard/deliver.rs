@@ -110,7 +110,6 @@ impl Shard {
             delivery.message = self.bodies.pinned(&delivery.message);
         }
         self.send(conn, Wait::Ticket(ticket), Packet::Publish(publish));
-        self.note_flight(now, conn);
         self.sessions[key].push_in_flight(packet_id, delivery, true);
     }
 
@@ -234,7 +233,6 @@ impl Shard {
                 }
             };
             self.send(conn, Wait::Ticket(self.gate.last_ticket()), packet);
-            self.note_flight(now, conn);
             let session = &mut self.sessions[key];
             session.in_flight[at].on_this_connection = true;
             session.window_used += 1;
@@ -249,12 +247,6 @@ impl Shard {
                 reason => self.end_in_flight(now, key, packet_id, Outcome::Dropped(reason)),
             }
             self.drain_later(key);
-        }
-    }
-
-    fn note_flight(&mut self, now: Now, conn: ConnId) {
-        if let Some(c) = self.conns.get_mut(&conn) {
-            c.flight_sent_ms = Some(now.monotonic_ms);
         }
     }
 
@@ -370,6 +362,9 @@ impl Conn {
         }
         if !self.fit(&mut publish, message, body) {
             return None;
+        }
+        if packet_id.is_some() {
+            self.flight_sent_ms = Some(now.monotonic_ms);
         }
         if let (Some(Alias::Free(alias)), Some(topics)) = (alias, &mut self.topics)
             && publish.properties.topic_alias.is_some()

@@ -77,10 +77,11 @@ impl Shard {
         let (qos, form, at_unix_ms) = (delivery.qos, delivery.form(), now.unix_ms);
         let set_aside = SetAside { message, qos, form, at_unix_ms };
         let (session, most) = (self.sessions[key].no, self.config.set_aside_max);
-        self.write(&Entry::SetAside { session, set_aside: Box::new(set_aside.clone()) });
-        for gone in self.sessions[key].push_set_aside(set_aside, most) {
+        // First what goes: it may be the same message.
+        for gone in self.sessions[key].push_set_aside(set_aside.clone(), most) {
             self.write(&Entry::TakenBack { session, message: gone.message.no });
         }
+        self.write(&Entry::SetAside { session, set_aside: Box::new(set_aside) });
         self.sessions[key].suspicion = None;
     }
 

@@ -154,3 +154,36 @@ fn what_was_set_aside_can_be_replayed_and_dropped() {
     let unknown = Question::SetAside { client: "nobody".into() };
     assert!(matches!(node.ask(unknown), Some(Answer::NotFound(_))));
 }
+
+#[test]
+fn a_message_that_is_set_aside_again_is_set_aside_once() {
+    for set_aside_max in [1, 2] {
+        let mut node = Node::with(Config { poison_after: 2, set_aside_max, ..Config::default() });
+        node.connect(1, "truck");
+        node.packet(1, Packet::Publish(Publish { retain: true, ..publish("t", QoS::AtLeastOnce, 1, "bad") }));
+        for conn in [10, 20] {
+            // Each subscription brings the retained message again.
+            node.connect_with(conn, durable("phone"));
+            node.packet(conn, subscribe("t", options(QoS::AtLeastOnce)));
+            node.drop_connection(conn);
+            connect_and_crash(&mut node, conn + 1, &["bad"]);
+        }
+        let listed = set_aside(&mut node);
+        assert_eq!(listed.len(), 1, "{listed:?}");
+        node.restart(usize::MAX);
+        assert_eq!(set_aside(&mut node), listed);
+    }
+}
+
+#[test]
+fn a_stored_message_that_a_subscription_asks_for_is_set_aside_too() {
+    let mut node = Node::with(Config { poison_after: 2, ..Config::default() });
+    node.connect(1, "truck");
+    post(&mut node, "bad");
+    node.connect(2, "phone");
+    node.packet(2, subscribe("$im/from/first/im/room", options(QoS::AtLeastOnce)));
+    node.drop_connection(2);
+    assert_eq!(set_aside(&mut node), []);
+    assert_eq!(connect_and_crash(&mut node, 3, &["bad"]), ["bad"]);
+    assert_eq!(set_aside(&mut node).len(), 1);
+}
