@@ -243,7 +243,7 @@ impl Shard {
         };
         let session = &self.sessions[key];
         let (no, durable, message) = (session.no, session.durable, delivery.message.no);
-        let mut ticket = delivery.message.ticket();
+        let mut wait = Wait::Ticket(delivery.message.ticket());
         if let Some(packet_id) = packet_id.filter(|_| durable) {
             let (topic, identifiers) = (topic.clone(), delivery.subscription_identifiers.clone());
             self.write(&Entry::Replayed {
@@ -256,13 +256,17 @@ impl Shard {
                 identifiers,
                 packet_id,
             });
-            ticket = self.gate.next_ticket();
+            wait = Wait::Ticket(self.gate.next_ticket());
+        } else if durable {
+            // [MQTT-4.3.1-1] at most once: the cursor must stand behind it in the log, or it would come again after a
+            // crash. `drain` writes that into this turn's record.
+            wait = Wait::Record;
         }
         self.skip(key, &topic, form, seq + 1, false);
         if let Some(replays) = self.sessions[key].replays.as_mut().filter(|_| packet_id.is_some()) {
             replays.is_logged(&topic, form);
         }
-        self.send(conn, Wait::Ticket(ticket), Packet::Publish(publish));
+        self.send(conn, wait, Packet::Publish(publish));
         match packet_id {
             Some(packet_id) => self.sessions[key].push_in_flight(packet_id, delivery, true),
             None => self.end_unlogged(now, key, &delivery, Outcome::Delivered(QoS::AtMostOnce)),
