@@ -124,6 +124,8 @@ pub(crate) struct Bodies {
     bytes: usize,
     /// Length of `order` at which messages that have ended are taken out of it.
     sweep_at: usize,
+    /// What was pinned last, and the pinned one: all who need it in one turn share it.
+    pinned: (Weak<Message>, Weak<Message>),
 }
 
 /// Messages below which none is looked for that has ended.
@@ -136,10 +138,20 @@ impl Bodies {
 
     /// Counts a message from now on until nothing points to it any more.
     pub(crate) fn count(&self, mut message: Message) -> Arc<Message> {
-        message.held = self.account.hold(HEAD_BYTES + message.topic.len());
         let bytes = message.body_bytes();
-        message.body.change(|body| body.held = self.account.hold(BODY_BYTES + bytes));
+        message.body.change(|body| body.held = self.hold(bytes));
+        self.count_head(message)
+    }
+
+    /// The same for one whose body is counted.
+    pub(crate) fn count_head(&self, mut message: Message) -> Arc<Message> {
+        message.held = self.account.hold(HEAD_BYTES + message.topic.len());
         Arc::new(message)
+    }
+
+    /// Counts a body of so many bytes.
+    pub(crate) fn hold(&self, body_bytes: usize) -> Held {
+        self.account.hold(BODY_BYTES + body_bytes)
     }
 
     /// Notes that a message is in the record it belongs to: its body may leave memory when that is durable.
@@ -152,7 +164,7 @@ impl Bodies {
     /// Gives a message the body that was read again.
     pub(crate) fn restore(&mut self, message: &Arc<Message>, mut body: Body) {
         if !body.is_lost {
-            body.held = self.account.hold(BODY_BYTES + message.body_bytes());
+            body.held = self.hold(message.body_bytes());
             self.note(message);
         }
         message.body.0.store(Some(Arc::new(body)));
@@ -160,12 +172,18 @@ impl Bodies {
 
     /// Makes the same message for somebody for whose sake its record would not be kept. One whose body is away is read
     /// at once by whoever needs it.
-    pub(crate) fn pinned(&self, message: &Arc<Message>) -> Arc<Message> {
+    pub(crate) fn pinned(&mut self, message: &Arc<Message>) -> Arc<Message> {
         let is_here = message.body.is_here();
         if self.bytes_max == 0 || message.is_pinned || !message.is_written.get() || !is_here {
             return message.clone();
         }
-        self.count(Message { is_pinned: true, ..Message::clone(message) })
+        let (of, pinned) = &self.pinned;
+        if let Some(pinned) = pinned.upgrade().filter(|_| of.as_ptr() == Arc::as_ptr(message)) {
+            return pinned;
+        }
+        let pinned = self.count(Message { is_pinned: true, ..Message::clone(message) });
+        self.pinned = (Arc::downgrade(message), Arc::downgrade(&pinned));
+        pinned
     }
 
     /// Lets the oldest bodies leave memory until the rest is below the bound; those stay whose record is not
@@ -245,6 +263,7 @@ mod tests {
         let unwritten = bodies.count(message(1));
         let written = written(&mut bodies, 2);
         let pinned = bodies.pinned(&written);
+        assert!(Arc::ptr_eq(&pinned, &bodies.pinned(&written)), "those who need it share it");
         bodies.written(&pinned);
         bodies.evict(u64::MAX);
         assert!(unwritten.body.is_here() && pinned.body.is_here() && !written.body.is_here());

@@ -158,7 +158,12 @@ impl Shard {
             from: offer.by.user.clone(),
             client: offer.by.client,
             properties: offer.properties,
-            ..Body::default()
+            is_lost: false,
+            // Before it stands where others see it: to change it there costs more than to make it.
+            held: match may_stay {
+                true => self.bodies.hold((bytes as usize).saturating_sub(offer.topic.len())),
+                false => Held::default(),
+            },
         };
         let message = Message {
             no,
@@ -179,7 +184,7 @@ impl Shard {
             body: body.into(),
             held: Held::default(),
         };
-        let message = if may_stay { self.bodies.count(message) } else { Arc::new(message) };
+        let message = if may_stay { self.bodies.count_head(message) } else { Arc::new(message) };
         self.keep(now, &message, &plan);
         let nobody = plan.targets.is_empty() && !plan.is_conversation;
         if let Some(given_id) = plan.given_id {
