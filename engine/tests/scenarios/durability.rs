@@ -1,7 +1,8 @@
 //! What is promised is durable before it is seen, and comes back after a crash.
 
 use crate::node::*;
-use engine::{Config, Planted, RecoverError, Recovery, Ticket};
+use crate::replay::{post, read_all};
+use engine::{Config, ConnId, Input, Planted, RecoverError, Recovery, Ticket};
 use protocol::*;
 
 #[test]
@@ -230,4 +231,21 @@ fn connack_of_a_new_session_waits_for_the_end_of_the_old_one() {
     assert_eq!(node.seen(2), []);
     node.commit();
     assert!(matches!(&node.seen(2)[..], [Packet::ConnAck(c)] if !c.session_present));
+}
+
+#[test]
+fn at_qos_0_a_stored_message_leaves_when_the_log_knows_that_it_left() {
+    let mut node = Node::new();
+    node.connect(1, "truck");
+    post(&mut node, "im/room", 3);
+    node.connect(2, "reader");
+    node.input(Input::Congested { conn: ConnId(2) });
+    node.subscribe(2, "$im/from/1/im/room", QoS::AtMostOnce);
+    node.auto_commit = false;
+    node.input(Input::Drained { conn: ConnId(2) });
+    // A crash now brings all of them again.
+    assert_eq!(node.publishes(2), []);
+    node.commit();
+    // [MQTT-4.3.1-1] at most once.
+    assert_eq!(read_all(&mut node, 2), ["im/room 1", "im/room 2", "im/room 3"]);
 }

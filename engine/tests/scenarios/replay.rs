@@ -3,7 +3,7 @@
 use std::num::NonZeroU16;
 
 use crate::node::*;
-use engine::{Config, ConnId, Input, Retention};
+use engine::{Config, Retention};
 use protocol::*;
 
 /// A reader with a small window.
@@ -222,21 +222,6 @@ fn at_qos_0_the_cursor_outlives_the_connection_too() {
     node.restart(usize::MAX);
     node.connect_with(3, durable("reader"));
     assert_eq!(read_all(&mut node, 3), Vec::<String>::new(), "it had come to the end before");
-}
-
-#[test]
-fn at_qos_0_a_stored_message_leaves_when_the_log_knows_that_it_left() {
-    let mut node = node_with_posts(3);
-    node.connect(2, "reader");
-    node.input(Input::Congested { conn: ConnId(2) });
-    node.subscribe(2, "$im/from/1/im/room", QoS::AtMostOnce);
-    node.auto_commit = false;
-    node.input(Input::Drained { conn: ConnId(2) });
-    // A crash now brings all of them again.
-    assert_eq!(node.publishes(2), []);
-    node.commit();
-    // [MQTT-4.3.1-1] at most once.
-    assert_eq!(read_all(&mut node, 2), expected("im/room", 1..=3));
 }
 
 #[test]
