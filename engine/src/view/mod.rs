@@ -73,8 +73,8 @@ pub struct Projector {
     read_wishes: BTreeMap<ByteString, Vec<Entry>>,
     /// The next numbers to give: message, session, group.
     counters: [u64; 3],
-    /// The number that the next message had before this batch; `None` before it is known.
-    first_new: Option<u64>,
+    /// Ends of messages whose receipts this batch does not open: they may be open since an earlier one.
+    ended: Vec<(MsgNo, Entry)>,
 }
 
 /// What a step needs in memory besides strings, about.
@@ -117,7 +117,7 @@ impl Projector {
     ) -> Result<Vec<(Bytes, Option<Bytes>)>, ProjectError> {
         let ticket = self.newest;
         let rows = self.fold(&mut get).map_err(|what| ProjectError { ticket, what })?;
-        *self = Self { newest: ticket, first_new: self.first_new, ..Self::default() };
+        *self = Self { newest: ticket, ..Self::default() };
         Ok(rows.into_iter().map(|(key, value)| (key.bytes(), value)).collect())
     }
 
@@ -139,6 +139,7 @@ impl Projector {
         for (topic, changed) in std::mem::take(&mut self.conversations) {
             changed.fold(&topic, rows, &mut self.needs, &mut out)?;
         }
+        self.find_tracked(rows)?;
         for (message, steps) in std::mem::take(&mut self.tracked) {
             let key = Key::new(Family::Tracked).u64(message.0);
             let before = rows.get(&key);
@@ -159,19 +160,24 @@ impl Projector {
         Ok(out)
     }
 
-    fn fold_counters(&mut self, rows: &mut impl Rows, out: &mut Written) -> Result<(), String> {
-        let key = Key::new(Family::Counters);
-        let before = rows.get(&key);
-        let mut known = [0; 3];
-        if let Some(row) = &before {
-            for entry in read_record(row)? {
-                if let Entry::Counters { message, session, group } = entry {
-                    known = [message, session, group];
-                }
+    /// Adds the ends of messages whose receipts may be open since an earlier batch. Who asks for receipts does so when
+    /// the message is accepted, and its number is new then: of one that is new in this batch no row is looked up. Its
+    /// record says nothing: a message is written later than it is accepted when it goes to somebody who lasts.
+    fn find_tracked(&mut self, rows: &mut impl Rows) -> Result<(), String> {
+        let [first_new, ..] = read_counters(rows.get(&Key::new(Family::Counters)).as_ref())?;
+        for (message, ended) in std::mem::take(&mut self.ended) {
+            if message.0 < first_new {
+                self.tracked.entry(message).or_default().push(ended);
             }
         }
+        Ok(())
+    }
+
+    fn fold_counters(&self, rows: &mut impl Rows, out: &mut Written) -> Result<(), String> {
+        let key = Key::new(Family::Counters);
+        let before = rows.get(&key);
+        let known = read_counters(before.as_ref())?;
         let [message, session, group] = std::array::from_fn(|at| known[at].max(self.counters[at]));
-        self.first_new = Some(message);
         let now = Some(row_of([&Entry::Counters { message, session, group }]));
         if now != before {
             out.insert(key, now);
@@ -234,12 +240,11 @@ impl Projector {
             }
             Entry::Tracked { message, .. } => self.tracked.entry(message).or_default().push(entry),
             Entry::Ended { session, message, source, state, .. } => {
-                // Who asks for receipts does so when the message is accepted, and its number is new then: of others
-                // nobody is looked up. A message that is written may be older: it went to somebody who lasts.
-                let is_new = self.first_new.is_some_and(|first_new| message.0 >= first_new);
-                let may_be_tracked = self.tracked.contains_key(&message) || !is_new;
-                if state.is_some() && source.recipient(session).is_some() && may_be_tracked {
-                    self.tracked.entry(message).or_default().push(entry.clone());
+                if state.is_some() && source.recipient(session).is_some() {
+                    match self.tracked.get_mut(&message) {
+                        Some(steps) => steps.push(entry.clone()),
+                        None => self.ended.push((message, entry.clone())),
+                    }
                 }
                 self.step(session, Step::Moves(entry));
             }
@@ -275,6 +280,15 @@ impl Projector {
             _ => {}
         }
     }
+}
+
+fn read_counters(row: Option<&Bytes>) -> Result<[u64; 3], String> {
+    let is_counters = |entry| match entry {
+        Entry::Counters { message, session, group } => Some([message, session, group]),
+        _ => None,
+    };
+    let entries = row.map_or(Ok(Vec::new()), read_record)?;
+    Ok(entries.into_iter().find_map(is_counters).unwrap_or_default())
 }
 
 /// Makes the value of a row.
