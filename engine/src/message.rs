@@ -56,6 +56,12 @@ impl Flag {
     }
 }
 
+impl From<bool> for Flag {
+    fn from(is_set: bool) -> Self {
+        Self(is_set.into())
+    }
+}
+
 impl Clone for Flag {
     fn clone(&self) -> Self {
         Self(self.get().into())

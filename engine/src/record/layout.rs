@@ -1,5 +1,6 @@
 //! The bytes of entries, written and read.
 
+mod each;
 mod im;
 
 use std::num::NonZeroU16;
@@ -163,38 +164,16 @@ pub(super) fn write_message(w: &mut Writer<'_>, m: &Message, set_retained: bool)
     w.properties(&body.properties);
 }
 
+pub(crate) use each::{Queued, TakeEach, read_each};
+
 /// Reads the entries of one record.
 ///
 /// # Errors
 /// The record is not of this version or is cut; the text says where.
 pub(crate) fn read_record(record: &Bytes) -> Result<Vec<Entry>, String> {
     let mut entries = Vec::new();
-    read_each(record, |entry| {
-        entries.push(entry);
-        Ok(())
-    })?;
+    read_each(record, &mut entries)?;
     Ok(entries)
-}
-
-/// Reads the entries of one record and gives them away one by one.
-///
-/// # Errors
-/// As [`read_record`], or what the taker says; those before were taken then.
-pub(crate) fn read_each(
-    record: &Bytes,
-    mut take: impl FnMut(Entry) -> Result<(), String>,
-) -> Result<(), String> {
-    let mut r = Reader { record, at: 0, version: 0 };
-    r.version = r.u8()?;
-    if !(1..=VERSION).contains(&r.version) {
-        return Err(format!("record version {}, this program reads versions 1 to {VERSION}", r.version));
-    }
-    while r.at < record.len() {
-        let at = r.at;
-        let entry = read_entry(&mut r).map_err(|what| format!("entry at byte {at}: {what}"))?;
-        take(entry)?;
-    }
-    Ok(())
 }
 
 fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
@@ -222,17 +201,13 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
         },
         kind::UNSUBSCRIBED => Entry::Unsubscribed { session: r.session()?, filter: r.str()? },
         form @ (kind::MESSAGE | kind::MESSAGE_V3) => Entry::Message(Box::new(read_message(r, form)?)),
-        kind::HEAD => Entry::Head(Box::new(read_head(r)?)),
-        kind::RETAINED_CLEARED => Entry::RetainedCleared { topic: r.str()? },
-        kind::QUEUED => {
-            let (session, message, flags) = (r.session()?, r.message()?, r.u8()?);
-            let qos = QoS::from_u8(flags & 3).ok_or("qos 3")?;
-            let (retain, source) = (flags & 4 != 0, r.source(flags >> 3)?);
-            let packet_id = PacketId::new(r.u16()?);
-            let count = r.u16()?;
-            let identifiers = (0..count).map(|_| r.u32()).collect::<Result<_, _>>()?;
-            Entry::Queued { session, message, qos, retain, source, identifiers, packet_id }
+        kind::HEAD => {
+            let (mut head, topic) = read_head(r)?;
+            head.message.topic = topic.into();
+            Entry::Head(Box::new(head))
         }
+        kind::RETAINED_CLEARED => Entry::RetainedCleared { topic: r.str()? },
+        kind::QUEUED => read_queued(r)?.into(),
         kind::SENT => Entry::Sent { session: r.session()?, message: r.message()?, packet_id: r.packet_id()? },
         kind::RECEIVED => Entry::Received { session: r.session()?, packet_id: r.packet_id()? },
         kind::ENDED => {
@@ -318,24 +293,22 @@ pub(super) fn write_head(w: &mut Writer<'_>, m: &Message, needed: u32) {
     w.u32(m.bytes).u32(m.payload_bytes).str(&m.topic);
 }
 
-fn read_head(r: &mut Reader<'_>) -> Result<HeadEntry, String> {
+/// Reads a head, and its topic aside: most topics are known already.
+#[inline]
+fn read_head<'r>(r: &mut Reader<'r>) -> Result<(HeadEntry, &'r str), String> {
     let (no, record, flags, needed) = (r.message()?, r.u64()?, r.u8()?, r.u32()?);
     let (expiry, seq, ts_unix_ms) = (r.option(Reader::u64)?, r.option(Reader::u64)?, r.u64()?);
     let (collapse, bytes, payload_bytes) = (r.option(Reader::u64)?, r.u32()?, r.u32()?);
-    let is_written = Flag::default();
-    if record > 0 {
-        is_written.set();
-    }
     let message = Message {
         no,
         record,
         is_gated: false,
-        is_written,
+        is_written: Flag::from(record > 0),
         is_pinned: false,
         is_high: flags & 8 != 0,
         qos: QoS::from_u8(flags & 3).ok_or("qos 3")?,
         retain: flags & 4 != 0,
-        topic: r.str_slice()?,
+        topic: ByteString::new(),
         expiry: expiry.map(|unix_ms| Expiry { unix_ms, monotonic_ms: 0 }),
         seq,
         ts_unix_ms,
@@ -345,7 +318,18 @@ fn read_head(r: &mut Reader<'_>) -> Result<HeadEntry, String> {
         body: BodySlot::default(),
         held: Held::default(),
     };
-    Ok(HeadEntry { message, needed })
+    Ok((HeadEntry { message, needed }, r.text()?))
+}
+
+#[inline]
+fn read_queued(r: &mut Reader<'_>) -> Result<Queued, String> {
+    let (session, message, flags) = (r.session()?, r.message()?, r.u8()?);
+    let qos = QoS::from_u8(flags & 3).ok_or("qos 3")?;
+    let (retain, source) = (flags & 4 != 0, r.source(flags >> 3)?);
+    let packet_id = PacketId::new(r.u16()?);
+    let count = r.u16()?;
+    let identifiers = (0..count).map(|_| r.u32()).collect::<Result<_, _>>()?;
+    Ok(Queued { session, message, qos, retain, source, identifiers, packet_id })
 }
 
 /// Reads the body of a message out of the record that holds it; `None` when the record does not.
@@ -481,7 +465,7 @@ fn final_state(state: u8) -> Result<Option<FinalState>, String> {
     if known.is_none() && state != 0 { Err(format!("unknown final state {state}")) } else { Ok(known) }
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     fn slice(&mut self, len: usize) -> Result<Bytes, String> {
         let end = self.at.checked_add(len).filter(|end| *end <= self.record.len());
         let end =
@@ -491,6 +475,7 @@ impl Reader<'_> {
         self.at = end;
         Ok(slice)
     }
+    #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
         let bytes = self.record.get(self.at..self.at + N);
         let bytes =
@@ -517,14 +502,14 @@ impl Reader<'_> {
     fn str(&mut self) -> Result<ByteString, String> {
         ByteString::try_from(self.bytes()?).map_err(|e| format!("a string is not UTF-8: {e}"))
     }
-    /// A string that keeps the record in memory: whoever keeps it makes a copy.
-    fn str_slice(&mut self) -> Result<ByteString, String> {
+    /// A string that nobody keeps.
+    fn text(&mut self) -> Result<&'a str, String> {
         let len = self.u32()? as usize;
-        let end = self.at.checked_add(len).filter(|end| *end <= self.record.len());
-        let end = end.ok_or_else(|| format!("{len} bytes wanted at byte {}", self.at))?;
-        let slice = self.record.slice(self.at..end);
-        self.at = end;
-        ByteString::try_from(slice).map_err(|e| format!("a string is not UTF-8: {e}"))
+        let end = self.at.checked_add(len);
+        let text = end.and_then(|end| self.record.get(self.at..end));
+        let text = text.ok_or_else(|| format!("{len} bytes wanted at byte {}", self.at))?;
+        self.at += len;
+        std::str::from_utf8(text).map_err(|e| format!("a string is not UTF-8: {e}"))
     }
     fn option<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, String>) -> Result<Option<T>, String> {
         if self.u8()? == 0 { Ok(None) } else { read(self).map(Some) }

@@ -1,85 +1,54 @@
 //! From the log to the state.
 
-use std::collections::{BTreeSet, HashSet};
+mod met;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
 use protocol::TopicFilter;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 
 use super::Shard;
 use super::backlog::Work;
 use super::checkpoint::RECORD_BYTES;
 use super::share::Remains;
 use crate::conversation::{Head, SenderNo, Stored};
-use crate::message::{Delivery, Expiry, Message, MsgNo, Origin, compact};
+use crate::message::{Delivery, Expiry, Message, Origin};
 use crate::planted::Planted;
 use crate::poison::SetAside;
-use crate::record::{Entry, Form, KeptMessage, MessageEntry, Recipient, SessionNo, Source, read_each};
-use crate::retained::Retained;
+use crate::record::{
+    Entry, Form, HeadEntry, KeptMessage, MessageEntry, Queued, Recipient, SessionNo, Source, TakeEach,
+    read_each,
+};
 use crate::route::SessionKey;
 use crate::session::{Incoming, Session, Subscription};
 use crate::timers::Deadline;
 use crate::{Config, Now, RecoverError, Recovery, Ticket, view};
+use met::Met;
 
-/// Messages met while rows and log are taken back.
-#[derive(Default)]
-struct Met {
-    by_no: FxHashMap<MsgNo, Arc<Message>>,
-    /// Those that were made retained, by their numbers: new subscriptions may have brought them somewhere.
-    retained: FxHashMap<MsgNo, Arc<Message>>,
-    /// The record that is taken back, 0 = a row.
-    place: u64,
-    /// Messages of that record.
-    fresh: Vec<MsgNo>,
-    /// Size at which messages that nothing points to are let go.
-    sweep_at: usize,
-    topics: HashSet<ByteString>,
+/// Takes the entries of rows and records back.
+struct TakingBack<'a> {
+    shard: &'a mut Shard,
+    met: &'a mut Met,
+    now: Now,
 }
 
-/// Topics that are kept to be shared by the messages taken back.
-const TOPICS_MAX: usize = 100_000;
-
-impl Met {
-    fn get(&self, no: MsgNo) -> Result<&Arc<Message>, String> {
-        let met = self.by_no.get(&no).or_else(|| self.retained.get(&no));
-        met.ok_or_else(|| format!("message {} is not in the log", no.0))
+impl TakeEach for TakingBack<'_> {
+    fn head(&mut self, head: HeadEntry, topic: &str) -> Result<(), String> {
+        self.shard.apply_head(head.message, topic, self.met, self.now);
+        Ok(())
     }
 
-    /// Whether something points to a message, or may in this record.
-    fn is_needed(&self, no: MsgNo, retained: &Retained) -> bool {
-        self.fresh.contains(&no)
-            || self.by_no.get(&no).is_some_and(|m| Arc::strong_count(m) > 1)
-            || self.retained.get(&no).is_some_and(|m| is_retained(m, retained))
+    fn queued(&mut self, queued: Queued) -> Result<(), String> {
+        self.shard.apply_queued(queued, self.met)
     }
 
-    /// Gives messages of one topic one string.
-    fn share_topic(&mut self, topic: &mut ByteString) {
-        if let Some(known) = self.topics.get(topic) {
-            *topic = known.clone();
-        } else {
-            // A slice would keep the record that it came in.
-            *topic = compact(topic);
-            if self.topics.len() < TOPICS_MAX {
-                self.topics.insert(topic.clone());
-            }
-        }
+    fn other(&mut self, entry: Entry) -> Result<(), String> {
+        self.met.session = None;
+        self.shard.apply(entry, self.met, self.now)
     }
-
-    /// Lets messages go that nothing points to, between records: inside one the pointers may follow.
-    fn sweep(&mut self, retained: &Retained) {
-        self.fresh.clear();
-        if self.by_no.len() + self.retained.len() > self.sweep_at.max(1024) {
-            self.by_no.retain(|_, message| Arc::strong_count(message) > 1);
-            self.retained.retain(|_, message| is_retained(message, retained));
-            self.sweep_at = (self.by_no.len() + self.retained.len()) * 2;
-        }
-    }
-}
-
-fn is_retained(message: &Message, retained: &Retained) -> bool {
-    retained.get(&message.topic).is_some_and(|now| now.no == message.no)
 }
 
 impl Shard {
@@ -131,7 +100,7 @@ impl Shard {
     }
 
     fn apply_record(&mut self, record: &Bytes, met: &mut Met, now: Now) -> Result<(), String> {
-        read_each(record, |entry| self.apply(entry, met, now))
+        read_each(record, &mut TakingBack { shard: self, met, now })
     }
 
     fn apply(&mut self, entry: Entry, met: &mut Met, now: Now) -> Result<(), String> {
@@ -172,7 +141,6 @@ impl Shard {
                 self.remove_subscription(key, &filter);
             }
             Entry::Message(entry) => self.apply_message(*entry, met, now),
-            Entry::Head(entry) => self.apply_head(entry.message, met, now),
             Entry::RetainedCleared { topic } => drop(self.retained.clear(&topic)),
             Entry::Conversation { topic, seq, ts_unix_ms } => {
                 let seq = seq - u64::from(planted == Some(Planted::SeqReusedAfterRestart));
@@ -253,25 +221,34 @@ impl Shard {
         Ok(())
     }
 
+    /// Takes a message's place at a session back.
+    fn apply_queued(&mut self, queued: Queued, met: &mut Met) -> Result<(), String> {
+        let Queued { session, message, qos, retain, source, identifiers, packet_id } = queued;
+        let message = met.get(message)?.clone();
+        let (origin, subscription_identifiers) = (self.origin(session, source)?, identifiers);
+        let delivery = Delivery { message, qos, retain, origin, subscription_identifiers };
+        if delivery.is_kept() {
+            self.next_session = self.next_session.max(session.0.saturating_add(1));
+            let unknown = || Remains::unknown(&self.account);
+            self.remains.entry(session).or_insert_with(unknown).push(packet_id, delivery);
+            return Ok(());
+        }
+        let key = match met.session {
+            Some((last, key)) if last == session => key,
+            _ => self.logged_key(session)?,
+        };
+        met.session = Some((session, key));
+        let session = &mut self.sessions[key];
+        match packet_id {
+            Some(packet_id) => session.restore_in_flight(packet_id, delivery),
+            None => session.push_waiting(delivery),
+        }
+        Ok(())
+    }
+
     /// Takes the entries back that move one message at one session.
     fn apply_delivery(&mut self, entry: Entry, met: &Met, now: Now) -> Result<(), String> {
         match entry {
-            Entry::Queued { session, message, qos, retain, source, identifiers, packet_id } => {
-                let message = met.get(message)?.clone();
-                let (origin, subscription_identifiers) = (self.origin(session, source)?, identifiers);
-                let delivery = Delivery { message, qos, retain, origin, subscription_identifiers };
-                if delivery.is_kept() {
-                    self.next_session = self.next_session.max(session.0.saturating_add(1));
-                    let unknown = || Remains::unknown(&self.account);
-                    self.remains.entry(session).or_insert_with(unknown).push(packet_id, delivery);
-                    return Ok(());
-                }
-                let session = self.logged_session(session)?;
-                match packet_id {
-                    Some(packet_id) => session.restore_in_flight(packet_id, delivery),
-                    None => session.push_waiting(delivery),
-                }
-            }
             Entry::Sent { session, message, packet_id } if !self.by_no.contains_key(&session) => {
                 let sent = self.remains.get_mut(&session).is_some_and(|r| r.sent(message, packet_id));
                 return if sent { Ok(()) } else { Err(format!("message {} does not wait", message.0)) };
@@ -352,7 +329,8 @@ impl Shard {
         // The same message again: it went from a session that the log does not know to one that it does, or it is
         // the row of a retained message. Who needs it needs it where it was first.
         let is_known = met.is_needed(message.no, &self.retained);
-        let message = self.take_back(message, met, now);
+        let topic = std::mem::take(&mut message.topic);
+        let message = self.take_back(message, &topic, met, now);
         let is_logged = met.place > 0 && !is_known;
         if is_logged {
             self.bodies.written(&message);
@@ -369,21 +347,18 @@ impl Shard {
     }
 
     /// A message whose body is elsewhere.
-    fn apply_head(&mut self, message: Message, met: &mut Met, now: Now) {
+    fn apply_head(&mut self, head: Message, topic: &str, met: &mut Met, now: Now) {
         // A row stands alone for its message.
-        if met.place > 0 && met.is_needed(message.no, &self.retained) {
+        if met.place > 0 && met.is_needed(head.no, &self.retained) {
             return;
         }
-        let message = self.take_back(message, met, now);
-        if met.place > 0 {
-            met.fresh.push(message.no);
-        }
-        met.by_no.insert(message.no, message);
+        let message = self.take_back(head, topic, met, now);
+        met.insert_head(message);
     }
 
-    fn take_back(&mut self, mut message: Message, met: &mut Met, now: Now) -> Arc<Message> {
+    fn take_back(&mut self, mut message: Message, topic: &str, met: &mut Met, now: Now) -> Arc<Message> {
         message.expiry = message.expiry.map(|e| Expiry::from_unix(e.unix_ms, now));
-        met.share_topic(&mut message.topic);
+        message.topic = met.share_topic(topic);
         self.next_message = self.next_message.max(message.no.0.saturating_add(1));
         self.bodies.count(message)
     }
@@ -508,6 +483,10 @@ impl Shard {
     /// Finds out who has the messages of groups whose receipts are asked for, and which tracked messages
     /// nobody has: their sessions were not durable.
     fn find_lost(&mut self) {
+        // Mostly nobody asks: then not every queue is gone through.
+        if self.receipts.iter().next().is_none() {
+            return;
+        }
         let mut holders = Vec::new();
         let mut own = FxHashSet::default();
         let mut note = |session: SessionNo, delivery: &Delivery| match delivery.source() {
@@ -552,6 +531,9 @@ impl Shard {
     }
 
     fn watch_recovered_expiries(&mut self, now: Now) {
+        if self.receipts.iter().next().is_none() {
+            return;
+        }
         let waiting = self.sessions.iter().flat_map(|(_, s)| s.queue.iter());
         let left = self.remains.values().flat_map(Remains::iter).map(|(_, delivery)| delivery);
         for Delivery { message, .. } in waiting.chain(left) {
