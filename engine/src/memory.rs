@@ -200,7 +200,11 @@ impl Eq for Held {}
 
 /// Returns what a message's place at a session needs.
 pub(crate) fn entry_bytes(delivery: &Delivery) -> usize {
-    ENTRY_BYTES + delivery.subscription_identifiers.len() * IDENTIFIER_BYTES
+    ENTRY_BYTES
+        + match delivery.subscription_identifiers.len() {
+            0 => 0,
+            identifiers => size_of::<Vec<u32>>() + identifiers * IDENTIFIER_BYTES,
+        }
 }
 
 #[cfg(test)]

@@ -248,7 +248,31 @@ pub(crate) struct Delivery {
     pub(crate) qos: QoS,
     pub(crate) retain: bool,
     pub(crate) origin: Origin,
-    pub(crate) subscription_identifiers: Vec<u32>,
+    pub(crate) subscription_identifiers: Identifiers,
+}
+
+/// Subscription identifiers of a delivery: mostly none, which needs no more than a word.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Identifiers(Option<Box<Vec<u32>>>);
+
+impl From<Vec<u32>> for Identifiers {
+    fn from(identifiers: Vec<u32>) -> Self {
+        Self((!identifiers.is_empty()).then(|| Box::new(identifiers)))
+    }
+}
+
+impl FromIterator<u32> for Identifiers {
+    fn from_iter<T: IntoIterator<Item = u32>>(identifiers: T) -> Self {
+        Vec::from_iter(identifiers).into()
+    }
+}
+
+impl std::ops::Deref for Identifiers {
+    type Target = [u32];
+
+    fn deref(&self) -> &[u32] {
+        self.0.as_deref().map_or(&[], Vec::as_slice)
+    }
 }
 
 /// What brought a message to a session.

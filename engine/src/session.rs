@@ -13,6 +13,7 @@
 //! current connection; in-flight entries stand in the order of their first sending.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use bytestring::ByteString;
@@ -45,7 +46,7 @@ pub(crate) enum FlightState {
     /// PUBREC came; PUBREL is out, or to be sent again.
     Released {
         /// Orders those of a session by their PUBREC.
-        at: u64,
+        at: NonZeroU64,
     },
 }
 
@@ -324,7 +325,7 @@ impl Session {
 
     /// Notes that the PUBREC of a message in flight came; says whether it is the first one.
     pub(crate) fn release(&mut self, packet_id: PacketId) -> bool {
-        let at = self.released;
+        let at = NonZeroU64::MIN.saturating_add(self.released);
         let is_first = self.in_flight_mut(packet_id).is_some_and(|entry| {
             let is_first = entry.state == FlightState::Sent;
             if is_first {
@@ -474,7 +475,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    use crate::message::{Origin, message_for_tests};
+    use crate::message::{Identifiers, Origin, message_for_tests};
     use proptest::prelude::*;
     use protocol::QoS;
 
@@ -484,7 +485,7 @@ mod tests {
 
     fn delivery() -> Delivery {
         let message = message_for_tests();
-        let (qos, subscription_identifiers) = (QoS::AtLeastOnce, Vec::new());
+        let (qos, subscription_identifiers) = (QoS::AtLeastOnce, Identifiers::default());
         Delivery { message, qos, retain: false, origin: Origin::Subscriptions, subscription_identifiers }
     }
 

@@ -112,6 +112,11 @@ impl Waiting {
         of(Source::Subscriptions)
     }
 
+    /// Makes room for so many more.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        self.places.reserve(more);
+    }
+
     pub(crate) fn push(&mut self, delivery: Delivery) {
         if self.places.len() > self.len * 2 + EMPTY_MIN {
             self.clear_empty();

@@ -215,7 +215,7 @@ impl Shard {
         let retain = message.retain && target.retain_as_published;
         // [MQTT-3.8.4-8], [MQTT-4.8.2-3] the lower of the two levels.
         let qos = target.qos.min(message.qos);
-        let subscription_identifiers = target.identifiers;
+        let subscription_identifiers = target.identifiers.into();
         if target.is_covered {
             return;
         }

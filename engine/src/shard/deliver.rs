@@ -410,7 +410,7 @@ impl Delivery {
             qos: self.qos,
             retain: self.retain,
             source: self.source(),
-            identifiers: self.subscription_identifiers.clone(),
+            identifiers: self.subscription_identifiers.to_vec(),
             packet_id,
         }
     }

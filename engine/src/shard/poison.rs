@@ -6,7 +6,7 @@ use std::sync::Arc;
 use protocol::PacketId;
 
 use super::Shard;
-use crate::message::{Delivery, Flag, Message, MsgNo, Origin};
+use crate::message::{Delivery, Flag, Identifiers, Message, MsgNo, Origin};
 use crate::poison::{QUICK_MS, SetAside};
 use crate::receipt::Outcome;
 use crate::record::{Entry, Form};
@@ -136,7 +136,7 @@ impl Shard {
         let origin = if form == Form::Envelope { Origin::Envelope } else { Origin::Subscriptions };
         // Rules may be others by now.
         self.sessions[key].checked_epoch = 0;
-        let subscription_identifiers = Vec::new();
+        let subscription_identifiers = Identifiers::default();
         self.deliver(now, key, Delivery { message, qos, retain: false, origin, subscription_identifiers });
         Answer::Done
     }

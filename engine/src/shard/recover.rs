@@ -3,7 +3,6 @@
 mod met;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -37,19 +36,28 @@ struct TakingBack<'a> {
 
 impl TakeEach for TakingBack<'_> {
     fn head(&mut self, head: HeadEntry, topic: &str) -> Result<(), String> {
+        self.shard.apply_all_queued(self.met)?;
         self.shard.apply_head(head.message, topic, self.met, self.now);
         Ok(())
     }
 
     fn queued(&mut self, queued: Queued) -> Result<(), String> {
-        self.shard.apply_queued(queued, self.met)
+        let before = &self.met.queued;
+        if before.len() == QUEUED_MAX || before.first().is_some_and(|first| first.session != queued.session) {
+            self.shard.apply_all_queued(self.met)?;
+        }
+        self.met.queued.push(queued);
+        Ok(())
     }
 
     fn other(&mut self, entry: Entry) -> Result<(), String> {
-        self.met.session = None;
+        self.shard.apply_all_queued(self.met)?;
         self.shard.apply(entry, self.met, self.now)
     }
 }
+
+/// Places in queues that are taken back together at most.
+const QUEUED_MAX: usize = 64;
 
 impl Shard {
     /// Rebuilds a shard. Poll its outputs before the first input: what died with the process is told then.
@@ -100,7 +108,8 @@ impl Shard {
     }
 
     fn apply_record(&mut self, record: &Bytes, met: &mut Met, now: Now) -> Result<(), String> {
-        read_each(record, &mut TakingBack { shard: self, met, now })
+        read_each(record, &mut TakingBack { shard: self, met, now })?;
+        self.apply_all_queued(met)
     }
 
     fn apply(&mut self, entry: Entry, met: &mut Met, now: Now) -> Result<(), String> {
@@ -221,23 +230,33 @@ impl Shard {
         Ok(())
     }
 
+    /// Takes back the places at a session that were put together.
+    fn apply_all_queued(&mut self, met: &mut Met) -> Result<(), String> {
+        let Some(Queued { session, .. }) = met.queued.first() else { return Ok(()) };
+        met.look_ahead();
+        let key = self.by_no.get(session).copied();
+        if let Some(key) = key {
+            self.sessions[key].queue.reserve(met.queued.iter().filter(|q| q.packet_id.is_none()).count());
+        }
+        let mut all = std::mem::take(&mut met.queued);
+        let taken = all.drain(..).try_for_each(|queued| self.apply_queued(queued, key, met));
+        met.queued = all;
+        taken
+    }
+
     /// Takes a message's place at a session back.
-    fn apply_queued(&mut self, queued: Queued, met: &mut Met) -> Result<(), String> {
-        let Queued { session, message, qos, retain, source, identifiers, packet_id } = queued;
+    fn apply_queued(&mut self, queued: Queued, key: Option<SessionKey>, met: &Met) -> Result<(), String> {
+        let Queued { session: no, message, qos, retain, source, identifiers, packet_id } = queued;
         let message = met.get(message)?.clone();
-        let (origin, subscription_identifiers) = (self.origin(session, source)?, identifiers);
+        let (origin, subscription_identifiers) = (self.origin(no, source)?, identifiers.into());
         let delivery = Delivery { message, qos, retain, origin, subscription_identifiers };
         if delivery.is_kept() {
-            self.next_session = self.next_session.max(session.0.saturating_add(1));
+            self.next_session = self.next_session.max(no.0.saturating_add(1));
             let unknown = || Remains::unknown(&self.account);
-            self.remains.entry(session).or_insert_with(unknown).push(packet_id, delivery);
+            self.remains.entry(no).or_insert_with(unknown).push(packet_id, delivery);
             return Ok(());
         }
-        let key = match met.session {
-            Some((last, key)) if last == session => key,
-            _ => self.logged_key(session)?,
-        };
-        met.session = Some((session, key));
+        let key = key.ok_or_else(|| format!("session {} is not in the log", no.0))?;
         let session = &mut self.sessions[key];
         match packet_id {
             Some(packet_id) => session.restore_in_flight(packet_id, delivery),
@@ -265,7 +284,7 @@ impl Shard {
                     Form::Plain => Origin::Subscriptions,
                     Form::Envelope => Origin::Envelope,
                 };
-                let subscription_identifiers = identifiers;
+                let subscription_identifiers = identifiers.into();
                 let delivery = Delivery { message, qos, retain: false, origin, subscription_identifiers };
                 self.sessions[key].restore_in_flight(packet_id, delivery);
                 self.restore_cursor(key, &topic, form, Some(seq + 1));
@@ -331,6 +350,7 @@ impl Shard {
         let is_known = met.is_needed(message.no, &self.retained);
         let topic = std::mem::take(&mut message.topic);
         let message = self.take_back(message, &topic, met, now);
+        let message = self.bodies.count(message);
         let is_logged = met.place > 0 && !is_known;
         if is_logged {
             self.bodies.written(&message);
@@ -353,14 +373,14 @@ impl Shard {
             return;
         }
         let message = self.take_back(head, topic, met, now);
-        met.insert_head(message);
+        met.insert_head(self.bodies.count_head(message));
     }
 
-    fn take_back(&mut self, mut message: Message, topic: &str, met: &mut Met, now: Now) -> Arc<Message> {
+    fn take_back(&mut self, mut message: Message, topic: &str, met: &mut Met, now: Now) -> Message {
         message.expiry = message.expiry.map(|e| Expiry::from_unix(e.unix_ms, now));
         message.topic = met.share_topic(topic);
         self.next_message = self.next_message.max(message.no.0.saturating_add(1));
-        self.bodies.count(message)
+        message
     }
 
     fn apply_page(&mut self, topic: &ByteString, messages: Vec<KeptMessage>) {

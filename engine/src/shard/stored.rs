@@ -224,7 +224,7 @@ impl Shard {
         // [MQTT-3.8.4-8] the lower of the two levels.
         let qos = qos.min(message.qos);
         let delivery =
-            Delivery { message, qos, retain: false, origin, subscription_identifiers: identifiers };
+            Delivery { message, qos, retain: false, origin, subscription_identifiers: identifiers.into() };
         let packet_id = match qos {
             QoS::AtMostOnce => None,
             _ => self.sessions[key].take_packet_id(),
@@ -245,7 +245,7 @@ impl Shard {
         let (no, durable, message) = (session.no, session.durable, delivery.message.no);
         let mut wait = Wait::Ticket(delivery.message.ticket());
         if let Some(packet_id) = packet_id.filter(|_| durable) {
-            let (topic, identifiers) = (topic.clone(), delivery.subscription_identifiers.clone());
+            let (topic, identifiers) = (topic.clone(), delivery.subscription_identifiers.to_vec());
             self.write(&Entry::Replayed {
                 session: no,
                 topic,

@@ -3,7 +3,7 @@
 use super::*;
 use std::sync::Arc;
 
-use crate::message::{Message, Share, message_for_tests};
+use crate::message::{Identifiers, Message, Share, message_for_tests};
 use crate::record::Form;
 use proptest::prelude::*;
 
@@ -11,7 +11,7 @@ fn delivery(no: u64, qos: QoS, group: Option<u64>) -> Delivery {
     let message = Arc::new(Message { no: MsgNo(no), ..Message::clone(&message_for_tests()) });
     let share = |no| Arc::new(Share { no: GroupNo(no), full: "$share/g/t".into(), form: Form::Plain });
     let origin = group.map_or(Origin::Subscriptions, |no| Origin::Group { share: share(no), kept: false });
-    Delivery { message, qos, retain: false, origin, subscription_identifiers: Vec::new() }
+    Delivery { message, qos, retain: false, origin, subscription_identifiers: Identifiers::default() }
 }
 
 proptest! {

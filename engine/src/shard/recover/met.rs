@@ -1,15 +1,15 @@
 //! Messages met while rows and log are taken back.
 
 use std::hash::BuildHasher;
+use std::hint::black_box;
 use std::sync::Arc;
 
 use bytestring::ByteString;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::message::{Message, MsgNo};
-use crate::record::SessionNo;
+use crate::record::Queued;
 use crate::retained::Retained;
-use crate::route::SessionKey;
 
 /// Messages met while rows and log are taken back.
 #[derive(Default)]
@@ -22,8 +22,8 @@ pub(super) struct Met {
     pub(super) place: u64,
     /// Messages of that record.
     pub(super) fresh: Vec<MsgNo>,
-    /// The session that was looked up last: what follows is mostly about the same one.
-    pub(super) session: Option<(SessionNo, SessionKey)>,
+    /// Places in queues that are taken back together, all of one session.
+    pub(super) queued: Vec<Queued>,
     /// Size at which messages that nothing points to are let go.
     sweep_at: usize,
     topics: Topics,
@@ -38,6 +38,13 @@ impl Met {
 
     fn newest(&self, no: MsgNo) -> Option<&Arc<Message>> {
         self.by_no.get(&no).or_else(|| self.heads.get(no))
+    }
+
+    /// Looks at the messages of all places that are to be taken back. They lie far from each other in memory: looked
+    /// at one by one each would be waited for, while now they are on their way together.
+    pub(super) fn look_ahead(&self) {
+        let met = self.queued.iter().filter_map(|queued| self.newest(queued.message));
+        black_box(met.map(|m| Arc::strong_count(m) + m.bytes()).fold(0, usize::wrapping_add));
     }
 
     /// Whether something points to a message, or may in this record.
@@ -131,21 +138,26 @@ const TOPICS: usize = 4_096;
 /// Topics met lately, each at the place that its hash says: messages of one topic share one string where that costs
 /// little.
 #[derive(Default)]
-struct Topics(Vec<ByteString>);
+struct Topics(Vec<(u64, ByteString)>);
 
 impl Topics {
     /// Gives messages of one topic one string.
     fn share(&mut self, topic: &str) -> ByteString {
         if self.0.is_empty() {
-            self.0.resize_with(TOPICS, ByteString::new);
+            self.0.resize(TOPICS, (0, ByteString::new()));
         }
-        // The upper bits of the product are the mixed ones.
         let hash = FxBuildHasher.hash_one(topic);
-        let known = &mut self.0[(hash >> 32) as usize % TOPICS];
-        if *known != topic {
-            *known = ByteString::from(topic);
+        // The upper bits of the product are the mixed ones.
+        let (known, string) = &mut self.0[(hash >> 32) as usize % TOPICS];
+        if *known != hash {
+            // A string that is shared costs more: the first time it is only noted that there was one.
+            (*known, *string) = (hash, ByteString::new());
+            return ByteString::from(topic);
         }
-        known.clone()
+        if *string != topic {
+            *string = ByteString::from(topic);
+        }
+        string.clone()
     }
 }
 
@@ -188,10 +200,12 @@ mod tests {
     #[test]
     fn topics_that_follow_each_other_are_one_string() {
         let mut topics = Topics::default();
+        topics.share("a/b");
         let (one, same) = (topics.share("a/b"), topics.share("a/b"));
         assert_eq!(one.as_ptr(), same.as_ptr());
         for n in 0..10_000 {
-            assert_eq!(topics.share(&format!("t/{n}")), format!("t/{n}"));
+            let topic = format!("t/{}", n / 3);
+            assert_eq!(topics.share(&topic), topic);
         }
         assert_eq!(topics.share("a/b"), "a/b");
     }
