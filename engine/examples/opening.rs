@@ -133,7 +133,7 @@ fn main() {
     println!("{} rows of {:.1} MB", rows.len(), row_bytes as f64 / 1e6);
     let before = resident_bytes();
     let (started, ran_ms) = (Instant::now(), on_processor_ms());
-    let from = Recovery { rows: rows.iter().cloned(), applied, records: std::iter::empty(), next };
+    let from = Recovery { rows: rows.into_iter(), applied, records: std::iter::empty(), next };
     let shard = Shard::recover(config(), 2, NOW, from).expect("the rows are in order");
     let (took, ran_ms) = (started.elapsed(), on_processor_ms() - ran_ms);
     let grew = resident_bytes().saturating_sub(before);

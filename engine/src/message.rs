@@ -1,5 +1,6 @@
 //! One accepted message, stored once however many queues it is in.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,19 +22,29 @@ pub(crate) struct MsgNo(pub(crate) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Expiry {
     pub(crate) monotonic_ms: u64,
-    pub(crate) unix_ms: u64,
+    unix_ms: NonZeroU64,
 }
 
 impl Expiry {
     /// Takes an expiry back from its Unix time.
     pub(crate) fn from_unix(unix_ms: u64, now: Now) -> Self {
         let left_ms = unix_ms.saturating_sub(now.unix_ms);
-        Self { unix_ms, monotonic_ms: now.monotonic_ms.saturating_add(left_ms) }
+        Self::new(now.monotonic_ms.saturating_add(left_ms), unix_ms)
+    }
+
+    /// Makes one of what both clocks say.
+    pub(crate) fn new(monotonic_ms: u64, unix_ms: u64) -> Self {
+        // 1970 is past either way.
+        Self { monotonic_ms, unix_ms: NonZeroU64::new(unix_ms).unwrap_or(NonZeroU64::MIN) }
+    }
+
+    pub(crate) fn unix_ms(self) -> u64 {
+        self.unix_ms.get()
     }
 
     pub(crate) fn after(interval_s: u32, now: Now) -> Self {
         let ms = u64::from(interval_s) * 1000;
-        Self { monotonic_ms: now.monotonic_ms + ms, unix_ms: now.unix_ms.saturating_add(ms) }
+        Self::new(now.monotonic_ms + ms, now.unix_ms.saturating_add(ms))
     }
 
     pub(crate) fn is_past(self, now: Now) -> bool {
@@ -102,7 +113,7 @@ pub(crate) struct Message {
     /// `im-ts`.
     pub(crate) ts_unix_ms: u64,
     /// Hash of user, topic and collapse key.
-    pub(crate) collapse: Option<u64>,
+    pub(crate) collapse: Option<NonZeroU64>,
     /// See [`queue_bytes`].
     pub(crate) bytes: u32,
     pub(crate) payload_bytes: u32,
@@ -252,6 +263,7 @@ pub(crate) struct Delivery {
 }
 
 /// Subscription identifiers of a delivery: mostly none, which needs no more than a word.
+#[expect(clippy::box_collection, reason = "a boxed slice is two words in each place of each queue")]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Identifiers(Option<Box<Vec<u32>>>);
 

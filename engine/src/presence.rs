@@ -226,7 +226,11 @@ impl Presences {
     /// Makes all that the last process left as online offline, and forgets all where presence is switched off. Says
     /// which sessions are to be looked for.
     pub(crate) fn resume(&mut self, is_on: bool, now_unix_ms: u64, has_session: impl Fn(&str) -> bool) {
-        let mut clients: Vec<_> = self.clients.keys().cloned().collect();
+        let concerns = |client: &str, state: &State| {
+            !is_on || state.is_online() || (state.ended_unix_ms.is_none() && !has_session(client))
+        };
+        let concerned = self.iter().filter(|(client, state)| concerns(client, state));
+        let mut clients: Vec<_> = concerned.map(|(client, _)| client.clone()).collect();
         clients.sort_unstable();
         for client in clients {
             let Some(state) = self.get(&client) else { continue };

@@ -2,6 +2,7 @@
 //! (docs/protocol.md section 2, `im-collapse` and `im-priority`).
 
 use std::hash::Hasher;
+use std::num::NonZeroU64;
 
 use protocol::{UserProperties, im};
 use siphasher::sip::SipHasher13;
@@ -15,7 +16,7 @@ pub(crate) fn asked(
     rule: Option<&ConversationRule>,
     user: &str,
     topic: &str,
-) -> (Option<u64>, bool) {
+) -> (Option<NonZeroU64>, bool) {
     if properties.is_empty() && !rule.is_some_and(|rule| rule.collapse || rule.is_high) {
         return (None, false);
     }
@@ -29,7 +30,7 @@ fn collapse(
     rule: Option<&ConversationRule>,
     user: &str,
     topic: &str,
-) -> Option<u64> {
+) -> Option<NonZeroU64> {
     let key = user_property(properties, im::IM_COLLAPSE);
     if key.is_none() && !rule.is_some_and(|rule| rule.collapse) {
         return None;
@@ -42,7 +43,8 @@ fn collapse(
     }
     hasher.write_u8(u8::from(key.is_some()));
     hasher.write(key.map_or("", |key| &**key).as_bytes());
-    Some(hasher.finish())
+    // One of them stands for two.
+    Some(NonZeroU64::new(hasher.finish()).unwrap_or(NonZeroU64::MIN))
 }
 
 /// Whether a message goes out before others: its own word counts before the rule's; another word is none.
@@ -76,7 +78,7 @@ mod tests {
         ];
         let different: std::collections::BTreeSet<_> = all.iter().collect();
         assert_eq!(different.len(), all.len());
-        assert_eq!(of("u", "t", "k"), Some(14_723_801_662_804_794_913), "it is in logs");
+        assert_eq!(of("u", "t", "k"), NonZeroU64::new(14_723_801_662_804_794_913), "it is in logs");
         assert_eq!(collapse(&Vec::new(), None, "u", "t"), None);
     }
 

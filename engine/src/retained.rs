@@ -116,7 +116,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn message(topic: &str, expires_ms: Option<u64>) -> Arc<Message> {
-        let expiry = expires_ms.map(|ms| Expiry { monotonic_ms: ms, unix_ms: ms });
+        let expiry = expires_ms.map(|ms| Expiry::new(ms, ms));
         Arc::new(Message { topic: topic.into(), expiry, ..Message::clone(&message_for_tests()) })
     }
 

@@ -10,6 +10,7 @@ mod priority;
 
 use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
+use std::num::NonZeroU64;
 
 use protocol::QoS;
 use rustc_hash::FxHashMap;
@@ -49,7 +50,7 @@ pub(crate) struct Waiting {
     /// Who goes first; most queues never have one.
     priority: Option<Box<Priority>>,
     /// The newest message of each collapse key and source; most queues have none.
-    collapsing: Option<Box<FxHashMap<(u64, Source), MsgNo>>>,
+    collapsing: Option<Box<FxHashMap<(NonZeroU64, Source), MsgNo>>>,
 }
 
 /// Empty places below which none are cleared away.
@@ -107,7 +108,7 @@ impl Waiting {
     }
 
     /// Whether a message with this collapse key waits.
-    pub(crate) fn has_key(&self, collapse: u64) -> bool {
+    pub(crate) fn has_key(&self, collapse: NonZeroU64) -> bool {
         let of = |source| self.collapsing.as_ref().is_some_and(|keys| keys.contains_key(&(collapse, source)));
         of(Source::Subscriptions)
     }

@@ -243,7 +243,9 @@ impl Shared {
                 }
             }
             if !self.wait(if inbox.is_full() { PERIOD_FULL } else { PERIOD }) {
-                // What came last is taken in too: the next start replays nothing.
+                // What came last is synced, whatever the durability, and taken in too: the next start replays nothing.
+                // If the log takes nothing more, that is told by others.
+                let _ = follower.swapper.sync();
                 if let Err(error) = follower.catch_up(self) {
                     tracing::warn!(%error, "the view is behind the log, the next start takes longer");
                 }

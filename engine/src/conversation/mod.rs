@@ -110,7 +110,7 @@ impl Conversations {
             place,
             no: message.no,
             ts_unix_ms: message.ts_unix_ms,
-            expiry_unix_ms: message.expiry.map_or(0, |expiry| expiry.unix_ms),
+            expiry_unix_ms: message.expiry.map_or(0, |expiry| expiry.unix_ms()),
             bytes: u32::try_from(message.bytes()).unwrap_or(u32::MAX),
             qos: message.qos,
             sender: SenderNo::default(),

@@ -3,7 +3,7 @@
 mod each;
 mod im;
 
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU64};
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -153,9 +153,9 @@ pub(super) fn write_message(w: &mut Writer<'_>, m: &Message, set_retained: bool)
     let is_plain = m.collapse.is_none() && !m.is_high;
     w.u8(if is_plain { kind::MESSAGE } else { kind::MESSAGE_V3 });
     w.u64(m.no.0).u8(flags | u8::from(m.is_high) << 4);
-    w.opt_u64(m.expiry.map(|e| e.unix_ms)).opt_u64(m.seq).u64(m.ts_unix_ms);
+    w.opt_u64(m.expiry.map(|e| e.unix_ms())).opt_u64(m.seq).u64(m.ts_unix_ms);
     if !is_plain {
-        w.opt_u64(m.collapse);
+        w.opt_u64(m.collapse.map(NonZeroU64::get));
     }
     let body = m.body.load();
     // A message is written while its body is in memory: `Shard::write_message` sees to it.
@@ -259,7 +259,7 @@ fn read_message(r: &mut Reader<'_>, form: u8) -> Result<MessageEntry, String> {
     let no = r.message()?;
     let flags = r.u8()?;
     let (expiry, seq, ts_unix_ms) = (r.option(Reader::u64)?, r.option(Reader::u64)?, r.u64()?);
-    let collapse = if form == kind::MESSAGE { None } else { r.option(Reader::u64)? };
+    let collapse = if form == kind::MESSAGE { None } else { r.collapse()? };
     let (id, from, client, topic) = (r.str()?, r.str()?, r.str()?, r.str()?);
     let (payload, properties) = (r.bytes()?, r.properties()?);
     let body = Body { payload, id, from, client, properties, ..Body::default() };
@@ -273,7 +273,7 @@ fn read_message(r: &mut Reader<'_>, form: u8) -> Result<MessageEntry, String> {
         qos: QoS::from_u8(flags & 3).ok_or("qos 3")?,
         retain: flags & 4 != 0,
         topic,
-        expiry: expiry.map(|unix_ms| Expiry { unix_ms, monotonic_ms: 0 }),
+        expiry: expiry.map(|unix_ms| Expiry::new(0, unix_ms)),
         seq,
         ts_unix_ms,
         collapse,
@@ -289,7 +289,10 @@ fn read_message(r: &mut Reader<'_>, form: u8) -> Result<MessageEntry, String> {
 pub(super) fn write_head(w: &mut Writer<'_>, m: &Message, needed: u32) {
     let flags = m.qos as u8 | u8::from(m.retain) << 2 | u8::from(m.is_high) << 3;
     w.u8(kind::HEAD).u64(m.no.0).u64(m.place()).u8(flags).u32(needed);
-    w.opt_u64(m.expiry.map(|e| e.unix_ms)).opt_u64(m.seq).u64(m.ts_unix_ms).opt_u64(m.collapse);
+    w.opt_u64(m.expiry.map(|e| e.unix_ms()))
+        .opt_u64(m.seq)
+        .u64(m.ts_unix_ms)
+        .opt_u64(m.collapse.map(NonZeroU64::get));
     w.u32(m.bytes).u32(m.payload_bytes).str(&m.topic);
 }
 
@@ -298,7 +301,7 @@ pub(super) fn write_head(w: &mut Writer<'_>, m: &Message, needed: u32) {
 fn read_head<'r>(r: &mut Reader<'r>) -> Result<(HeadEntry, &'r str), String> {
     let (no, record, flags, needed) = (r.message()?, r.u64()?, r.u8()?, r.u32()?);
     let (expiry, seq, ts_unix_ms) = (r.option(Reader::u64)?, r.option(Reader::u64)?, r.u64()?);
-    let (collapse, bytes, payload_bytes) = (r.option(Reader::u64)?, r.u32()?, r.u32()?);
+    let (collapse, bytes, payload_bytes) = (r.collapse()?, r.u32()?, r.u32()?);
     let message = Message {
         no,
         record,
@@ -309,7 +312,7 @@ fn read_head<'r>(r: &mut Reader<'r>) -> Result<(HeadEntry, &'r str), String> {
         qos: QoS::from_u8(flags & 3).ok_or("qos 3")?,
         retain: flags & 4 != 0,
         topic: ByteString::new(),
-        expiry: expiry.map(|unix_ms| Expiry { unix_ms, monotonic_ms: 0 }),
+        expiry: expiry.map(|unix_ms| Expiry::new(0, unix_ms)),
         seq,
         ts_unix_ms,
         collapse,
@@ -513,6 +516,9 @@ impl<'a> Reader<'a> {
     }
     fn option<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, String>) -> Result<Option<T>, String> {
         if self.u8()? == 0 { Ok(None) } else { read(self).map(Some) }
+    }
+    fn collapse(&mut self) -> Result<Option<NonZeroU64>, String> {
+        Ok(self.option(Self::u64)?.and_then(NonZeroU64::new))
     }
     fn session(&mut self) -> Result<SessionNo, String> {
         self.u64().map(SessionNo)

@@ -7,6 +7,7 @@ use crate::dedup::Fingerprint;
 use crate::message::{Expiry, Flag, message_for_tests};
 use crate::presence::Cause;
 use protocol::{PublishProperties, RetainHandling};
+use std::num::NonZeroU64;
 
 fn will() -> Box<Will> {
     let properties = PublishProperties {
@@ -45,7 +46,7 @@ fn message() -> MessageEntry {
         topic: "im/room".into(),
         qos: QoS::ExactlyOnce,
         retain: true,
-        expiry: Some(Expiry { unix_ms: 1_800_000_060_000, monotonic_ms: 0 }),
+        expiry: Some(Expiry::new(0, 1_800_000_060_000)),
         seq: Some(3),
         ts_unix_ms: 1_800_000_000_000,
         body: body.into(),
@@ -161,8 +162,8 @@ fn entries_added_by_version_3() -> Vec<Entry> {
     let is_written = Flag::default();
     is_written.set();
     let body = BodySlot::default();
-    let head = Message { record: 12, is_written, collapse: Some(7), body, ..message().message };
-    let collapsing = Message { collapse: Some(7), is_high: true, ..message().message };
+    let head = Message { record: 12, is_written, collapse: NonZeroU64::new(7), body, ..message().message };
+    let collapsing = Message { collapse: NonZeroU64::new(7), is_high: true, ..message().message };
     let (session, message, topic) = (SessionNo(7), MsgNo(9), ByteString::from("im/room"));
     let kept = KeptMessage {
         seq: 3,

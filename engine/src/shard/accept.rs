@@ -1,5 +1,6 @@
 //! Taking a message, whoever offers it: its checks, its number, its record, and who gets it.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -109,7 +110,7 @@ struct Plan {
     /// See [`queue_bytes`].
     bytes: usize,
     /// What stands for the messages that it takes the place of in queues.
-    collapse: Option<u64>,
+    collapse: Option<NonZeroU64>,
     /// Whether queues are drained of it first.
     is_high: bool,
     is_conversation: bool,

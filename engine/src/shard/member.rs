@@ -120,7 +120,7 @@ impl Shard {
         let head = Head { seq, ts_unix_ms: message.ts_unix_ms };
         let from = message.from();
         let by = if self.has_planted(Planted::OwnCountedAsUnread) { "" } else { &*from };
-        self.members.post(roll, head, message.expiry.map(|e| e.unix_ms), by);
+        self.members.post(roll, head, message.expiry.map(|e| e.unix_ms()), by);
         let body = message.body.load();
         let preview = body.as_deref().and_then(|body| protocol::im::preview(&body.payload));
         let preview = preview.map(ByteString::from);

@@ -2,6 +2,7 @@
 
 use protocol::QoS;
 use rustc_hash::FxHashMap;
+use std::num::NonZeroU64;
 
 use super::Shard;
 use super::accept::{Refused, Target};
@@ -76,7 +77,7 @@ impl Shard {
         bytes: usize,
         targets: &[Target],
         in_conversation: bool,
-        collapse: Option<u64>,
+        collapse: Option<NonZeroU64>,
     ) -> Result<(), Refused> {
         if !self.some_reject {
             return Ok(());

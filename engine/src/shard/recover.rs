@@ -92,7 +92,8 @@ impl Shard {
     {
         let mut shard = Self::empty(config, seed, from.next);
         let mut met = Met::default();
-        for (key, value) in from.rows.filter(|(key, _)| view::is_state(key)) {
+        // What is not taken back comes last, and is not even read.
+        for (key, value) in from.rows.take_while(|(key, _)| view::is_state(key)) {
             let applied = shard.apply_record(&value, &mut met, now);
             applied.map_err(|what| RecoverError::Row { key, what })?;
         }
@@ -192,7 +193,7 @@ impl Shard {
                 let SetAside { message, qos, form, at_unix_ms } = *set_aside;
                 self.next_message = self.next_message.max(message.no.0.saturating_add(1));
                 let mut message = Message { is_pinned: true, ..Message::clone(&message) };
-                message.expiry = message.expiry.map(|e| Expiry::from_unix(e.unix_ms, now));
+                message.expiry = message.expiry.map(|e| Expiry::from_unix(e.unix_ms(), now));
                 let message = self.bodies.count(message.sized());
                 let most = self.config.set_aside_max;
                 let session = self.logged_session(session)?;
@@ -377,7 +378,7 @@ impl Shard {
     }
 
     fn take_back(&mut self, mut message: Message, topic: &str, met: &mut Met, now: Now) -> Message {
-        message.expiry = message.expiry.map(|e| Expiry::from_unix(e.unix_ms, now));
+        message.expiry = message.expiry.map(|e| Expiry::from_unix(e.unix_ms(), now));
         message.topic = met.share_topic(topic);
         self.next_message = self.next_message.max(message.no.0.saturating_add(1));
         message

@@ -124,7 +124,7 @@ pub(super) fn stored(
         qos: kept.qos,
         retain: false,
         topic: topic.clone(),
-        expiry: expiry.map(|unix_ms| Expiry { unix_ms, monotonic_ms: 0 }),
+        expiry: expiry.map(|unix_ms| Expiry::new(0, unix_ms)),
         seq: Some(seq),
         ts_unix_ms: kept.ts_unix_ms,
         collapse: None,

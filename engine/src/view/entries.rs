@@ -30,7 +30,7 @@ pub(super) fn keep(entry: &mut MessageEntry, place: u64) -> Keep {
         place,
         message: message.no,
         ts_unix_ms: message.ts_unix_ms,
-        expiry_unix_ms: message.expiry.map_or(0, |expiry| expiry.unix_ms),
+        expiry_unix_ms: message.expiry.map_or(0, |expiry| expiry.unix_ms()),
         bytes: message.bytes,
         qos: message.qos,
         sender: message.from(),

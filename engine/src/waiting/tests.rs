@@ -1,6 +1,7 @@
 //! The queue does what a plain list does, whatever is done to it.
 
 use super::*;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use crate::message::{Identifiers, Message, Share, message_for_tests};
@@ -171,9 +172,9 @@ proptest! {
                 continue;
             }
             let of = delivery(no, QoS::AtLeastOnce, (kind == 3).then_some(1));
-            let message = Message { collapse: (key > 0).then_some(key), ..Message::clone(&of.message) };
+            let message = Message { collapse: NonZeroU64::new(key), ..Message::clone(&of.message) };
             let of = Delivery { message: Arc::new(message), ..of };
-            let same = |d: &&Delivery| d.message.collapse.is_some_and(|k| k == key) && d.source() == of.source();
+            let same = |d: &&Delivery| d.message.collapse.is_some_and(|k| k.get() == key) && d.source() == of.source();
             let expected = list.iter().find(same).map(|d| d.message.no);
             prop_assert_eq!(waiting.with_key_of(&of), expected);
             if let Some(older) = expected {
