@@ -145,8 +145,13 @@ impl Bodies {
 
     /// The same for one whose body is counted.
     pub(crate) fn count_head(&self, mut message: Message) -> Arc<Message> {
-        message.held = self.account.hold(HEAD_BYTES + message.topic.len());
+        message.held = self.hold_head(&message.topic);
         Arc::new(message)
+    }
+
+    /// Counts a message's head.
+    pub(crate) fn hold_head(&self, topic: &str) -> Held {
+        self.account.hold(HEAD_BYTES + topic.len())
     }
 
     /// Counts a body of so many bytes.

@@ -9,10 +9,8 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use protocol::{PacketId, PublishProperties, QoS, RetainHandling, SubscribeOptions, UserProperties, Will};
 
-use super::{
-    Entry, FinalState, GroupNo, HeadEntry, MessageEntry, SessionNo, Source, TrackedRecipient, VERSION,
-};
-use crate::body::{Body, BodySlot};
+use super::{Entry, FinalState, GroupNo, MessageEntry, SessionNo, Source, TrackedRecipient, VERSION};
+use crate::body::Body;
 use crate::config::ReceiptsWanted;
 use crate::dedup::{Fingerprint, Published};
 use crate::memory::Held;
@@ -164,7 +162,7 @@ pub(super) fn write_message(w: &mut Writer<'_>, m: &Message, set_retained: bool)
     w.properties(&body.properties);
 }
 
-pub(crate) use each::{Queued, TakeEach, read_each};
+pub(crate) use each::{HeadFields, Queued, TakeEach, read_each};
 
 /// Reads the entries of one record.
 ///
@@ -201,11 +199,7 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
         },
         kind::UNSUBSCRIBED => Entry::Unsubscribed { session: r.session()?, filter: r.str()? },
         form @ (kind::MESSAGE | kind::MESSAGE_V3) => Entry::Message(Box::new(read_message(r, form)?)),
-        kind::HEAD => {
-            let (mut head, topic) = read_head(r)?;
-            head.message.topic = topic.into();
-            Entry::Head(Box::new(head))
-        }
+        kind::HEAD => read_head(r)?.into(),
         kind::RETAINED_CLEARED => Entry::RetainedCleared { topic: r.str()? },
         kind::QUEUED => read_queued(r)?.into(),
         kind::SENT => Entry::Sent { session: r.session()?, message: r.message()?, packet_id: r.packet_id()? },
@@ -296,32 +290,28 @@ pub(super) fn write_head(w: &mut Writer<'_>, m: &Message, needed: u32) {
     w.u32(m.bytes).u32(m.payload_bytes).str(&m.topic);
 }
 
-/// Reads a head, and its topic aside: most topics are known already.
 #[inline]
-fn read_head<'r>(r: &mut Reader<'r>) -> Result<(HeadEntry, &'r str), String> {
+fn read_head<'r>(r: &mut Reader<'r>) -> Result<HeadFields<'r>, String> {
     let (no, record, flags, needed) = (r.message()?, r.u64()?, r.u8()?, r.u32()?);
-    let (expiry, seq, ts_unix_ms) = (r.option(Reader::u64)?, r.option(Reader::u64)?, r.u64()?);
+    let (expiry_unix_ms, seq, ts_unix_ms) = (r.option(Reader::u64)?, r.option(Reader::u64)?, r.u64()?);
     let (collapse, bytes, payload_bytes) = (r.collapse()?, r.u32()?, r.u32()?);
-    let message = Message {
+    let qos = QoS::from_u8(flags & 3).ok_or("qos 3")?;
+    let (retain, is_high) = (flags & 4 != 0, flags & 8 != 0);
+    Ok(HeadFields {
         no,
         record,
-        is_gated: false,
-        is_written: Flag::from(record > 0),
-        is_pinned: false,
-        is_high: flags & 8 != 0,
-        qos: QoS::from_u8(flags & 3).ok_or("qos 3")?,
-        retain: flags & 4 != 0,
-        topic: ByteString::new(),
-        expiry: expiry.map(|unix_ms| Expiry::new(0, unix_ms)),
+        qos,
+        retain,
+        is_high,
+        needed,
+        expiry_unix_ms,
         seq,
         ts_unix_ms,
         collapse,
         bytes,
         payload_bytes,
-        body: BodySlot::default(),
-        held: Held::default(),
-    };
-    Ok((HeadEntry { message, needed }, r.text()?))
+        topic: r.text()?,
+    })
 }
 
 #[inline]
@@ -486,15 +476,19 @@ impl<'a> Reader<'a> {
         self.at += N;
         Ok(bytes.try_into().expect("the slice has N bytes"))
     }
+    #[inline]
     fn u8(&mut self) -> Result<u8, String> {
         Ok(self.array::<1>()?[0])
     }
+    #[inline]
     fn u16(&mut self) -> Result<u16, String> {
         Ok(u16::from_le_bytes(self.array()?))
     }
+    #[inline]
     fn u32(&mut self) -> Result<u32, String> {
         Ok(u32::from_le_bytes(self.array()?))
     }
+    #[inline]
     fn u64(&mut self) -> Result<u64, String> {
         Ok(u64::from_le_bytes(self.array()?))
     }
@@ -506,6 +500,7 @@ impl<'a> Reader<'a> {
         ByteString::try_from(self.bytes()?).map_err(|e| format!("a string is not UTF-8: {e}"))
     }
     /// A string that nobody keeps.
+    #[inline]
     fn text(&mut self) -> Result<&'a str, String> {
         let len = self.u32()? as usize;
         let end = self.at.checked_add(len);
@@ -514,15 +509,19 @@ impl<'a> Reader<'a> {
         self.at += len;
         std::str::from_utf8(text).map_err(|e| format!("a string is not UTF-8: {e}"))
     }
+    #[inline]
     fn option<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, String>) -> Result<Option<T>, String> {
         if self.u8()? == 0 { Ok(None) } else { read(self).map(Some) }
     }
+    #[inline]
     fn collapse(&mut self) -> Result<Option<NonZeroU64>, String> {
         Ok(self.option(Self::u64)?.and_then(NonZeroU64::new))
     }
+    #[inline]
     fn session(&mut self) -> Result<SessionNo, String> {
         self.u64().map(SessionNo)
     }
+    #[inline]
     fn message(&mut self) -> Result<MsgNo, String> {
         self.u64().map(MsgNo)
     }
@@ -534,6 +533,7 @@ impl<'a> Reader<'a> {
         let (seq, had_nobody) = (self.option(Self::u64)?, self.u8()? != 0);
         Ok(Published::new(fingerprint, seq, had_nobody, self.u32()?))
     }
+    #[inline]
     fn source(&mut self, bits: u8) -> Result<Source, String> {
         match bits {
             0 => Ok(Source::Subscriptions),

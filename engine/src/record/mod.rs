@@ -19,7 +19,7 @@ use crate::presence::State;
 use crate::reads::Wish;
 use layout::{Writer, write_entry, write_head, write_message};
 
-pub(crate) use layout::{Queued, TakeEach, read_body, read_each, read_record};
+pub(crate) use layout::{HeadFields, Queued, TakeEach, read_body, read_each, read_record};
 
 /// Version of the layout that is written; older ones are read, a newer one is refused.
 pub(crate) const VERSION: u8 = 3;

@@ -3,6 +3,7 @@
 mod met;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -18,7 +19,7 @@ use crate::message::{Delivery, Expiry, Message, Origin};
 use crate::planted::Planted;
 use crate::poison::SetAside;
 use crate::record::{
-    Entry, Form, HeadEntry, KeptMessage, MessageEntry, Queued, Recipient, SessionNo, Source, TakeEach,
+    Entry, Form, HeadFields, KeptMessage, MessageEntry, Queued, Recipient, SessionNo, Source, TakeEach,
     read_each,
 };
 use crate::route::SessionKey;
@@ -35,9 +36,9 @@ struct TakingBack<'a> {
 }
 
 impl TakeEach for TakingBack<'_> {
-    fn head(&mut self, head: HeadEntry, topic: &str) -> Result<(), String> {
+    fn head(&mut self, head: HeadFields<'_>) -> Result<(), String> {
         self.shard.apply_all_queued(self.met)?;
-        self.shard.apply_head(head.message, topic, self.met, self.now);
+        self.shard.apply_head(&head, self.met, self.now);
         Ok(())
     }
 
@@ -368,13 +369,16 @@ impl Shard {
     }
 
     /// A message whose body is elsewhere.
-    fn apply_head(&mut self, head: Message, topic: &str, met: &mut Met, now: Now) {
+    fn apply_head(&mut self, head: &HeadFields<'_>, met: &mut Met, now: Now) {
         // A row stands alone for its message.
         if met.place > 0 && met.is_needed(head.no, &self.retained) {
             return;
         }
-        let message = self.take_back(head, topic, met, now);
-        met.insert_head(self.bodies.count_head(message));
+        self.next_message = self.next_message.max(head.no.0.saturating_add(1));
+        let expiry = head.expiry_unix_ms.map(|unix_ms| Expiry::from_unix(unix_ms, now));
+        let held = self.bodies.hold_head(head.topic);
+        let topic = met.share_topic(head.topic);
+        met.insert_head(Arc::new(head.message(topic, expiry, held)));
     }
 
     fn take_back(&mut self, mut message: Message, topic: &str, met: &mut Met, now: Now) -> Message {

@@ -1,10 +1,15 @@
 //! Records read entry by entry.
 
+use std::num::NonZeroU64;
+
 use bytes::Bytes;
+use bytestring::ByteString;
 use protocol::{PacketId, QoS};
 
 use super::{Reader, VERSION, kind, read_entry, read_head, read_queued};
-use crate::message::MsgNo;
+use crate::body::BodySlot;
+use crate::memory::Held;
+use crate::message::{Expiry, Flag, Message, MsgNo};
 use crate::record::{Entry, HeadEntry, SessionNo, Source};
 
 /// The fields of an [`Entry::Queued`].
@@ -18,6 +23,58 @@ pub(crate) struct Queued {
     pub(crate) packet_id: Option<PacketId>,
 }
 
+/// The fields of an [`Entry::Head`].
+#[derive(Clone, Copy)]
+pub(crate) struct HeadFields<'a> {
+    pub(crate) no: MsgNo,
+    pub(crate) record: u64,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    pub(crate) is_high: bool,
+    pub(crate) needed: u32,
+    pub(crate) expiry_unix_ms: Option<u64>,
+    pub(crate) seq: Option<u64>,
+    pub(crate) ts_unix_ms: u64,
+    pub(crate) collapse: Option<NonZeroU64>,
+    pub(crate) bytes: u32,
+    pub(crate) payload_bytes: u32,
+    pub(crate) topic: &'a str,
+}
+
+impl HeadFields<'_> {
+    /// Makes the message; its topic may be shared with others.
+    #[inline]
+    pub(crate) fn message(&self, topic: ByteString, expiry: Option<Expiry>, held: Held) -> Message {
+        Message {
+            no: self.no,
+            record: self.record,
+            is_gated: false,
+            is_written: Flag::from(self.record > 0),
+            is_pinned: false,
+            is_high: self.is_high,
+            qos: self.qos,
+            retain: self.retain,
+            topic,
+            expiry,
+            seq: self.seq,
+            ts_unix_ms: self.ts_unix_ms,
+            collapse: self.collapse,
+            bytes: self.bytes,
+            payload_bytes: self.payload_bytes,
+            body: BodySlot::default(),
+            held,
+        }
+    }
+}
+
+impl From<HeadFields<'_>> for Entry {
+    fn from(head: HeadFields<'_>) -> Self {
+        let expiry = head.expiry_unix_ms.map(|unix_ms| Expiry::new(0, unix_ms));
+        let message = head.message(head.topic.into(), expiry, Held::default());
+        Self::Head(Box::new(HeadEntry { message, needed: head.needed }))
+    }
+}
+
 impl From<Queued> for Entry {
     fn from(queued: Queued) -> Self {
         let Queued { session, message, qos, retain, source, identifiers, packet_id } = queued;
@@ -27,8 +84,8 @@ impl From<Queued> for Entry {
 
 /// Takes the entries of records. There are so many heads and places in queues that no [`Entry`] is made of them first.
 pub(crate) trait TakeEach {
-    /// Takes an `Entry::Head`; the message's own topic is empty.
-    fn head(&mut self, head: HeadEntry, topic: &str) -> Result<(), String>;
+    /// Takes an `Entry::Head`.
+    fn head(&mut self, head: HeadFields<'_>) -> Result<(), String>;
     /// Takes an `Entry::Queued`.
     fn queued(&mut self, queued: Queued) -> Result<(), String>;
     /// Takes any other entry.
@@ -36,9 +93,8 @@ pub(crate) trait TakeEach {
 }
 
 impl TakeEach for Vec<Entry> {
-    fn head(&mut self, mut head: HeadEntry, topic: &str) -> Result<(), String> {
-        head.message.topic = topic.into();
-        self.push(Entry::Head(Box::new(head)));
+    fn head(&mut self, head: HeadFields<'_>) -> Result<(), String> {
+        self.push(head.into());
         Ok(())
     }
 
@@ -69,8 +125,7 @@ pub(crate) fn read_each(record: &Bytes, take: &mut impl TakeEach) -> Result<(), 
         match *kind {
             kind::HEAD => {
                 r.at += 1;
-                let (head, topic) = read_head(&mut r).map_err(named)?;
-                take.head(head, topic)?;
+                take.head(read_head(&mut r).map_err(named)?)?;
             }
             kind::QUEUED => {
                 r.at += 1;

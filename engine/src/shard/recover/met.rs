@@ -64,6 +64,7 @@ impl Met {
         }
     }
 
+    #[inline]
     pub(super) fn share_topic(&mut self, topic: &str) -> ByteString {
         self.topics.share(topic)
     }
@@ -98,6 +99,7 @@ struct Heads {
 
 impl Heads {
     /// Takes the next message, or gives it back when its number is not the highest.
+    #[inline]
     fn push(&mut self, message: Arc<Message>) -> Option<Arc<Message>> {
         let no = message.no;
         let last = self.list.last().map(|(last, _)| *last);
