@@ -41,6 +41,7 @@ fn sessions_retained_and_queued_messages_come_back_after_a_restart() {
     let broker = TestBroker::start_in(dir, |_| {});
     let recovered = broker.running().recovered();
     assert_eq!((recovered.sessions, recovered.messages, recovered.retained), (1, 3, 1));
+    assert_eq!(recovered.records, 0, "a clean stop leaves nothing to replay, whatever the durability");
     let mut durable = lasting(&broker, "durable", false);
     for id in 1..=3 {
         assert_eq!(durable.expect_publish().payload[..], [id]);
