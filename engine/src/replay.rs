@@ -174,9 +174,11 @@ impl Replays {
         unlogged
     }
 
-    /// Messages that were read ahead, as many as stand first.
+    /// Messages that were read ahead: the next one of each cursor whose turn comes soon, then those that follow.
     pub(crate) fn ahead(&self) -> impl Iterator<Item = &Arc<Message>> {
-        self.iter().take(AHEAD_CURSORS).flat_map(|(_, _, cursor)| cursor.ahead.iter())
+        let cursors = || self.iter().take(AHEAD_CURSORS).map(|(_, _, cursor)| cursor);
+        let next = cursors().filter_map(|cursor| cursor.ahead.front());
+        next.chain(cursors().flat_map(|cursor| cursor.ahead.iter().skip(1)))
     }
 
     /// Has it found out again what the subscriptions say.

@@ -152,7 +152,14 @@ impl Shard {
                 let in_flight = session.in_flight.iter().filter(is_due).map(|f| &f.delivery);
                 let mut wanted = absent(in_flight.chain(session.queue.iter_out()));
                 let ahead = session.replays.iter().flat_map(|replays| replays.ahead());
-                wanted.extend(ahead.filter(|message| !message.body.is_here()).cloned());
+                let mut bytes = 0;
+                let has_room = |message: &&Arc<Message>| {
+                    let has_room = bytes < AHEAD_BYTES;
+                    bytes += message.bytes();
+                    has_room
+                };
+                let ahead = ahead.filter(|message| !message.body.is_here());
+                wanted.extend(ahead.take(AHEAD_MESSAGES).take_while(has_room).cloned());
                 wanted
             }
             FetchFor::Group { session, group, .. } => {

@@ -175,3 +175,28 @@ fn retained_messages_and_those_of_passing_sessions_keep_their_bodies() {
     assert_eq!(take_all(&mut node, 4), [long(0)]);
     assert_eq!(node.fetched, 0);
 }
+
+#[test]
+fn many_conversations_are_read_ahead_as_one_is() {
+    let mut config = Config { bodies_bytes_max: 1 << 20, ..Config::default() };
+    config.replays_per_session_max = 64;
+    let mut node = Node::with(config);
+    node.connect(1, "sender");
+    for n in 0..64 * 10 {
+        node.publish(1, message(&format!("im/{}", n % 64), QoS::AtLeastOnce, n));
+    }
+    node.restart(usize::MAX);
+    let mut reader = durable("reader");
+    reader.properties.receive_maximum = std::num::NonZeroU16::new(20);
+    node.connack(2, reader);
+    node.packet(2, subscribe("$im/from/first/im/#", options(QoS::AtLeastOnce)));
+    let mut got = take_all(&mut node, 2);
+    for _ in 0..20 {
+        node.pass_ms(0);
+        got.extend(take_all(&mut node, 2));
+    }
+    got.sort_unstable();
+    got.dedup();
+    assert_eq!(got.len(), 64 * 10);
+    assert!(node.fetched_at_once <= 128, "{} records at once", node.fetched_at_once);
+}

@@ -23,6 +23,8 @@ pub(crate) struct Node {
     pub(crate) fetches: Vec<(FetchId, Vec<Ticket>)>,
     /// Records that were asked for.
     pub(crate) fetched: usize,
+    /// The most that was asked for at once.
+    pub(crate) fetched_at_once: usize,
     sent: Vec<(ConnId, Packet)>,
     answers: Vec<(AskId, Answer)>,
     asked: u64,
@@ -50,6 +52,7 @@ impl Node {
             auto_fetch: true,
             fetches: Vec::new(),
             fetched: 0,
+            fetched_at_once: 0,
             sent,
             answers,
             asked,
@@ -139,6 +142,7 @@ impl Node {
         let is_any = !fetches.is_empty();
         for (fetch, places) in fetches {
             self.fetched += places.len();
+            self.fetched_at_once = self.fetched_at_once.max(places.len());
             let records = places.iter().map(|place| self.log.get(place.0 as usize - 1).cloned()).collect();
             self.shard.handle(self.now, Input::Fetched { fetch, records });
             self.take_outputs();
