@@ -1,7 +1,7 @@
 //! The writer thread: takes everything that was submitted meanwhile, appends it, commits once.
 //!
 //! ```text
-//!            submit, checkpoint                 no space for the next record
+//!            submit, checkpoint                 no space for the next record, not even beyond the quota
 //!  idle ──────────────────────▶ writing ◀──────────────────────────────────▶ waiting for space
 //!    ▲                            │   │            retry each second
 //!    └── all is committed ────────┘   └── a write or sync failed ──▶ failed, takes nothing more
@@ -103,7 +103,11 @@ impl Committer {
     pub fn spawn<D: Disk>(log: Log<D>, on_event: impl FnMut(CommitEvent) + Send + 'static) -> Self {
         let shared = Arc::new(Shared::default());
         let writer = Writer { log, on_event, shared: shared.clone(), is_full: false };
-        let thread = thread::Builder::new().name("log-writer".to_owned()).spawn(|| writer.run());
+        let ended = Ended(shared.clone());
+        let thread = thread::Builder::new().name("log-writer".to_owned()).spawn(move || {
+            let _ended = ended;
+            writer.run()
+        });
         Self { shared, thread: Some(thread.expect("the operating system can start one more thread")) }
     }
 
@@ -212,7 +216,7 @@ impl Shared {
 
     /// Takes nothing more and forgets what is left.
     fn end(&self) {
-        let mut queue = self.lock();
+        let Ok(mut queue) = self.queue.lock() else { return };
         queue.is_ended = true;
         queue.jobs.clear();
         self.pending_bytes.store(0, Ordering::Release);
@@ -220,6 +224,15 @@ impl Shared {
 
     fn done(&self, bytes: usize) {
         self.pending_bytes.fetch_sub(bytes, Ordering::AcqRel);
+    }
+}
+
+/// Marks the end of the thread, also by a panic: nobody waits for an answer then.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
@@ -391,6 +404,9 @@ impl<D: Disk, E: FnMut(CommitEvent)> Writer<D, E> {
     /// Waits until another try is worth it: a second passed, or a checkpoint or a rewritten file came, which is
     /// taken at once.
     fn wait_for_space(&mut self, jobs: &mut VecDeque<Job>, error: LogError) -> Result<(), LogError> {
+        if self.log.make_way()? {
+            return Ok(());
+        }
         let shared = self.shared.clone();
         let mut queue = shared.lock();
         loop {

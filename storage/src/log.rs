@@ -55,7 +55,8 @@ pub struct LogConfig {
     /// Largest record taken, up to 1 GiB.
     pub record_bytes_max: usize,
     /// Bytes that the files may take, preallocated ones included. The segment that is written to and a
-    /// checkpoint are made in any case: they let records that end others through.
+    /// checkpoint are made in any case: they let records that end others through. For the same reason a
+    /// `Committer` goes one segment beyond it.
     pub bytes_max: Option<u64>,
 }
 
@@ -91,6 +92,8 @@ pub struct Log<D: Disk = FileDisk> {
     /// The current segment was written to since its last sync.
     is_dirty: bool,
     pub(crate) is_full: bool,
+    /// There are more bytes than the quota allows: full, although there may be a spare segment.
+    is_over_quota: bool,
     poisoned: Option<String>,
     torn: Option<TornTail>,
     planted_skip_sync: bool,
@@ -137,12 +140,14 @@ impl<D: Disk> Log<D> {
             synced_lsn: next_lsn - 1,
             is_dirty: false,
             is_full: false,
+            is_over_quota: false,
             poisoned: None,
             torn,
             planted_skip_sync: false,
         };
         log.shared.tell_files(&log.sealed, log.describe_current(current_index));
         log.shared.tell_committed(next_lsn - 1, next_lsn - 1);
+        log.is_over_quota = !log.is_within_quota(0);
         // The dropping may have been cut short.
         let finished = log.ensure_spare().and_then(|()| log.drop_before(Lsn(start_lsn)));
         finished.map_err(|error| match error {
@@ -412,19 +417,37 @@ impl<D: Disk> Log<D> {
         while self.tail.len() < 2 && !is_full {
             is_full = !self.make_segment(self.config.segment_bytes)?;
         }
-        self.is_full = is_full;
+        self.is_over_quota &= !self.is_within_quota(0);
+        self.is_full = is_full || self.is_over_quota;
         Ok(())
+    }
+
+    /// Makes a segment beyond the quota, if nothing is beyond it yet, for records that found no space; says whether there
+    /// is one. The current segment is left then, so that it can be rewritten: with the reserve used up nothing else
+    /// may end the records that fill the others.
+    pub(crate) fn make_way(&mut self) -> Result<bool, LogError> {
+        self.check_poison()?;
+        if self.tail.len() > 1 || !self.is_within_quota(0) {
+            return Ok(false);
+        }
+        let made = self.add_segment(self.config.segment_bytes)?;
+        self.is_over_quota = !self.is_within_quota(0);
+        Ok(made)
     }
 
     pub(crate) fn is_within_quota(&self, more: u64) -> bool {
         self.config.bytes_max.is_none_or(|bytes_max| self.disk_bytes() + more <= bytes_max)
     }
 
-    /// Adds an empty segment to the tail; returns whether there was space for it.
+    /// Adds an empty segment to the tail, if the quota allows it; returns whether there was space for it.
     fn make_segment(&mut self, capacity: u64) -> Result<bool, LogError> {
         if !self.tail.is_empty() && !self.is_within_quota(capacity) {
             return Ok(false);
         }
+        self.add_segment(capacity)
+    }
+
+    fn add_segment(&mut self, capacity: u64) -> Result<bool, LogError> {
         let newest = self.tail.back().map(|segment| segment.id).or(self.sealed.back().map(|file| file.id));
         let id = newest.map_or(1, |newest| newest + 1);
         let header = FileHeader::new(Kind::Segment, id, self.disk.nonce());

@@ -243,3 +243,13 @@ fn dropping_the_handle_commits_the_rest() {
     drop(committer);
     assert_eq!(contents(&disk), bytes(5, 100));
 }
+
+#[test]
+fn nobody_waits_for_a_writer_that_ended_by_a_panic() {
+    let committer = Committer::spawn(open(&SimDisk::new(9)), |event| panic!("on purpose: {event:?}"));
+    let swapper = committer.swapper();
+    committer.submit(1, bytes(1, 10));
+    assert!(!swapper.sync());
+    let closed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| committer.close()));
+    assert!(closed.is_err(), "the panic is passed on");
+}

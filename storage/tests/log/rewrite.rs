@@ -155,3 +155,39 @@ fn records_that_wait_for_space_get_what_a_rewritten_file_gives_back() {
     assert!(left_out > 20 && found.first().is_some_and(|first| first.0 >= left_out), "{:?}", found.first());
     assert_eq!(found.last().map(|last| (last.0, last.1.len())), Some((60, 500)));
 }
+
+/// The oldest records are needed as long as the newest have not ended them, and there is no room for these.
+#[test]
+fn a_quota_is_left_by_one_segment_when_nothing_else_can_give_space_back() {
+    let disk = SimDisk::new(3);
+    let config = LogConfig { bytes_max: Some(5 * 4096), ..config() };
+    let log = Log::open_on(disk.clone(), config.clone()).unwrap();
+    let reader = log.reader();
+    let (tell, events) = channel();
+    let committer = Committer::spawn(log, move |event| drop(tell.send(event)));
+    let swapper = committer.swapper();
+    let records = |from: u8, to: u8| (from..to).map(|n| Bytes::from(vec![n; 500])).collect::<Vec<_>>();
+    // Seven a segment: the first four are full of what is needed to the end.
+    committer.submit(70, records(0, 70));
+    let (mut is_full, mut most_bytes) = (false, 0);
+    let began = std::time::Instant::now();
+    while reader.committed() < Lsn(70) {
+        assert!(began.elapsed() < PATIENCE, "it waits at record {:?}", reader.committed());
+        let waited = events.recv_timeout(Duration::from_millis(5));
+        let sealed = reader.sealed();
+        for event in waited.into_iter().chain(events.try_iter()) {
+            is_full = if let CommitEvent::Full(full) = event { full } else { is_full };
+        }
+        if let Some(newest) = sealed.last().filter(|newest| newest.first > Lsn(28) && !newest.is_rewritten) {
+            assert!(is_full, "nobody is let in while it goes beyond the quota");
+            most_bytes = most_bytes.max(sealed.iter().map(|file| file.bytes).sum());
+            let rewritten = reader.rewrite(newest.id..=newest.id, |_, _| false).unwrap();
+            assert!(swapper.swap(rewritten));
+        }
+    }
+    committer.close().unwrap();
+    assert!(most_bytes > 4 * 3600 && most_bytes <= 5 * 4096, "{most_bytes}, and the current one");
+    let found = crate::support::records(&Log::open_on(disk, config).unwrap());
+    assert_eq!(found.iter().filter(|(number, _)| *number <= 28).count(), 28);
+    assert_eq!(found.last().map(|last| last.0), Some(70));
+}
