@@ -200,7 +200,8 @@ sections! {
         durability: Durability = Durability::Power;
         /// Size of one log file.
         segment_bytes: u64 = 16_777_216, 262_144..=1_073_741_824;
-        /// Bytes the store may use; publishes that need it are refused when it is full. 0 = the disk.
+        /// Bytes the log may use, and one segment more for acknowledgements; the view comes on top. Publishes that
+        /// need the store are refused when it is full. 0 = the disk.
         bytes_max: u64 = 0, 0..=1_152_921_504_606_846_976;
         /// Bytes that the recipients of one message may take in its record, about 40 each; a message with
         /// more durable recipients is refused.

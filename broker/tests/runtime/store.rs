@@ -118,3 +118,42 @@ fn a_full_store_refuses_what_needs_it_and_takes_messages_again_when_there_is_spa
         assert!(begin.elapsed() < PATIENCE, "the store never took a message again");
     }
 }
+
+#[test]
+fn a_full_store_goes_on_when_every_message_waits_for_many_who_come_one_after_the_other() {
+    let broker = TestBroker::start_with(|config| {
+        small_store(config);
+        config.store.bytes_max = 2 * 1024 * 1024;
+    });
+    let names: Vec<_> = (0..40).map(|number| format!("offline-{number}")).collect();
+    for name in &names {
+        lasting(&broker, name, true).subscribe("t", QoS::AtLeastOnce);
+    }
+    let mut publisher = broker.connected("publisher");
+    let mut accepted = 0;
+    for id in 1..=4_000 {
+        publisher.send(&publish("t", QoS::AtLeastOnce, id, &[2; 2_000]));
+        if publisher.expect_puback(id).reason.is_failure() {
+            break;
+        }
+        accepted += 1;
+    }
+    assert!(accepted > 200, "{accepted}");
+    // Nothing that they acknowledge gives space back before the last one has come.
+    for name in &names {
+        let mut offline = lasting(&broker, name, false);
+        for _ in 0..accepted {
+            let packet_id = offline.expect_publish().packet_id.unwrap();
+            offline.send(&Packet::PubAck(protocol::Ack::new(packet_id, ReasonCode::Success)));
+        }
+        offline.ping();
+    }
+    let begin = std::time::Instant::now();
+    loop {
+        publisher.send(&publish("t", QoS::AtLeastOnce, 1, b"again"));
+        if !publisher.expect_puback(1).reason.is_failure() {
+            break;
+        }
+        assert!(begin.elapsed() < PATIENCE, "the store never took a message again");
+    }
+}
