@@ -124,7 +124,7 @@ impl Access {
             let detail = "say who asks: HTTP Basic with a user's name and password, or a Bearer token";
             return Err(Box::new(unauthorized(detail)));
         }
-        let is_here = peer.ip().to_canonical().is_loopback();
+        let is_here = peer.ip().to_canonical().is_loopback() && !is_forwarded(headers);
         if is_here && !headers.contains_key(ORIGIN) && is_named_here(headers) {
             return Ok(Caller::Local);
         }
@@ -216,6 +216,12 @@ fn is_same_origin(headers: &HeaderMap) -> bool {
     origin.zip(text(HOST)).is_some_and(|((_, origin), host)| origin.eq_ignore_ascii_case(host))
 }
 
+/// Says whether a proxy brings the request: its own address says nothing of who asks. One that does not say so cannot be
+/// told apart from somebody here.
+pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
+    ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|name| headers.contains_key(*name))
+}
+
 /// Says whether the client asked for this machine and not for a name that somebody let point to it.
 pub(super) fn is_named_here(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(HOST).and_then(|host| host.to_str().ok()) else { return false };
@@ -229,6 +235,8 @@ pub(super) fn is_named_here(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderName;
+
     use super::*;
 
     fn credentials(header: &str) -> Option<(Option<String>, Vec<u8>)> {
@@ -266,6 +274,16 @@ mod tests {
             headers.insert(HOST, host.parse().unwrap());
             headers.insert(ORIGIN, origin.parse().unwrap());
             assert_eq!(is_same_origin(&headers), same, "{origin}");
+        }
+    }
+
+    #[test]
+    fn what_a_proxy_brings_is_not_of_this_machine() {
+        assert!(!is_forwarded(&HeaderMap::new()));
+        for name in ["Forwarded", "X-Forwarded-For", "X-Real-IP", "Via"] {
+            let mut headers = HeaderMap::new();
+            headers.insert(name.parse::<HeaderName>().unwrap(), HeaderValue::from_static("192.0.2.1"));
+            assert!(is_forwarded(&headers), "{name}");
         }
     }
 

@@ -16,7 +16,12 @@ use axum::{
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Limited, access::is_named_here, ask, problem::problem};
+use super::{
+    Limited,
+    access::{is_forwarded, is_named_here},
+    ask,
+    problem::problem,
+};
 use crate::{
     limits::{BanKey, BanView},
     runtime::Ask,
@@ -38,7 +43,7 @@ pub(super) async fn only_here(
     request: Request,
     next: Next,
 ) -> Response {
-    if !peer.ip().to_canonical().is_loopback() {
+    if !peer.ip().to_canonical().is_loopback() || is_forwarded(request.headers()) {
         let detail = "until there are roles this is answered on the broker's own machine only";
         return problem(StatusCode::FORBIDDEN, detail);
     }
