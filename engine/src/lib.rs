@@ -56,5 +56,6 @@ pub use memory::{Memory, MemoryLevel};
 #[doc(hidden)]
 pub use planted::Planted;
 pub use principal::{Authentication, Principal, SessionLimits};
+pub use record::messages_of;
 pub use recovery::{RecoverError, Recovery};
 pub use shard::Shard;

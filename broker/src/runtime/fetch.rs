@@ -17,7 +17,10 @@ use bytes::Bytes;
 use engine::{FetchId, Ticket};
 use storage::{Disk, LogReader, Lsn};
 
-use super::Inbox;
+use super::{Inbox, PanicAlarm};
+
+/// Smaller records are answered whole.
+const CUT_BYTES_MIN: usize = 4 * 1024;
 
 /// An answer to the engine.
 pub(crate) type Fetched = (FetchId, Vec<Option<Bytes>>);
@@ -59,6 +62,8 @@ impl Fetcher {
         let own = Arc::clone(&shared);
         let thread = thread::Builder::new().name("log-reader".to_owned());
         let thread = thread.spawn(move || {
+            // Without it the shard would wait for ever.
+            let _alarm = PanicAlarm(&*inbox);
             while let Some((fetch, places)) = own.next() {
                 inbox.fetched((fetch, own.read(&reader, &places)));
             }
@@ -118,7 +123,7 @@ impl Shared {
         let mut failed = 0;
         for at in order {
             match reader.read(Lsn(places[at].0)) {
-                Ok(record) => records[at] = record,
+                Ok(record) => records[at] = record.map(cut),
                 Err(error) => {
                     failed += 1;
                     if failed == 1 {
@@ -132,6 +137,11 @@ impl Shared {
         self.failed.fetch_add(failed, Relaxed);
         records
     }
+}
+
+/// Leaves out what takes much and is not asked for: who else gets the message.
+fn cut(record: Bytes) -> Bytes {
+    if record.len() > CUT_BYTES_MIN { engine::messages_of(record) } else { record }
 }
 
 #[cfg(test)]

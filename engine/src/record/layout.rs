@@ -1,5 +1,6 @@
 //! The bytes of entries, written and read.
 
+mod bodies;
 mod each;
 mod im;
 
@@ -16,6 +17,9 @@ use crate::dedup::{Fingerprint, Published};
 use crate::memory::Held;
 use crate::message::{Expiry, Flag, Message, MsgNo};
 use crate::poison::SetAside;
+
+pub use bodies::messages_of;
+pub(crate) use bodies::read_body;
 
 pub(super) mod kind {
     pub(in crate::record) const SESSION_OPENED: u8 = 1;
@@ -323,19 +327,6 @@ fn read_queued(r: &mut Reader<'_>) -> Result<Queued, String> {
     let count = r.u16()?;
     let identifiers = (0..count).map(|_| r.u32()).collect::<Result<_, _>>()?;
     Ok(Queued { session, message, qos, retain, source, identifiers, packet_id })
-}
-
-/// Reads the body of a message out of the record that holds it; `None` when the record does not.
-pub(crate) fn read_body(record: &Bytes, no: MsgNo) -> Option<Body> {
-    let mut r = Reader { record, at: 0, version: 0 };
-    r.version = r.u8().ok().filter(|version| (1..=VERSION).contains(version))?;
-    while r.at < record.len() {
-        match read_entry(&mut r).ok()? {
-            Entry::Message(entry) if entry.message.no == no => return entry.message.body.take(),
-            _ => {}
-        }
-    }
-    None
 }
 
 fn read_tracked(r: &mut Reader<'_>) -> Result<Entry, String> {

@@ -19,6 +19,7 @@ use crate::presence::State;
 use crate::reads::Wish;
 use layout::{Writer, write_entry, write_head, write_message};
 
+pub use layout::messages_of;
 pub(crate) use layout::{HeadFields, Queued, TakeEach, read_body, read_each, read_record};
 
 /// Version of the layout that is written; older ones are read, a newer one is refused.

@@ -320,3 +320,20 @@ fn a_version_that_is_not_known_yet_is_refused() {
     let newer = read_record(&Bytes::from_static(&[VERSION + 1])).unwrap_err();
     assert_eq!(newer, "record version 4, this program reads versions 1 to 3");
 }
+
+#[test]
+fn an_answer_to_a_fetch_needs_the_messages_of_a_record_and_not_their_recipients() {
+    let mut record = RecordBuilder::default();
+    let recipients: Vec<_> = entries_of_version_1();
+    recipients.iter().for_each(|entry| record.push(entry));
+    record.push(&Entry::Message(Box::new(message())));
+    recipients.iter().for_each(|entry| record.push(entry));
+    let whole = record.take();
+    let cut = messages_of(whole.clone());
+    assert!(cut.len() < whole.len() && read_body(&cut, MsgNo(9)).is_some());
+    assert_eq!(read_body(&cut, MsgNo(9)).map(|b| b.payload), read_body(&whole, MsgNo(9)).map(|b| b.payload));
+    assert!(read_record(&cut).unwrap().iter().all(|entry| matches!(entry, Entry::Message(_))));
+    for damaged in [Bytes::new(), Bytes::from_static(b"\xff"), whole.slice(..whole.len() - 1)] {
+        assert_eq!(messages_of(damaged.clone()), damaged);
+    }
+}
