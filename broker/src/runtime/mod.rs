@@ -36,8 +36,9 @@ mod view;
 use std::{
     cell::RefCell,
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BTreeSet, BinaryHeap, HashMap, VecDeque},
     net::IpAddr,
+    ops::Deref,
     rc::Rc,
     sync::Arc,
     task::Waker,
@@ -291,9 +292,9 @@ struct Shared {
 }
 
 /// Ends the broker when it is dropped by a panic.
-struct PanicAlarm<'a>(&'a Inbox);
+struct PanicAlarm<I: Deref<Target = Inbox>>(I);
 
-impl Drop for PanicAlarm<'_> {
+impl<I: Deref<Target = Inbox>> Drop for PanicAlarm<I> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.fail(FatalError::Panicked);
@@ -303,7 +304,7 @@ impl Drop for PanicAlarm<'_> {
 
 impl Shared {
     fn with<R>(&self, f: impl FnOnce(&mut Core) -> R) -> R {
-        let _alarm = PanicAlarm(&self.inbox);
+        let _alarm = PanicAlarm(&*self.inbox);
         f(&mut self.core.borrow_mut())
     }
 }
@@ -317,12 +318,15 @@ impl Core {
         handshakes: Arc<HandshakeCounts>,
     ) -> Self {
         let Store { log, view, place, engine, clock, .. } = store;
-        let events = Arc::clone(inbox);
+        let events = PanicAlarm(Arc::clone(inbox));
         inbox.set_log_bytes(log.bytes());
         // Records are numbered as the log does.
         let newest = log.next_lsn().0 - 1;
         let reader = log.reader();
-        let committer = Committer::spawn(log, move |event| events.commit_event(event));
+        let committer = Committer::spawn(log, move |event| {
+            let PanicAlarm(inbox) = &events;
+            inbox.commit_event(event);
+        });
         Self {
             engine,
             sys: sys::Sys::new(config.mqtt.sys_interval_s),
@@ -340,6 +344,7 @@ impl Core {
                     swapper: committer.swapper(),
                     segment_bytes: config.store.segment_bytes,
                     unsynced_passes: 0,
+                    damaged: BTreeSet::new(),
                 },
                 Arc::clone(inbox),
             )),

@@ -13,6 +13,8 @@ use storage::SegmentInfo;
 pub(super) struct Segment {
     pub(super) info: SegmentInfo,
     pub(super) live: u64,
+    /// It cannot be rewritten.
+    pub(super) is_damaged: bool,
 }
 
 impl Segment {
@@ -32,12 +34,12 @@ impl Segment {
     /// Returns whether rewriting it alone gains enough.
     fn is_worth_it(&self, is_full: bool) -> bool {
         let garbage = self.info.records.saturating_sub(self.live);
-        garbage > 0 && (is_full || garbage * 2 >= self.info.records)
+        !self.is_damaged && garbage > 0 && (is_full || garbage * 2 >= self.info.records)
     }
 
     /// Returns whether it may be joined to its neighbours though it has no garbage.
     fn is_small(&self, segment_bytes: u64) -> bool {
-        self.info.is_rewritten && self.info.bytes < segment_bytes / 4
+        !self.is_damaged && self.info.is_rewritten && self.info.bytes < segment_bytes / 4
     }
 }
 
@@ -84,6 +86,7 @@ mod tests {
                 is_rewritten: *is_rewritten,
             },
             live: *live,
+            is_damaged: false,
         };
         (1..).zip(all).map(segment).collect()
     }
@@ -127,5 +130,13 @@ mod tests {
     fn what_was_rewritten_is_not_again_for_nothing() {
         check(&[(500, 50, 50, true), (1000, 100, 90, false)], false, &[]);
         check(&[(200, 0, 0, true)], true, &[]);
+    }
+
+    #[test]
+    fn what_is_damaged_stays_and_is_joined_to_nothing() {
+        let tenth = (1000, 100, 10, false);
+        let mut all = segments(&[tenth; 3]);
+        all[1].is_damaged = true;
+        assert_eq!(plan(&all, SEGMENT_BYTES, true), [0..1, 2..3]);
     }
 }

@@ -10,9 +10,11 @@
 
 use std::{
     cmp::Reverse,
+    collections::BTreeSet,
     fs,
     ops::Range,
     path::{Path, PathBuf},
+    slice,
     sync::{
         Arc, Condvar, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -163,6 +165,8 @@ pub(super) struct Follower {
     pub(super) segment_bytes: u64,
     /// Looks at the log in a row that found something committed and not synced.
     pub(super) unsynced_passes: u32,
+    /// Segments with records that cannot be read: they stay as they are.
+    pub(super) damaged: BTreeSet<u64>,
 }
 
 impl ViewThread {
@@ -170,7 +174,10 @@ impl ViewThread {
         let shared = Arc::new(Shared::default());
         let own = Arc::clone(&shared);
         let thread = thread::Builder::new().name("view".to_owned());
-        let thread = thread.spawn(move || own.follow(follower, &inbox));
+        let thread = thread.spawn(move || {
+            let _alarm = PanicAlarm(Arc::clone(&own));
+            own.follow(follower, &inbox);
+        });
         Self { shared, thread: Some(thread.expect("the operating system can start one more thread")) }
     }
 
@@ -189,6 +196,20 @@ impl ViewThread {
             rewrites: shared.rewrites.load(Relaxed),
             freed_bytes: shared.freed_bytes.load(Relaxed),
             is_failed: shared.is_failed.load(Relaxed),
+        }
+    }
+}
+
+/// Says that the view does not follow any more when it is dropped by a panic: everybody else goes on.
+struct PanicAlarm(Arc<Shared>);
+
+impl Drop for PanicAlarm {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.is_failed.store(true, Relaxed);
+            tracing::error!(
+                "a bug ended the view's thread (the panic message is above): no space is given back"
+            );
         }
     }
 }
@@ -270,14 +291,22 @@ impl Shared {
         if !self.is_failed.swap(true, Relaxed) {
             tracing::error!(%error, "the view failed; the log grows until it can be written again");
         }
-        let Follower { view, place, reader, swapper, segment_bytes, unsynced_passes } = follower;
+        let Follower { view, place, reader, swapper, segment_bytes, unsynced_passes, damaged } = follower;
         drop(view);
         // The most likely reason is a full disk.
         let _ = fs::remove_file(&place.reserve);
         loop {
             match place.open() {
                 Ok(view) => {
-                    return Some(Follower { view, place, reader, swapper, segment_bytes, unsynced_passes });
+                    return Some(Follower {
+                        view,
+                        place,
+                        reader,
+                        swapper,
+                        segment_bytes,
+                        unsynced_passes,
+                        damaged,
+                    });
                 }
                 Err(error) => tracing::debug!(%error, "the view cannot be opened again yet"),
             }
@@ -360,7 +389,8 @@ impl Follower {
         let mut segments = Vec::new();
         for info in sealed.into_iter().skip(from).take(count) {
             let live = self.live(info.first, info.next)?.len() as u64;
-            segments.push(Segment { info, live });
+            let is_damaged = self.damaged.contains(&info.id);
+            segments.push(Segment { info, live, is_damaged });
         }
         let mut runs = plan(&segments, self.segment_bytes, is_full);
         // What gives back most comes first.
@@ -371,12 +401,26 @@ impl Follower {
             if shared.is_ending() || (is_full && !inbox.is_full()) {
                 return Ok(());
             }
-            let run = &segments[run];
-            if let (Some(first), Some(last)) = (run.first(), run.last()) {
-                self.rewrite(shared, first, last)?;
-            }
+            self.rewrite_run(shared, &segments[run])?;
         }
         Ok(())
+    }
+
+    /// Rewrites neighbours to one file; if one of them is damaged, each of the others alone. A restart would not mend it, and
+    /// what is lost is told when it is to be sent.
+    fn rewrite_run(&mut self, shared: &Shared, run: &[Segment]) -> Result<(), Failure> {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(()) };
+        match self.rewrite(shared, first, last) {
+            Err(Failure::Log(LogError::Corrupt { .. })) if run.len() > 1 => {
+                run.iter().try_for_each(|segment| self.rewrite_run(shared, slice::from_ref(segment)))
+            }
+            Err(Failure::Log(error @ LogError::Corrupt { .. })) => {
+                tracing::error!(%error, "a segment is damaged, its space is not given back");
+                self.damaged.insert(first.info.id);
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     fn live(&self, first: Lsn, next: Lsn) -> Result<Vec<Ticket>, Failure> {
