@@ -1,5 +1,7 @@
 //! The view on disk: an LSM tree by `fjall`, small in memory.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -58,6 +60,9 @@ impl FjallView {
     /// It cannot be opened, or is of another version.
     pub fn open(dir: &Path, config: ViewConfig) -> Result<Self, ViewError> {
         let unusable = |error: fjall::Error| ViewError::Open { dir: dir.to_owned(), why: error.to_string() };
+        // Rows tell what the log tells, which only its owner may read; fjall leaves its files open to all.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.map_err(|error| ViewError::Open { dir: dir.to_owned(), why: error.to_string() })?;
         let builder = Database::builder(dir).cache_size(config.cache_bytes).worker_threads(1);
         let builder = builder.max_journaling_size(JOURNALS_BYTES_MAX).max_cached_files(Some(FILES_OPEN_MAX));
         let database = builder.open().map_err(unusable)?;

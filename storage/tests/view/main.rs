@@ -165,3 +165,13 @@ fn a_view_behind_what_the_log_left_out_or_ahead_of_it_is_refused_and_says_what_t
     assert!(matches!(error, ViewError::Behind { .. }), "{error}");
     assert!(error.to_string().ends_with("Restore log and view from the same copy"), "{error}");
 }
+
+#[test]
+fn only_its_owner_may_look_into_the_view() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("view");
+    drop(FjallView::open(&path, small()).unwrap());
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+}
