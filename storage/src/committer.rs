@@ -1,7 +1,7 @@
 //! The writer thread: takes everything that was submitted meanwhile, appends it, commits once.
 //!
 //! ```text
-//!            submit, checkpoint                 no space for the next record, not even beyond the quota
+//!            submit, swap, sync                 no space for the next record, not even beyond the quota
 //!  idle ──────────────────────▶ writing ◀──────────────────────────────────▶ waiting for space
 //!    ▲                            │   │            retry each second
 //!    └── all is committed ────────┘   └── a write or sync failed ──▶ failed, takes nothing more
@@ -42,11 +42,6 @@ pub enum CommitEvent {
     /// There is no space for another segment (`true`), or there is again. Told at each change. While it is
     /// `true`, records are written as long as the reserve lasts; then they wait.
     Full(bool),
-    /// A checkpoint is done with. If there was no space for it, the log is as it was before.
-    Checkpointed {
-        /// `Log::bytes`.
-        log_bytes: u64,
-    },
     /// A rewritten file is in its place, or was not wanted any more.
     Swapped {
         /// `Log::bytes`.
@@ -69,7 +64,6 @@ pub struct Committer {
 #[derive(Debug)]
 enum Job {
     Append { ticket: u64, records: Vec<Bytes> },
-    Checkpoint { ticket: u64, records: Vec<Bytes> },
     Swap { rewritten: Rewritten, done: SyncSender<bool> },
     Sync { done: SyncSender<bool> },
 }
@@ -116,12 +110,6 @@ impl Committer {
     /// `pending_bytes`.
     pub fn submit(&self, last_ticket: u64, records: Vec<Bytes>) {
         self.push(Job::Append { ticket: last_ticket, records });
-    }
-
-    /// Hands over the records that replace the whole log, in order with `submit`: they must hold the state
-    /// after everything submitted before. `Committed` with the ticket and `Checkpointed` follow.
-    pub fn checkpoint(&self, last_ticket: u64, records: Vec<Bytes>) {
-        self.push(Job::Checkpoint { ticket: last_ticket, records });
     }
 
     /// Returns a handle for the thread that rewrites segments.
@@ -188,7 +176,7 @@ impl Drop for Committer {
 impl Job {
     fn bytes(&self) -> usize {
         match self {
-            Self::Append { records, .. } | Self::Checkpoint { records, .. } => total(records),
+            Self::Append { records, .. } => total(records),
             Self::Swap { .. } | Self::Sync { .. } => 0,
         }
     }
@@ -309,7 +297,7 @@ impl<D: Disk, E: FnMut(CommitEvent)> Writer<D, E> {
         }
     }
 
-    /// Writes one group, or one checkpoint.
+    /// Writes one group, or does one other thing.
     fn round(&mut self, jobs: &mut VecDeque<Job>) -> Result<Round, LogError> {
         let (mut bytes, mut committed, mut round) = (0, None, Round::Goes);
         while bytes < GROUP_BYTES_MAX {
@@ -331,10 +319,6 @@ impl<D: Disk, E: FnMut(CommitEvent)> Writer<D, E> {
                 Some(other) if bytes > 0 || committed.is_some() => {
                     jobs.push_front(other);
                     break;
-                }
-                Some(Job::Checkpoint { ticket, records }) => {
-                    self.checkpoint(ticket, records)?;
-                    return Ok(Round::Goes);
                 }
                 Some(Job::Swap { rewritten, done }) => {
                     self.swap(rewritten, &done)?;
@@ -368,23 +352,6 @@ impl<D: Disk, E: FnMut(CommitEvent)> Writer<D, E> {
         Ok(())
     }
 
-    /// Writes a checkpoint; returns whether there was space for it.
-    fn checkpoint(&mut self, ticket: u64, records: Vec<Bytes>) -> Result<bool, LogError> {
-        let bytes = total(&records);
-        let is_written = match self.log.checkpoint(records.into_iter()) {
-            Ok(()) => true,
-            Err(LogError::NoSpace { .. }) => false,
-            Err(error) => return Err(error),
-        };
-        self.shared.done(bytes);
-        if is_written {
-            (self.on_event)(CommitEvent::Committed { ticket, log_bytes: self.log.bytes() });
-        }
-        (self.on_event)(CommitEvent::Checkpointed { log_bytes: self.log.bytes() });
-        self.tell_full(self.log.is_full());
-        Ok(is_written)
-    }
-
     fn swap(&mut self, rewritten: Rewritten, done: &SyncSender<bool>) -> Result<(), LogError> {
         let is_swapped = self.log.swap(rewritten)?;
         // Who asked may have gone.
@@ -401,8 +368,8 @@ impl<D: Disk, E: FnMut(CommitEvent)> Writer<D, E> {
         Ok(())
     }
 
-    /// Waits until another try is worth it: a second passed, or a checkpoint or a rewritten file came, which is
-    /// taken at once.
+    /// Waits until another try is worth it: a second passed, or a rewritten file came, which is taken at
+    /// once.
     fn wait_for_space(&mut self, jobs: &mut VecDeque<Job>, error: LogError) -> Result<(), LogError> {
         if self.log.make_way()? {
             return Ok(());
@@ -411,10 +378,6 @@ impl<D: Disk, E: FnMut(CommitEvent)> Writer<D, E> {
         let mut queue = shared.lock();
         loop {
             jobs.append(&mut queue.jobs);
-            if let Some(at) = jobs.iter().position(|job| matches!(job, Job::Checkpoint { .. })) {
-                drop(queue);
-                return self.skip_to_checkpoint(jobs, at);
-            }
             if let Some(at) = jobs.iter().position(|job| matches!(job, Job::Swap { .. })) {
                 drop(queue);
                 let Some(Job::Swap { rewritten, done }) = jobs.remove(at) else {
@@ -442,19 +405,6 @@ impl<D: Disk, E: FnMut(CommitEvent)> Writer<D, E> {
                 return self.log.ensure_spare();
             }
         }
-    }
-
-    /// Writes the checkpoint at this place of the queue. It holds the state after the records before it,
-    /// which need no space of their own then.
-    fn skip_to_checkpoint(&mut self, jobs: &mut VecDeque<Job>, at: usize) -> Result<(), LogError> {
-        let Some(Job::Checkpoint { ticket, records }) = jobs.remove(at) else {
-            unreachable!("the caller found a checkpoint there")
-        };
-        if self.checkpoint(ticket, records)? {
-            let skipped = jobs.drain(..at).map(|job| job.bytes()).sum();
-            self.shared.done(skipped);
-        }
-        Ok(())
     }
 
     fn tell_full(&mut self, is_full: bool) {

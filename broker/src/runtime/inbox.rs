@@ -34,9 +34,7 @@ impl Inbox {
                 self.committed.fetch_max(ticket, AcqRel);
             }
             CommitEvent::Full(full) => self.full.store(full, Release),
-            CommitEvent::Checkpointed { log_bytes } | CommitEvent::Swapped { log_bytes, .. } => {
-                self.log_bytes.store(log_bytes, Release);
-            }
+            CommitEvent::Swapped { log_bytes, .. } => self.log_bytes.store(log_bytes, Release),
             CommitEvent::Failed(error) => self.fail(FatalError::Store(error)),
         }
         self.changed.notify_one();

@@ -1,4 +1,4 @@
-//! From the state to a log that holds nothing else.
+//! From the state to records that tell it, for tests that compare states.
 //!
 //! Invariants: a body stands in the same record as the first entry that points to it, because recovery lets
 //! bodies go that nothing points to at a record's end; no record is much larger than `RECORD_BYTES` and one
@@ -62,8 +62,9 @@ struct Left<'a> {
 }
 
 impl Shard {
-    /// Returns records that rebuild the durable state as it is after the last `Append`: what a compacted log
-    /// holds. Of a message whose body is away they name the record that has it.
+    /// Returns records that tell the durable state as it is after the last `Append`, for tests that compare. They
+    /// cannot take the log's place: of a message whose body is away, and of conversations' history, they name the
+    /// records at most.
     pub fn checkpoint(&self) -> Vec<Bytes> {
         self.export(Checkpoint::default())
     }

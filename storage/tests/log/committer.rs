@@ -157,37 +157,6 @@ fn a_full_disk_is_told_records_wait_and_go_on_when_there_is_space() {
 }
 
 #[test]
-fn a_checkpoint_stands_for_the_records_that_wait_for_space() {
-    let disk = SimDisk::new(3);
-    let (committer, events) = spawn(&disk);
-    committer.submit(1, bytes(1, 10));
-    wait_committed(&events, 1);
-    disk.set_capacity_bytes(Some(disk.used_bytes() + 1000));
-    committer.submit(2, bytes(20, 1000));
-    wait(&events, |event| matches!(event, CommitEvent::Full(true)).then_some(()));
-    committer.checkpoint(3, vec![Bytes::from_static(b"all of it")]);
-    committer.submit(4, bytes(1, 20));
-    wait_committed(&events, 4);
-    committer.close().unwrap();
-    assert_eq!(contents(&disk), [b"all of it".to_vec(), vec![1; 20]]);
-}
-
-#[test]
-fn a_checkpoint_without_space_leaves_the_log_and_the_waiting_records() {
-    let disk = SimDisk::new(4);
-    let (committer, events) = spawn(&disk);
-    disk.set_capacity_bytes(Some(disk.used_bytes()));
-    committer.submit(1, bytes(9, 1000));
-    wait(&events, |event| matches!(event, CommitEvent::Full(true)).then_some(()));
-    committer.checkpoint(2, bytes(9, 2000));
-    wait(&events, |event| matches!(event, CommitEvent::Checkpointed { .. }).then_some(()));
-    disk.set_capacity_bytes(None);
-    wait_committed(&events, 1);
-    committer.close().unwrap();
-    assert_eq!(contents(&disk), bytes(9, 1000));
-}
-
-#[test]
 fn closing_a_full_log_with_records_left_says_so() {
     let disk = SimDisk::new(5);
     let (committer, _events) = spawn(&disk);
@@ -196,23 +165,6 @@ fn closing_a_full_log_with_records_left_says_so() {
     let error = committer.close().unwrap_err();
     assert!(matches!(error, LogError::Full { record_bytes: 1000, .. }), "{error}");
     assert_eq!(contents(&disk), bytes(6, 1000), "what fits is kept");
-}
-
-#[test]
-fn a_checkpoint_comes_after_what_was_submitted_before_and_is_told() {
-    let disk = SimDisk::new(6);
-    let (committer, events) = spawn(&disk);
-    committer.submit(1, bytes(30, 300));
-    committer.checkpoint(1, bytes(3, 50));
-    committer.submit(2, bytes(1, 7));
-    wait_committed(&events, 1);
-    let log_bytes = wait(&events, |event| match event {
-        CommitEvent::Checkpointed { log_bytes } => Some(*log_bytes),
-        _ => None,
-    });
-    assert!(log_bytes < 1000, "{log_bytes}");
-    committer.close().unwrap();
-    assert_eq!(contents(&disk), [bytes(3, 50), bytes(1, 7)].concat());
 }
 
 #[test]
