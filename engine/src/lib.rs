@@ -33,6 +33,7 @@ mod principal;
 mod queueing;
 mod reads;
 mod receipt;
+mod recipients;
 mod record;
 mod recovery;
 mod replay;

@@ -345,6 +345,12 @@ impl Members {
         })
     }
 
+    /// A conversation's members, in no order: each with where it joined and how far it has read.
+    pub(crate) fn readers(&self, roll: RollKey) -> impl Iterator<Item = (ByteString, u64, u64)> {
+        let members = self.rolls[roll].members.iter();
+        members.map(|(reader, m)| (self.readers[*reader].name.clone(), m.joined, m.reading.read))
+    }
+
     /// All memberships, in no order: topic, user, and how far it is.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&ByteString, &ByteString, &Member)> {
         self.rolls.iter().flat_map(|(_, roll)| {

@@ -1,7 +1,8 @@
 //! Whose messages wait to be read: what a `read` receipt will name (docs/protocol.md section 4).
 //!
-//! Owns, for each conversation, its newest messages whose senders want to hear of `read`. Knows nothing of members
-//! or positions: it is told when one moves, and below which number nobody's position will move any more.
+//! Owns, for each conversation, its newest messages whose senders want to hear of `read`, and of those that many may
+//! read how many did. Knows nothing of members or positions: it is told when one moves or leaves, and below which
+//! number nobody's position will move any more.
 //! Invariant: the numbers of a conversation's wishes rise.
 
 use std::collections::VecDeque;
@@ -28,13 +29,63 @@ pub(crate) struct Wish {
     pub(crate) seq: u64,
     pub(crate) id: ByteString,
     pub(crate) sender: ByteString,
+    /// Who may read it, where they are so many that readers are counted; 0 = each is named.
+    pub(crate) of: u32,
+    /// Readers that are counted and are no members any more.
+    pub(crate) left: u32,
+}
+
+/// A wish with who read its message.
+#[derive(Debug)]
+struct Waiting {
+    wish: Wish,
+    /// Members who did, where they are counted.
+    read: u32,
+    /// Readers that the sender was told of.
+    told: u32,
+}
+
+/// How many have read a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReadCount {
+    pub(crate) seq: u64,
+    pub(crate) id: ByteString,
+    pub(crate) sender: ByteString,
+    pub(crate) count: u32,
+    pub(crate) of: u32,
+}
+
+/// What a move of a position came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reached {
+    /// The highest message of each sender who is told the reader's name.
+    pub(crate) named: Vec<Wish>,
+    /// Whether messages were reached whose readers are counted.
+    pub(crate) is_counted: bool,
+    /// Whether one of these is read by all.
+    pub(crate) is_complete: bool,
 }
 
 #[derive(Debug)]
 pub(crate) struct ReadWishes {
-    topics: ByName<VecDeque<Wish>>,
+    topics: ByName<VecDeque<Waiting>>,
     len: usize,
     held: Held,
+}
+
+impl Wish {
+    /// Notes that a reader is no member any more: it is counted all the same.
+    pub(crate) fn reader_left(&mut self, user: &str, joined: u64, read: u64) -> bool {
+        let counts = self.of > 0 && joined < self.seq && self.seq <= read && self.sender != *user;
+        self.left += u32::from(counts);
+        counts
+    }
+}
+
+impl Waiting {
+    fn count(&self) -> u32 {
+        self.read + self.wish.left
+    }
 }
 
 impl ReadWishes {
@@ -42,59 +93,107 @@ impl ReadWishes {
         Self { topics: ByName::default(), len: 0, held: account.hold(0) }
     }
 
-    /// Notes a message, behind those of its conversation that are known. Returns up to which number others were
-    /// forgotten for want of room.
-    pub(crate) fn add(&mut self, topic: &ByteString, wish: Wish) -> Option<u64> {
+    /// Says up to which number a conversation's wishes must go before there is room for one more.
+    pub(crate) fn too_many(&self, topic: &str) -> Option<u64> {
+        let wishes = self.topics.get(topic)?;
+        let most = if self.len >= WISHES_MAX { 1 } else { WISHES_PER_CONVERSATION_MAX };
+        let last_to_go = wishes.len().checked_sub(most)?;
+        wishes.get(last_to_go).map(|waiting| waiting.wish.seq)
+    }
+
+    /// Notes a message, behind those of its conversation that are known.
+    pub(crate) fn add(&mut self, topic: &ByteString, wish: Wish) {
         if !self.topics.contains_key(topic) {
             self.held.grow(TOPIC_BYTES + topic.len());
             self.topics.insert(compact(topic), VecDeque::new());
         }
         let wishes = self.topics.get_mut(topic).expect("it was there or put there");
-        if wishes.back().is_some_and(|last| last.seq >= wish.seq) {
-            return None;
+        if wishes.back().is_some_and(|last| last.wish.seq >= wish.seq) {
+            return;
         }
         self.len += 1;
         self.held.grow(wish_bytes(&wish));
-        wishes.push_back(wish);
-        let most = if self.len > WISHES_MAX { 1 } else { WISHES_PER_CONVERSATION_MAX };
-        let mut forgotten = None;
-        while wishes.len() > most {
-            let Some(oldest) = wishes.pop_front() else { break };
-            self.len -= 1;
-            self.held.shrink(wish_bytes(&oldest));
-            forgotten = Some(oldest.seq);
-        }
-        forgotten
+        wishes.push_back(Waiting { wish, read: 0, told: 0 });
     }
 
-    /// Returns the highest message of each sender from after one number up to another, the reader's own excepted.
-    pub(crate) fn reached(&self, topic: &str, reader: &str, after: u64, to: u64) -> Vec<Wish> {
-        let Some(wishes) = self.topics.get(topic) else { return Vec::new() };
-        let from = wishes.partition_point(|wish| wish.seq <= after);
-        let end = wishes.partition_point(|wish| wish.seq <= to);
+    /// Notes that a reader's position moved from one number up to another. `joined` is where its membership began.
+    pub(crate) fn reach(&mut self, topic: &str, reader: &str, joined: u64, after: u64, to: u64) -> Reached {
+        let mut reached = Reached::default();
+        let Some(wishes) = self.topics.get_mut(topic) else { return reached };
+        let after = after.max(joined);
+        let from = wishes.partition_point(|waiting| waiting.wish.seq <= after);
+        let end = wishes.partition_point(|waiting| waiting.wish.seq <= to);
         let mut seen = ByName::default();
-        let mut highest = Vec::new();
-        for wish in wishes.range(from..end.max(from)).rev().filter(|wish| wish.sender != *reader) {
-            if seen.insert(wish.sender.clone(), ()).is_none() {
-                highest.push(wish.clone());
+        for waiting in wishes.range_mut(from..end.max(from)).rev().filter(|w| w.wish.sender != *reader) {
+            if waiting.wish.of > 0 {
+                waiting.read += 1;
+                reached.is_counted = true;
+                reached.is_complete |= waiting.count() >= waiting.wish.of;
+            } else if seen.insert(waiting.wish.sender.clone(), ()).is_none() {
+                reached.named.push(waiting.wish.clone());
             }
         }
-        highest.reverse();
-        highest
+        reached.named.reverse();
+        reached
+    }
+
+    /// Notes that a reader is no member any more; says whether anything counted it.
+    pub(crate) fn reader_left(&mut self, topic: &str, user: &str, joined: u64, read: u64) -> bool {
+        let wishes = self.topics.get_mut(topic).into_iter().flatten();
+        let mut any = false;
+        for waiting in wishes.filter(|waiting| waiting.wish.seq <= read) {
+            if waiting.wish.reader_left(user, joined, read) {
+                waiting.read = waiting.read.saturating_sub(1);
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Returns how many have read each message up to a number, or only each that all have read, where that is more than
+    /// the sender was told. Of messages of one sender that as many have read only the highest is told of: it implies the
+    /// others.
+    pub(crate) fn count_now(&mut self, topic: &str, to: u64, only_complete: bool) -> Vec<ReadCount> {
+        let Some(wishes) = self.topics.get_mut(topic) else { return Vec::new() };
+        let end = wishes.partition_point(|waiting| waiting.wish.seq <= to);
+        let mut highest = ByName::<u32>::default();
+        let mut counts = Vec::new();
+        let is_due = |w: &&mut Waiting| {
+            let least = if only_complete { w.wish.of } else { 0 };
+            w.wish.of > 0 && w.count() > w.told && w.count() >= least
+        };
+        for waiting in wishes.range_mut(..end).rev().filter(is_due) {
+            waiting.told = waiting.count();
+            let (count, Wish { seq, id, sender, of, .. }) = (waiting.told, &waiting.wish);
+            let implied = highest.entry(sender.clone()).or_default();
+            if count > *implied {
+                *implied = count;
+                counts.push(ReadCount { seq: *seq, id: id.clone(), sender: sender.clone(), count, of: *of });
+            }
+        }
+        counts.reverse();
+        counts
+    }
+
+    /// Returns the conversations where readers are counted.
+    pub(crate) fn counted(&self) -> Vec<ByteString> {
+        let is_counted = |wishes: &VecDeque<Waiting>| wishes.iter().any(|waiting| waiting.wish.of > 0);
+        let topics = self.topics.iter().filter(|(_, wishes)| is_counted(wishes));
+        topics.map(|(topic, _)| topic.clone()).collect()
     }
 
     /// The first number that is waited for in a conversation.
     pub(crate) fn first_seq(&self, topic: &str) -> Option<u64> {
-        self.topics.get(topic)?.front().map(|wish| wish.seq)
+        self.topics.get(topic)?.front().map(|waiting| waiting.wish.seq)
     }
 
     /// Forgets a conversation's wishes up to a number; says whether there were any.
     pub(crate) fn forget(&mut self, topic: &str, to: u64) -> bool {
         let Some(wishes) = self.topics.get_mut(topic) else { return false };
-        let gone = wishes.partition_point(|wish| wish.seq <= to);
-        for wish in wishes.drain(..gone) {
+        let gone = wishes.partition_point(|waiting| waiting.wish.seq <= to);
+        for waiting in wishes.drain(..gone) {
             self.len -= 1;
-            self.held.shrink(wish_bytes(&wish));
+            self.held.shrink(wish_bytes(&waiting.wish));
         }
         if wishes.is_empty() {
             self.topics.remove(topic);
@@ -104,14 +203,14 @@ impl ReadWishes {
     }
 
     /// All wishes by topic, in no order of topics.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&ByteString, &VecDeque<Wish>)> {
-        self.topics.iter()
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&ByteString, &Wish)> {
+        self.topics.iter().flat_map(|(topic, of)| of.iter().map(move |waiting| (topic, &waiting.wish)))
     }
 
     #[cfg(test)]
     pub(crate) fn recount(&self) -> usize {
-        let of = |(topic, wishes): (&ByteString, &VecDeque<Wish>)| {
-            TOPIC_BYTES + topic.len() + wishes.iter().map(wish_bytes).sum::<usize>()
+        let of = |(topic, wishes): (&ByteString, &VecDeque<Waiting>)| {
+            TOPIC_BYTES + topic.len() + wishes.iter().map(|w| wish_bytes(&w.wish)).sum::<usize>()
         };
         self.topics.iter().map(of).sum()
     }
@@ -125,8 +224,8 @@ fn wish_bytes(wish: &Wish) -> usize {
 mod tests {
     use super::*;
 
-    fn wish(seq: u64, sender: &str) -> Wish {
-        Wish { seq, id: format!("m{seq}").into(), sender: sender.into() }
+    fn wish(seq: u64, sender: &str, of: u32) -> Wish {
+        Wish { seq, id: format!("m{seq}").into(), sender: sender.into(), of, left: 0 }
     }
 
     #[test]
@@ -135,10 +234,10 @@ mod tests {
         let mut wishes = ReadWishes::new(&account);
         let topic = ByteString::from_static("im/room");
         for (seq, sender) in [(1, "ann"), (2, "bob"), (4, "ann"), (5, "cid"), (9, "bob")] {
-            wishes.add(&topic, wish(seq, sender));
+            wishes.add(&topic, wish(seq, sender, 0));
         }
-        let reached = |reader, after, to| -> Vec<_> {
-            wishes.reached("im/room", reader, after, to).into_iter().map(|w| w.seq).collect()
+        let mut reached = |reader, after, to| -> Vec<_> {
+            wishes.reach("im/room", reader, 0, after, to).named.into_iter().map(|w| w.seq).collect()
         };
         assert_eq!(reached("dan", 0, 5), [2, 4, 5]);
         assert_eq!(reached("ann", 0, 4), [2]);
@@ -153,13 +252,47 @@ mod tests {
     }
 
     #[test]
+    fn where_many_read_they_are_counted_and_the_highest_message_implies_the_others() {
+        let mut wishes = ReadWishes::new(&Account::default());
+        let topic = ByteString::from_static("im/room");
+        for (seq, sender) in [(1, "ann"), (2, "bob"), (4, "ann"), (5, "ann")] {
+            wishes.add(&topic, wish(seq, sender, 3));
+        }
+        let counts = |wishes: &mut ReadWishes| -> Vec<_> {
+            let counts = wishes.count_now("im/room", u64::MAX, false).into_iter();
+            counts.map(|c| (c.seq, c.sender.to_string(), c.count, c.of)).collect()
+        };
+        let moved = wishes.reach("im/room", "cid", 0, 0, 4);
+        assert_eq!((moved.named.len(), moved.is_counted, moved.is_complete), (0, true, false));
+        wishes.reach("im/room", "bob", 0, 0, 1);
+        // Two have read 1, one has read 2 and 4; and the same is not told again.
+        let of = |seq, sender: &str, count| (seq, sender.to_owned(), count, 3);
+        assert_eq!(counts(&mut wishes), [of(1, "ann", 2), of(2, "bob", 1), of(4, "ann", 1)]);
+        assert_eq!(counts(&mut wishes), []);
+        // Who leaves has read what it read, and who came later has not read what was before.
+        assert!(wishes.reader_left("im/room", "cid", 0, 4));
+        assert!(!wishes.reader_left("im/room", "eve", 5, 5));
+        wishes.reach("im/room", "eve", 4, 0, 5);
+        wishes.reach("im/room", "bob", 0, 1, 5);
+        assert_eq!(counts(&mut wishes), [of(5, "ann", 2)], "4 is implied");
+        // The three others have read 4 now, and only that is told at once.
+        assert!(wishes.reach("im/room", "dan", 0, 0, 4).is_complete);
+        let complete: Vec<_> =
+            wishes.count_now("im/room", 4, true).iter().map(|c| (c.seq, c.count)).collect();
+        assert_eq!(complete, [(4, 3)]);
+    }
+
+    #[test]
     fn a_conversation_keeps_its_newest_wishes() {
         let account = Account::default();
         let mut wishes = ReadWishes::new(&account);
         let topic = ByteString::from_static("im/room");
         let most = WISHES_PER_CONVERSATION_MAX as u64;
         for seq in 1..=most + 7 {
-            assert_eq!(wishes.add(&topic, wish(seq, "ann")), seq.checked_sub(most).filter(|gone| *gone > 0));
+            let too_many = wishes.too_many("im/room");
+            assert_eq!(too_many, (seq - 1).checked_sub(most - 1).filter(|gone| *gone > 0));
+            wishes.forget("im/room", too_many.unwrap_or(0));
+            wishes.add(&topic, wish(seq, "ann", 0));
         }
         assert_eq!(wishes.first_seq("im/room"), Some(8));
         assert_eq!(wishes.len, WISHES_PER_CONVERSATION_MAX);

@@ -4,7 +4,6 @@
 //! Invariant: a recipient leaves the list with its first final state, so no second one is ever told.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 
 use bytestring::ByteString;
 use protocol::QoS;
@@ -12,10 +11,11 @@ use protocol::im::{Receipt, ReceiptState};
 use rustc_hash::FxHashMap;
 
 use crate::config::ReceiptsWanted;
-use crate::memory::{Account, Held, RECIPIENT_BYTES, TRACKING_BYTES};
+use crate::memory::{Account, Held, TRACKING_BYTES};
 use crate::message::MsgNo;
 use crate::names::ByName;
-use crate::record::{EndCounts, FinalState, GroupNo, Recipient, SessionNo, TrackedRecipient};
+use crate::recipients::{Open, OpenRecipients};
+use crate::record::{EndCounts, FinalState, GroupNo, Recipient, Recipients, SessionNo, TrackedRecipient};
 use crate::route::SessionKey;
 
 /// How a message ended at one recipient.
@@ -65,21 +65,13 @@ pub(crate) struct Tracking {
     pub(crate) of: u32,
     /// How many ended, by state.
     pub(crate) ended: EndCounts,
-    open: BTreeMap<Recipient, Open>,
+    open: OpenRecipients,
     /// How many of those the sender was told of, where they are counted.
     told: EndCounts,
     /// Whether the rest will be told before long.
     is_told_later: bool,
     /// Its share of the shard's memory.
     held: Held,
-}
-
-/// A recipient whose final state is not known yet.
-#[derive(Clone, Debug)]
-pub(crate) struct Open {
-    pub(crate) named: TrackedRecipient,
-    /// The session that has the message: of a group the member that has it now.
-    pub(crate) holder: SessionNo,
 }
 
 /// The names of the session where a message ended.
@@ -143,12 +135,11 @@ impl Receipts {
         wanted: ReceiptsWanted,
         of: u32,
         ended: EndCounts,
-        open: Vec<TrackedRecipient>,
+        open: Recipients,
     ) {
-        let open = open.into_iter().map(|r| (r.recipient(), Open { holder: r.session, named: r }));
-        let open: BTreeMap<_, _> = open.collect();
+        let open = OpenRecipients::new(open);
         let strings = topic.len() + id.len() + sender.len();
-        let held = self.account.hold(TRACKING_BYTES + strings + open.len() * RECIPIENT_BYTES);
+        let held = self.account.hold(TRACKING_BYTES + strings + open.bytes());
         let (told, is_told_later) = (EndCounts::default(), false);
         self.open.insert(
             message,
@@ -161,14 +152,13 @@ impl Receipts {
     }
 
     pub(crate) fn is_open(&self, message: MsgNo, recipient: Recipient) -> bool {
-        self.open.get(&message).is_some_and(|t| t.open.contains_key(&recipient))
+        self.open.get(&message).is_some_and(|t| t.open.contains(recipient))
     }
 
     /// Notes which member of a group has a message now; one that nobody asked receipts of is ignored.
     pub(crate) fn hold(&mut self, message: MsgNo, group: GroupNo, member: SessionNo) {
-        let tracking = self.open.get_mut(&message);
-        if let Some(open) = tracking.and_then(|t| t.open.get_mut(&Recipient::Group(group))) {
-            open.holder = member;
+        if let Some(tracking) = self.open.get_mut(&message) {
+            tracking.open.hold(group, member);
         }
     }
 
@@ -191,14 +181,13 @@ impl Receipts {
         at_unix_ms: u64,
     ) -> Option<Vec<Told>> {
         let tracking = self.open.get_mut(&message)?;
-        let named = tracking.close(recipient, outcome.state())?.named;
-        let told = if named.client_id.is_empty() {
-            if tracking.open.is_empty() { tracking.count(at_unix_ms) } else { Vec::new() }
-        } else if tracking.wants(outcome.state()) {
-            let names = Names { client_id: &named.client_id, user: &named.user };
-            vec![tracking.receipt(member.unwrap_or(names), outcome, at_unix_ms)]
-        } else {
-            Vec::new()
+        let told = match tracking.close(recipient, outcome.state())? {
+            None if tracking.open.is_empty() => tracking.count(at_unix_ms),
+            Some(named) if tracking.wants(outcome.state()) => {
+                let names = Names { client_id: &named.client_id, user: &named.user };
+                vec![tracking.receipt(member.unwrap_or(names), outcome, at_unix_ms)]
+            }
+            _ => Vec::new(),
         };
         if tracking.open.is_empty() {
             self.open.remove(&message);
@@ -210,8 +199,7 @@ impl Receipts {
     /// from now; it says so once.
     pub(crate) fn count_later(&mut self, message: MsgNo) -> bool {
         let Some(tracking) = self.open.get_mut(&message) else { return false };
-        let is_listed = tracking.open.values().next().is_none_or(|open| !open.named.client_id.is_empty());
-        let is_new = !is_listed && tracking.ended != tracking.told;
+        let is_new = !tracking.open.is_listed() && tracking.ended != tracking.told;
         is_new && !std::mem::replace(&mut tracking.is_told_later, true)
     }
 
@@ -251,28 +239,29 @@ pub(crate) fn undeliverable(topic: &ByteString, id: &ByteString, at_unix_ms: u64
 
 impl Tracking {
     /// The recipients whose final state is not known yet.
-    pub(crate) fn open(&self) -> impl Iterator<Item = &Open> {
-        self.open.values()
+    pub(crate) fn open(&self) -> &OpenRecipients {
+        &self.open
     }
 
     /// Those that come after one of them, in their order; all for `None`.
-    pub(crate) fn open_after(&self, after: Option<Recipient>) -> impl Iterator<Item = &Open> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.open.range((from, Bound::Unbounded)).map(|(_, open)| open)
+    pub(crate) fn open_after(&self, after: Option<Recipient>) -> impl Iterator<Item = Open> {
+        self.open.after(after)
     }
 
     #[cfg(test)]
     pub(crate) fn recount(&self) -> usize {
         let strings = self.topic.len() + self.id.len() + self.sender.len();
-        TRACKING_BYTES + strings + self.open.len() * RECIPIENT_BYTES
+        TRACKING_BYTES + strings + self.open.bytes()
     }
 
-    fn close(&mut self, recipient: Recipient, state: FinalState) -> Option<Open> {
-        let open = self.open.remove(&recipient)?;
-        self.held.shrink(RECIPIENT_BYTES);
+    /// Says whether it was open, and its names if receipts are listed.
+    fn close(&mut self, recipient: Recipient, state: FinalState) -> Option<Option<TrackedRecipient>> {
+        let before = self.open.bytes();
+        let named = self.open.take(recipient)?;
+        self.held.shrink(before - self.open.bytes());
         let ended = &mut self.ended[state as usize - 1];
         *ended = ended.saturating_add(1);
-        Some(open)
+        Some(named)
     }
 
     /// `delivered` = the final state, whatever it is; `read` = every final state except delivered, and read.

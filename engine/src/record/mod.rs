@@ -102,9 +102,18 @@ pub(crate) struct TrackedRecipient {
     /// The session; of a group the member that it chose first.
     pub(crate) session: SessionNo,
     pub(crate) group: Option<GroupNo>,
-    /// The session's names; empty when receipts are counted, not listed.
+    /// The session's names.
     pub(crate) client_id: ByteString,
     pub(crate) user: ByteString,
+}
+
+/// Recipients whose final states the sender wants to hear of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Recipients {
+    /// Each is named in its receipt.
+    Listed(Vec<TrackedRecipient>),
+    /// They are only counted: sessions in ascending order, groups each with the member that it chose first.
+    Counted { sessions: Vec<SessionNo>, groups: Vec<(GroupNo, SessionNo)> },
 }
 
 /// In which form messages come to a subscription.
@@ -155,6 +164,34 @@ pub(crate) enum FinalState {
 impl TrackedRecipient {
     pub(crate) fn recipient(&self) -> Recipient {
         self.group.map_or(Recipient::Session(self.session), Recipient::Group)
+    }
+}
+
+impl Recipients {
+    /// Takes one out; says whether it was there.
+    pub(crate) fn remove(&mut self, recipient: Recipient) -> bool {
+        let before = self.len();
+        match (&mut *self, recipient) {
+            (Self::Listed(all), _) => all.retain(|open| open.recipient() != recipient),
+            (Self::Counted { groups, .. }, Recipient::Group(no)) => groups.retain(|(group, _)| *group != no),
+            (Self::Counted { sessions, .. }, Recipient::Session(session)) => {
+                if let Ok(at) = sessions.binary_search(&session) {
+                    sessions.remove(at);
+                }
+            }
+        }
+        self.len() < before
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Listed(all) => all.len(),
+            Self::Counted { sessions, groups } => sessions.len() + groups.len(),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 
@@ -257,7 +294,7 @@ pub(crate) enum Entry {
         wanted: ReceiptsWanted,
         of: u32,
         ended: EndCounts,
-        recipients: Vec<TrackedRecipient>,
+        recipients: Recipients,
     },
     /// A client's QoS 2 publish was accepted under this packet id.
     IncomingTaken {
@@ -353,6 +390,14 @@ pub(crate) enum Entry {
     ReadWished {
         topic: ByteString,
         wish: Wish,
+    },
+    /// A user is about to be no member any more, who joined a conversation after one number and read up to another:
+    /// who counts readers counts it on.
+    ReaderLeft {
+        topic: ByteString,
+        user: ByteString,
+        joined: u64,
+        read: u64,
     },
     /// Nobody waits any more for a conversation's messages up to this number to be read.
     ReadSettled {

@@ -102,7 +102,7 @@ fn entries_of_version_1() -> Vec<Entry> {
             wanted: ReceiptsWanted::Read,
             of: 2,
             ended: [1, 0, 0, 0],
-            recipients: vec![recipient],
+            recipients: Recipients::Listed(vec![recipient]),
         },
         Entry::IncomingTaken { session, packet_id, seq: Some(1), id: "i".into() },
         Entry::IncomingReleased { session, packet_id },
@@ -139,7 +139,7 @@ fn entries_of_version_2() -> Vec<Entry> {
             wanted: ReceiptsWanted::All,
             of: 1,
             ended: [0; 4],
-            recipients: vec![recipient],
+            recipients: Recipients::Listed(vec![recipient]),
         },
         Entry::Counters { message: 10, session: 8, group: 4 },
     ]);
@@ -232,7 +232,7 @@ fn entries_added_by_version_3() -> Vec<Entry> {
         Entry::TakenBack { session: SessionNo(7), message: MsgNo(9) },
         Entry::ReadWished {
             topic: "im/room".into(),
-            wish: Wish { seq: 3, id: "id-1".into(), sender: "s".into() },
+            wish: Wish { seq: 3, id: "id-1".into(), sender: "s".into(), of: 0, left: 0 },
         },
         Entry::ReadSettled { topic: "im/room".into(), to_seq: 3 },
         Entry::Head(Box::new(HeadEntry { message: head, needed: 3 })),
@@ -241,6 +241,25 @@ fn entries_added_by_version_3() -> Vec<Entry> {
         Entry::MemberLeft { topic: "im/room".into(), user: "u".into() },
         Entry::Away { session, since: message },
         Entry::GroupForgotten { group: GroupNo(3) },
+        Entry::Tracked {
+            message,
+            topic: "t".into(),
+            seq: Some(4),
+            id: "id-2".into(),
+            sender: "s".into(),
+            wanted: ReceiptsWanted::All,
+            of: 4,
+            ended: [0, 0, 1, 0],
+            recipients: Recipients::Counted {
+                sessions: vec![SessionNo(7), SessionNo(8), SessionNo(70_000)],
+                groups: vec![(GroupNo(3), SessionNo(7))],
+            },
+        },
+        Entry::ReadWished {
+            topic: "im/room".into(),
+            wish: Wish { seq: 3, id: "id-1".into(), sender: "s".into(), of: 60, left: 2 },
+        },
+        Entry::ReaderLeft { topic: "im/room".into(), user: "u".into(), joined: 1, read: 3 },
     ]
 }
 

@@ -24,7 +24,7 @@ use crate::planted::Planted;
 use crate::principal::Principal;
 use crate::queueing;
 use crate::receipt;
-use crate::record::{EndCounts, Entry, Form, TrackedRecipient};
+use crate::record::{EndCounts, Entry, Form, Recipients, TrackedRecipient};
 use crate::reserved::check_publish_topic;
 use crate::route::{Matches, SessionKey, Subscriber};
 
@@ -59,6 +59,9 @@ const GROUP_BYTES: usize = 3 * 8;
 
 /// Bytes of a recipient whose receipt is asked for, without its names.
 const TRACKED_BYTES: usize = 17;
+
+/// Bytes of one that is only counted: its number as a step above the one before.
+const COUNTED_BYTES: usize = 5;
 
 /// What the sender is told.
 pub(super) struct Accepted {
@@ -193,7 +196,8 @@ impl Shard {
         }
         self.posted(now, &message);
         if plan.read_wanted {
-            self.wish_read(&message, &id, &offer.by.user);
+            let recipients = plan.targets.iter().filter(|t| t.is_other_than(offer.by.session)).count();
+            self.wish_read(now, &message, &id, &offer.by.user, recipients);
         }
         if let Some((packet_id, key)) = offer.incoming.zip(offer.by.session) {
             self.take_incoming(key, packet_id, message.seq, id.clone());
@@ -377,7 +381,8 @@ impl Shard {
         let durable = targets.iter().filter(|t| !t.is_covered && self.is_logged(t));
         let group = |t: &Target| GROUP_BYTES * usize::from(t.share.is_some());
         let queued: usize = durable.map(|t| QUEUED_BYTES + group(t) + 4 * t.identifiers.len()).sum();
-        let bytes = queued + targets.len() * TRACKED_BYTES * usize::from(tracked);
+        let each = if self.receipts.are_listed(targets.len()) { TRACKED_BYTES } else { COUNTED_BYTES };
+        let bytes = queued + targets.len() * each * usize::from(tracked);
         let max = self.config.record_recipients_bytes_max;
         if bytes <= max {
             return Ok(());
@@ -467,15 +472,20 @@ impl Shard {
     ) {
         let others = targets.iter().filter(|t| t.is_other_than(publisher));
         let listed = self.receipts.are_listed(others.clone().count());
-        let recipients: Vec<_> = others
-            .map(|t| {
-                let s = &self.sessions[t.session];
-                let names = listed.then(|| (s.client_id.clone(), s.user.clone()));
-                let (client_id, user) = names.unwrap_or_default();
-                let group = t.share.as_ref().map(|share| share.no);
+        let others = others.map(|t| (&self.sessions[t.session], t.share.as_ref().map(|share| share.no)));
+        let recipients = if listed {
+            let named = others.map(|(s, group)| {
+                let (client_id, user) = (s.client_id.clone(), s.user.clone());
                 TrackedRecipient { session: s.no, group, client_id, user }
-            })
-            .collect();
+            });
+            Recipients::Listed(named.collect())
+        } else {
+            let (groups, own): (Vec<_>, Vec<_>) = others.partition(|(_, group)| group.is_some());
+            let mut sessions: Vec<_> = own.into_iter().map(|(s, _)| s.no).collect();
+            sessions.sort_unstable();
+            let groups = groups.into_iter().filter_map(|(s, group)| Some((group?, s.no))).collect();
+            Recipients::Counted { sessions, groups }
+        };
         let of = recipients.len() as u32;
         let ended = EndCounts::default();
         self.write(&Entry::Tracked {

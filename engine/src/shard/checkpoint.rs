@@ -98,8 +98,9 @@ impl Shard {
         self.members(&mut out);
         self.groups(&mut out);
         self.ids(&mut out);
-        let wishes: BTreeMap<_, _> = self.read_wishes.iter().collect();
-        for (topic, wish) in wishes.into_iter().flat_map(|(topic, of)| of.iter().map(move |w| (topic, w))) {
+        let mut wishes: Vec<_> = self.read_wishes.iter().collect();
+        wishes.sort_unstable_by_key(|(topic, wish)| (*topic, wish.seq));
+        for (topic, wish) in wishes {
             out.push(&Entry::ReadWished { topic: topic.clone(), wish: wish.clone() });
             out.close_if_full();
         }
@@ -123,7 +124,7 @@ impl Shard {
                 wanted: t.wanted,
                 of: t.of,
                 ended: t.ended,
-                recipients: t.open().map(|open| open.named.clone()).collect(),
+                recipients: t.open().logged(),
             });
             out.close_if_full();
         }

@@ -318,7 +318,7 @@ impl Shard {
     pub(super) fn expire(&mut self, now: Now, message: MsgNo, after: Option<Recipient>) {
         let Some(tracking) = self.receipts.get(message) else { return };
         let next = tracking.open_after(after).take(ENDS_PER_TURN_MAX);
-        let open: Vec<_> = next.map(|open| (open.holder, open.named.recipient())).collect();
+        let open: Vec<_> = next.map(|open| (open.holder, open.recipient)).collect();
         for (holder, recipient) in &open {
             let Some(&key) = self.by_no.get(holder) else { continue };
             let session = &mut self.sessions[key];
@@ -343,7 +343,7 @@ impl Shard {
     pub(super) fn given_up(&mut self, now: Now, message: MsgNo, after: Option<Recipient>) {
         let Some(tracking) = self.receipts.get(message) else { return };
         let next = tracking.open_after(after).take(ENDS_PER_TURN_MAX);
-        let open: Vec<_> = next.map(|open| (open.holder, open.named.recipient())).collect();
+        let open: Vec<_> = next.map(|open| (open.holder, open.recipient)).collect();
         for (holder, _) in &open {
             if let Some(&key) = self.by_no.get(holder) {
                 self.end_if_covered(now, key, message, Outcome::Dropped("retention"));

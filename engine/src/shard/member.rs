@@ -80,6 +80,7 @@ impl Shard {
         }
         let sessions = self.members.hearers_of(user).into_iter();
         let sessions: Vec<_> = sessions.map(|key| (key, self.leave_missed(key, topic))).collect();
+        self.reader_leaves(user, topic);
         self.members.leave(topic, user);
         self.write(&Entry::MemberLeft { topic: compact(topic), user: compact(user) });
         self.inbox_left(now, user, topic);

@@ -477,6 +477,7 @@ impl Shard {
                 Deadline::RetainedExpiry => self.retained_expiry_due(now),
                 Deadline::Retention => self.retention_due(now),
                 Deadline::Count(message) => self.count_due(now, message),
+                Deadline::ReadCount(roll) => self.read_count_due(now, roll as usize),
                 Deadline::DedupExpiry => self.dedup_expiry_due(now),
                 Deadline::Inboxes => self.inboxes_due(now),
                 Deadline::Unread(roll) => self.unread_due(now, roll as usize),

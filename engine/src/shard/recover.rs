@@ -217,7 +217,10 @@ impl Shard {
     /// Takes the entries back that say who is a member, what was read and which ids are known no longer.
     fn apply_reading(&mut self, entry: Entry, met: &Met, now: Now) -> Result<(), String> {
         match entry {
-            Entry::ReadWished { topic, wish } => drop(self.read_wishes.add(&topic, wish)),
+            Entry::ReadWished { topic, wish } => self.read_wishes.add(&topic, wish),
+            Entry::ReaderLeft { topic, user, joined, read } => {
+                self.read_wishes.reader_left(&topic, &user, joined, read);
+            }
             Entry::ReadSettled { topic, to_seq } => drop(self.read_wishes.forget(&topic, to_seq)),
             Entry::PublishedForgotten(forgotten) => self.dedup.forget(&forgotten),
             Entry::Member { topic, user, joined, read } => {
@@ -478,6 +481,7 @@ impl Shard {
         self.watch_recovered_expiries(now);
         self.watch_dedup(now);
         self.watch_counts(now);
+        self.recount_reads(now);
         self.resume_groups();
         self.find_lost();
         self.resume_presences(now);
@@ -531,8 +535,8 @@ impl Shard {
         let held: FxHashSet<_> = holders.iter().map(|(message, group, _)| (*message, *group)).collect();
         let mut lost = Vec::new();
         for (message, tracking) in self.receipts.iter() {
-            for open in tracking.open() {
-                let is_held = match open.named.recipient() {
+            for open in tracking.open_after(None) {
+                let is_held = match open.recipient {
                     Recipient::Session(session) => self.by_no.get(&session).is_some_and(|key| {
                         let topic = &tracking.topic;
                         let is_kept = |seq| self.conversations.get(topic, seq).is_some();
@@ -543,7 +547,7 @@ impl Shard {
                     Recipient::Group(group) => held.contains(&(message, group)),
                 };
                 if !is_held {
-                    lost.push((message, open.holder, open.named.recipient().source()));
+                    lost.push((message, open.holder, open.recipient.source()));
                 }
             }
         }

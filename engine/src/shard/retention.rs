@@ -38,7 +38,7 @@ impl Shard {
         }
         let Some(first_seq) = first_seq else { return };
         self.write(&Entry::ConversationKept { topic: topic.clone(), first_seq });
-        self.settle_reads(topic, first_seq - 1);
+        self.settle_reads(now, topic, first_seq - 1);
         self.members_given_up(now, topic);
         self.effort += GIVEN_UP_PER_TURN / 16;
         if self.conversations.keeps_too_much(topic, now.unix_ms) {

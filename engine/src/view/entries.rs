@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::row_of;
 use crate::body::BodySlot;
 use crate::message::{Flag, Message, MsgNo};
-use crate::record::{Entry, KeptMessage, MessageEntry, Recipient, RecordBuilder, read_record};
+use crate::record::{Entry, KeptMessage, MessageEntry, RecordBuilder, read_record};
 
 /// What is kept of a message that was written.
 pub(super) struct Keep {
@@ -57,6 +57,13 @@ pub(super) fn read_wishes(before: Option<&Bytes>, steps: Vec<Entry>) -> Result<O
             Entry::ReadSettled { to_seq, .. } => {
                 now.retain(|entry| matches!(entry, Entry::ReadWished { wish, .. } if wish.seq > to_seq));
             }
+            Entry::ReaderLeft { user, joined, read, .. } => {
+                for entry in &mut now {
+                    if let Entry::ReadWished { wish, .. } = entry {
+                        wish.reader_left(&user, joined, read);
+                    }
+                }
+            }
             wished => now.push(wished),
         }
     }
@@ -74,10 +81,7 @@ pub(super) fn track(before: Option<&Bytes>, steps: Vec<Entry>) -> Result<Option<
             Entry::Tracked { .. } => now = Some(step),
             Entry::Ended { session, source, state: Some(state), .. } => {
                 let Some(Entry::Tracked { ended, recipients, .. }) = &mut now else { continue };
-                let recipient: Option<Recipient> = source.recipient(session);
-                let before = recipients.len();
-                recipients.retain(|open| Some(open.recipient()) != recipient);
-                if recipients.len() < before {
+                if source.recipient(session).is_some_and(|recipient| recipients.remove(recipient)) {
                     let count = &mut ended[state as usize - 1];
                     *count = count.saturating_add(1);
                 }

@@ -235,7 +235,9 @@ impl Projector {
                 let changed = self.conversations.entry(topic).or_default();
                 messages.into_iter().for_each(|kept| changed.keep(kept));
             }
-            Entry::ReadWished { ref topic, .. } | Entry::ReadSettled { ref topic, .. } => {
+            Entry::ReadWished { ref topic, .. }
+            | Entry::ReadSettled { ref topic, .. }
+            | Entry::ReaderLeft { ref topic, .. } => {
                 self.read_wishes.entry(topic.clone()).or_default().push(entry);
             }
             Entry::Tracked { message, .. } => self.tracked.entry(message).or_default().push(entry),

@@ -210,6 +210,7 @@ impl Row {
             | Entry::Replayed { .. }
             | Entry::ReadWished { .. }
             | Entry::ReadSettled { .. }
+            | Entry::ReaderLeft { .. }
             | Entry::Counters { .. } => return None,
         })
     }

@@ -1,6 +1,7 @@
 //! `read` receipts (docs/protocol.md section 4).
 
 use crate::node::*;
+use engine::Config;
 use protocol::*;
 
 /// Ann writes on connection 1 and hears receipts, bob and cid read on 2 and 3; all are members.
@@ -103,4 +104,104 @@ fn what_every_member_has_read_is_forgotten() {
     assert_eq!(node.shard.memory().bytes, held);
     read(&mut node, 1, 1);
     assert!(node.shard.memory().bytes < held);
+}
+
+/// Counted receipts of `read` that came, as `id count of`.
+fn counted(node: &mut Node, conn: u64) -> Vec<String> {
+    let publishes = node.publishes(conn).into_iter().filter(|p| p.topic == "$im/receipts");
+    let receipts = publishes.map(|p| serde_json::from_slice::<serde_json::Value>(&p.payload).unwrap());
+    let of = |r: serde_json::Value| {
+        assert!(r["user"].is_null() && r["client"].is_null() && r["at"].is_u64() && r["seq"].is_u64(), "{r}");
+        format!("{} {} {}", r["id"].as_str().unwrap(), r["count"], r["of"])
+    };
+    receipts.filter(|r| r["state"] == "read").map(of).collect()
+}
+
+/// Ann writes on connection 1, five others may read on 2 to 6: more than are listed.
+fn counting_node() -> Node {
+    let mut node = Node::with(Config { receipts_listed_max: 4, ..Config::default() });
+    for (conn, user) in (1..).zip(["ann", "u2", "u3", "u4", "u5", "u6"]) {
+        node.join("im/room", user);
+        node.connect_as(conn, durable(user), Some(user));
+        node.seen(conn);
+    }
+    node.subscribe(1, "$im/receipts", QoS::AtLeastOnce);
+    node
+}
+
+#[test]
+fn readers_of_a_message_to_many_are_counted_once_a_second_and_the_last_one_at_once() {
+    let mut node = counting_node();
+    post(&mut node, 1, "a1", "read");
+    read(&mut node, 2, 1);
+    assert_eq!(counted(&mut node, 1), [""; 0]);
+    read(&mut node, 3, 1);
+    node.pass_ms(999);
+    assert_eq!(counted(&mut node, 1), [""; 0]);
+    node.pass_ms(1);
+    assert_eq!(counted(&mut node, 1), ["a1 2 5"]);
+    node.pass_s(5);
+    assert_eq!(counted(&mut node, 1), [""; 0], "there is nothing new");
+    // The sender's own position is none of a reader.
+    read(&mut node, 1, 1);
+    for conn in [4, 5] {
+        read(&mut node, conn, 1);
+    }
+    assert_eq!(counted(&mut node, 1), [""; 0]);
+    read(&mut node, 6, 1);
+    assert_eq!(counted(&mut node, 1), ["a1 5 5"]);
+    node.pass_s(5);
+    assert_eq!(counted(&mut node, 1), [""; 0]);
+}
+
+#[test]
+fn counts_of_readers_never_go_back_over_leaving_and_restarts() {
+    let mut node = counting_node();
+    post(&mut node, 1, "a1", "read");
+    post(&mut node, 1, "a2", "read");
+    for conn in 2..=4 {
+        read(&mut node, conn, 1 + u64::from(conn == 4));
+    }
+    node.leave("im/room", "u2");
+    node.pass_s(1);
+    assert_eq!(counted(&mut node, 1), ["a1 3 5", "a2 1 5"]);
+    for (first_conn, from_view) in [(11, false), (21, true)] {
+        match from_view {
+            true => node.restart_from_view(&[5, 9]),
+            false => node.restart(usize::MAX),
+        }
+        for (conn, user) in (first_conn..).zip(["ann", "u2", "u3", "u4", "u5", "u6"]) {
+            node.connect_as(conn, durable(user), Some(user));
+            node.seen(conn);
+        }
+        node.pass_s(1);
+        assert_eq!(counted(&mut node, first_conn), ["a1 3 5", "a2 1 5"], "told again, and no less");
+    }
+    // Who joins later reads nothing of what was before.
+    node.join("im/room", "new");
+    node.connect_as(31, durable("new"), Some("new"));
+    read(&mut node, 31, 2);
+    for conn in [25, 26] {
+        read(&mut node, conn, 2);
+    }
+    assert_eq!(counted(&mut node, 21), ["a1 5 5"], "all have read it");
+    node.pass_s(1);
+    assert_eq!(counted(&mut node, 21), ["a2 3 5"]);
+}
+
+#[test]
+fn what_is_given_up_is_counted_to_the_end() {
+    let mut config = Config { receipts_listed_max: 1, ..Config::default() };
+    config.conversations[0].retention.messages = 1;
+    let mut node = counting_node();
+    node.reconfigure(config);
+    for (conn, user) in [(11, "ann"), (12, "u2")] {
+        node.connect_as(conn, durable(user), Some(user));
+        node.seen(conn);
+    }
+    post(&mut node, 11, "a1", "read");
+    read(&mut node, 12, 1);
+    assert_eq!(counted(&mut node, 11), [""; 0]);
+    post(&mut node, 11, "a2", "read");
+    assert_eq!(counted(&mut node, 11), ["a1 1 5"], "nobody will read it any more");
 }

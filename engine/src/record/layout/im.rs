@@ -29,8 +29,16 @@ pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
                 w.published(id);
             }
         }
-        Entry::ReadWished { topic, wish: Wish { seq, id, sender } } => {
-            w.u8(kind::READ_WISHED).str(topic).u64(*seq).str(id).str(sender);
+        Entry::ReadWished { topic, wish: Wish { seq, id, sender, of, left } } => {
+            let is_listed = *of == 0;
+            w.u8(if is_listed { kind::READ_WISHED } else { kind::READ_WISHED_COUNTED });
+            w.str(topic).u64(*seq).str(id).str(sender);
+            if !is_listed {
+                w.u32(*of).u32(*left);
+            }
+        }
+        Entry::ReaderLeft { topic, user, joined, read } => {
+            w.u8(kind::READER_LEFT).str(topic).str(user).u64(*joined).u64(*read);
         }
         Entry::ReadSettled { topic, to_seq } => {
             w.u8(kind::READ_SETTLED).str(topic).u64(*to_seq);
@@ -83,9 +91,13 @@ pub(super) fn read_entry(r: &mut Reader<'_>, kind: u8) -> Result<Entry, String> 
             let ids = (0..count).map(|_| r.published()).collect::<Result<_, _>>()?;
             Entry::Published { user, first, ids }
         }
-        kind::READ_WISHED => {
+        kind::READ_WISHED | kind::READ_WISHED_COUNTED => {
             let (topic, seq, id, sender) = (r.str()?, r.u64()?, r.str()?, r.str()?);
-            Entry::ReadWished { topic, wish: Wish { seq, id, sender } }
+            let (of, left) = if kind == kind::READ_WISHED { (0, 0) } else { (r.u32()?, r.u32()?) };
+            Entry::ReadWished { topic, wish: Wish { seq, id, sender, of, left } }
+        }
+        kind::READER_LEFT => {
+            Entry::ReaderLeft { topic: r.str()?, user: r.str()?, joined: r.u64()?, read: r.u64()? }
         }
         kind::READ_SETTLED => Entry::ReadSettled { topic: r.str()?, to_seq: r.u64()? },
         kind::PUBLISHED_FORGOTTEN => {
