@@ -11,6 +11,7 @@
 mod acl;
 mod alias;
 mod ask;
+mod behind;
 mod body;
 mod config;
 mod conversation;

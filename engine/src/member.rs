@@ -52,8 +52,10 @@ pub(crate) struct Last {
     pub(crate) seq: u64,
     pub(crate) from: ByteString,
     pub(crate) ts_unix_ms: u64,
-    /// `None` when it is not known here.
+    /// The beginning of its text, if it has any.
     pub(crate) preview: Option<ByteString>,
+    /// Whether `preview` says so; otherwise it must be read.
+    pub(crate) is_preview_known: bool,
 }
 
 /// A conversation with its members.

@@ -71,7 +71,10 @@ impl SetAsides {
     /// a retained one comes again.
     pub(crate) fn push(&mut self, new: SetAside, messages_max: usize) -> Vec<SetAside> {
         let mut gone: Vec<_> = self.take(new.message.no).into_iter().collect();
-        self.0.push_back(new);
+        // Rows come back in the order of their messages' numbers.
+        let order = |s: &SetAside| (s.at_unix_ms, s.message.no);
+        let at = self.0.partition_point(|before| order(before) < order(&new));
+        self.0.insert(at, new);
         while self.0.len() > 1 && (self.0.len() > messages_max || self.bytes() > SET_ASIDE_BYTES_MAX) {
             gone.extend(self.0.pop_front());
         }
@@ -127,6 +130,13 @@ mod tests {
         assert_eq!(gone, [1]);
         assert!(all.take(MsgNo(1)).is_none() && all.take(MsgNo(3)).is_some());
         assert_eq!(all.iter().count(), 1);
+        // Whichever is taken back first, the oldest comes first, and goes first.
+        let mut again = SetAsides::default();
+        for (no, at_unix_ms) in [(1, 30), (2, 10), (3, 20)] {
+            assert!(again.push(SetAside { at_unix_ms, ..of(no) }, 3).is_empty());
+        }
+        assert_eq!(again.iter().map(|s| s.message.no.0).collect::<Vec<_>>(), [2, 3, 1]);
+        assert_eq!(again.push(of(40), 3)[0].message.no.0, 2);
         let large = Message { bytes: SET_ASIDE_BYTES_MAX as u32, ..Message::clone(&message_for_tests()) };
         assert_eq!(all.push(SetAside { message: Arc::new(large), ..of(4) }, 2).len(), 1);
         assert!(!all.is_empty());

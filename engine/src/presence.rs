@@ -120,6 +120,8 @@ pub(crate) struct Presences {
     ending: BTreeSet<(u64, ByteString)>,
     changed: VecDeque<ByteString>,
     clients_max: usize,
+    /// The highest epoch of a client that was forgotten: none that comes back may begin below it.
+    forgotten_epoch: u64,
     account: Account,
 }
 
@@ -130,6 +132,7 @@ impl Presences {
             ending: BTreeSet::new(),
             changed: VecDeque::new(),
             clients_max,
+            forgotten_epoch: 0,
             account: account.clone(),
         }
     }
@@ -157,8 +160,8 @@ impl Presences {
             self.note(&oldest, Change::Clear);
             // Not above the bound for long: it is cleared in the turn after this one.
         }
-        // The clock may have gone back.
-        let epoch = previous.map_or(now_unix_ms, |epoch| now_unix_ms.max(epoch + 1));
+        // The clock may have gone back, since it was forgotten too.
+        let epoch = now_unix_ms.max(previous.unwrap_or(self.forgotten_epoch) + 1);
         let state = State {
             user: user.clone(),
             epoch,
@@ -208,6 +211,16 @@ impl Presences {
         // It stays in `changed` if it was there.
         let change = before.and_then(|kept| kept.change);
         self.clients.insert(client, Kept { state, change, _held: held });
+    }
+
+    /// The highest epoch of a client that was forgotten.
+    pub(crate) fn forgotten_epoch(&self) -> u64 {
+        self.forgotten_epoch
+    }
+
+    /// Takes it back from the log.
+    pub(crate) fn restore_forgotten(&mut self, epoch: u64) {
+        self.forgotten_epoch = self.forgotten_epoch.max(epoch);
     }
 
     /// Forgets a client as the log says.
@@ -279,7 +292,8 @@ impl Presences {
             let change = self.clients.get_mut(&client).and_then(|kept| kept.change.take());
             let Some(change) = change else { continue };
             if change == Change::Clear {
-                self.forget(&client);
+                let forgotten = self.forget(&client).map_or(0, |kept| kept.state.epoch);
+                self.forgotten_epoch = self.forgotten_epoch.max(forgotten);
             }
             return Some((client, change));
         }

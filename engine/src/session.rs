@@ -21,6 +21,7 @@ use protocol::{PacketId, SubscribeOptions, Will};
 use rustc_hash::FxHashMap;
 
 use crate::ConnId;
+use crate::behind::Behind;
 use crate::gap::Gaps;
 use crate::memory::{Account, Held, INCOMING_BYTES, SESSION_BYTES, SUBSCRIPTION_BYTES, entry_bytes};
 use crate::message::{Delivery, MsgNo, queue_bytes};
@@ -131,8 +132,8 @@ pub(crate) struct Session {
     pub(crate) holds_unreadable: bool,
     /// It gets all of its user's conversations.
     pub(crate) is_hearer: bool,
-    /// The first message that came after its connection ended, if it gets such then by cursors.
-    pub(crate) away: Option<MsgNo>,
+    /// What came while it had no connection, if it gets such by cursors, and has not got these yet.
+    pub(crate) behind: Option<Box<Behind>>,
     /// How far it is in stored messages that it asked for.
     pub(crate) replays: Option<Box<Replays>>,
     /// Numbers of conversations that it will not get and was not told of.
@@ -185,7 +186,7 @@ impl Session {
             suspicion: None,
             set_aside: None,
             is_hearer: false,
-            away: None,
+            behind: None,
             replays: None,
             gaps: None,
             is_over_limit: false,

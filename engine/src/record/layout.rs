@@ -13,6 +13,7 @@ use protocol::{PacketId, PublishProperties, QoS, RetainHandling, SubscribeOption
 use super::{
     Entry, FinalState, GroupNo, MessageEntry, Recipients, SessionNo, Source, TrackedRecipient, VERSION,
 };
+use crate::behind::{Behind, Stretch};
 use crate::body::Body;
 use crate::config::ReceiptsWanted;
 use crate::dedup::{Fingerprint, Published};
@@ -68,6 +69,8 @@ pub(super) mod kind {
     /// What is waited for to be read by so many that they are counted.
     pub(in crate::record) const READ_WISHED_COUNTED: u8 = 46;
     pub(in crate::record) const READER_LEFT: u8 = 47;
+    pub(in crate::record) const BEHIND: u8 = 48;
+    pub(in crate::record) const PRESENCE_FORGOTTEN: u8 = 49;
 }
 
 pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
@@ -149,6 +152,12 @@ pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
         }
         Entry::Away { session, since } => {
             w.u8(kind::AWAY).u64(session.0).u64(since.0);
+        }
+        Entry::Behind { session, behind } => {
+            w.u8(kind::BEHIND).u64(session.0).u16(behind.stretches().len() as u16);
+            for Stretch { after, since } in behind.stretches() {
+                w.str(after).u64(since.0);
+            }
         }
         Entry::Counters { message, session, group } => {
             w.u8(kind::COUNTERS).u64(*message).u64(*session).u64(*group);
@@ -257,6 +266,12 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
         kind::GROUP_FORGOTTEN => Entry::GroupForgotten { group: GroupNo(r.u64()?) },
         kind::GROUP => Entry::Group { group: GroupNo(r.u64()?), filter: r.str()? },
         kind::AWAY => Entry::Away { session: r.session()?, since: r.message()? },
+        kind::BEHIND => {
+            let (session, count) = (r.session()?, r.u16()?);
+            let stretch = |r: &mut Reader<'_>| Ok(Stretch { after: r.str()?, since: r.message()? });
+            let stretches = (0..count).map(|_| stretch(r)).collect::<Result<_, String>>()?;
+            Entry::Behind { session, behind: Behind::of(stretches) }
+        }
         of_im => return im::read_entry(r, of_im),
     })
 }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use protocol::{PacketId, QoS, SubscribeOptions, Will};
 
+use crate::behind::Behind;
 use crate::config::ReceiptsWanted;
 use crate::dedup::{Forgotten, Published};
 use crate::message::{Message, MsgNo};
@@ -361,6 +362,10 @@ pub(crate) enum Entry {
     PresenceCleared {
         client: ByteString,
     },
+    /// The highest epoch of a client of which nothing is known any more.
+    PresenceForgotten {
+        epoch: u64,
+    },
     /// A user's vote about a network; an interval of 0 takes it back.
     NetVote {
         net: ByteString,
@@ -421,6 +426,11 @@ pub(crate) enum Entry {
     Away {
         session: SessionNo,
         since: MsgNo,
+    },
+    /// The same when it has not got all its cursors since it was away before: all that it has missed, none = nothing.
+    Behind {
+        session: SessionNo,
+        behind: Behind,
     },
     /// The next numbers to give.
     Counters {

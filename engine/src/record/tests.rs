@@ -2,6 +2,7 @@
 
 use super::layout::kind;
 use super::*;
+use crate::behind::Stretch;
 use crate::body::{Body, BodySlot};
 use crate::dedup::Fingerprint;
 use crate::message::{Expiry, Flag, message_for_tests};
@@ -260,6 +261,14 @@ fn entries_added_by_version_3() -> Vec<Entry> {
             wish: Wish { seq: 3, id: "id-1".into(), sender: "s".into(), of: 60, left: 2 },
         },
         Entry::ReaderLeft { topic: "im/room".into(), user: "u".into(), joined: 1, read: 3 },
+        Entry::Behind {
+            session,
+            behind: Behind::of(vec![
+                Stretch { after: "".into(), since: MsgNo(9) },
+                Stretch { after: "im/room".into(), since: MsgNo(7) },
+            ]),
+        },
+        Entry::PresenceForgotten { epoch: 1_800_000_000_001 },
     ]
 }
 

@@ -267,6 +267,7 @@ impl Shard {
             in_conversation: is_conversation,
             bytes,
             packet_bytes_min: offer.topic.len() + offer.payload.len(),
+            is_tracked: wanted.is_some(),
         };
         let targets = self.targets(load, offer.by.session);
         let stored_recipient = targets
@@ -432,7 +433,7 @@ impl Shard {
         // [MQTT-3.8.3-3] No Local keeps a client's own messages away.
         let Matches { subscribers, groups } = &mut matches;
         if load.in_conversation && form == Form::Plain {
-            self.add_hearers(load.topic, subscribers);
+            self.add_hearers(load, subscribers);
         }
         subscribers.retain(|m| !(m.options.no_local && Some(m.session) == publisher));
         subscribers.sort_unstable_by_key(|m| (m.session, m.identifier));

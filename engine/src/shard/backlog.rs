@@ -12,6 +12,7 @@ use bytestring::ByteString;
 
 use super::Shard;
 use super::end::Ending;
+use super::mine::Missed;
 use crate::Now;
 use crate::message::MsgNo;
 use crate::receipt::Outcome;
@@ -51,6 +52,8 @@ pub(super) enum Work {
     Presences,
     /// The user left this conversation, of which messages wait at the session.
     Left(SessionNo, ByteString),
+    /// A session has come back: these conversations that it has missed have no cursors yet.
+    ComeBack(SessionNo, Missed),
     /// Sessions that watch their inbox are to be told what changed.
     Inboxes,
     /// A recipient whose session is gone.
@@ -89,12 +92,14 @@ impl Shard {
                 Work::Gather(group) => self.gather(now, group),
                 Work::Expire { message, after } => self.expire(now, message, after),
                 Work::Uncovered { session, topic, next, to, reason } => {
+                    self.uncovering_begins(&topic);
                     self.uncovered(now, session, topic, next, to, reason);
                 }
                 Work::GivenUp { message, after } => self.given_up(now, message, after),
                 Work::Retain(topic) => self.retain(now, &topic),
                 Work::Presences => self.tell_presences(now),
                 Work::Left(session, topic) => self.forget_left(now, session, topic),
+                Work::ComeBack(session, missed) => self.go_on_coming_back(session, missed),
                 Work::Inboxes => self.tell_inboxes(now),
                 Work::Lost { message, session, source } => {
                     let ending = Ending { session, message, source, packet_id: None, logged: false };
@@ -102,6 +107,29 @@ impl Shard {
                 }
             }
             self.finish(now);
+        }
+    }
+
+    /// Has the messages ended, from one number to another, that a cursor left out.
+    pub(super) fn uncover_later(
+        &mut self,
+        session: SessionNo,
+        topic: &ByteString,
+        next: u64,
+        to: u64,
+        reason: &'static str,
+    ) {
+        *self.uncovering.entry(topic.clone()).or_default() += 1;
+        let topic = topic.clone();
+        self.backlog.push_back(Work::Uncovered { session, topic, next, to, reason });
+    }
+
+    fn uncovering_begins(&mut self, topic: &ByteString) {
+        if let Some(left) = self.uncovering.get_mut(topic) {
+            *left -= 1;
+            if *left == 0 {
+                self.uncovering.remove(topic);
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use protocol::PacketId;
 use rustc_hash::FxHashSet;
 
 use super::Shard;
+use crate::behind::Behind;
 use crate::conversation::Stored;
 use crate::message::{Delivery, Flag, Message, MsgNo};
 use crate::record::{Entry, KeptMessage, RecordBuilder, SessionNo};
@@ -83,6 +84,10 @@ impl Shard {
         for (client, state) in presences {
             out.push(&Entry::Presence { client: client.clone(), state: state.clone() });
             out.close_if_full();
+        }
+        let epoch = self.presences.forgotten_epoch();
+        if epoch > 0 {
+            out.push(&Entry::PresenceForgotten { epoch });
         }
         let votes: BTreeSet<_> = self.networks.iter().collect();
         for (net, user, interval_s, at_unix_ms) in votes {
@@ -238,8 +243,8 @@ impl Checkpoint {
             Some((_, at_unix_ms)) => Entry::SessionDisconnected { session, expiry_s, at_unix_ms, will },
             None => Entry::SessionConnected { session, expiry_s, will },
         });
-        if let Some(since) = s.away.filter(|_| s.is_hearer && s.disconnected.is_some()) {
-            self.push(&Entry::Away { session, since });
+        if let Some(behind) = s.behind.as_ref().filter(|_| s.is_hearer) {
+            self.push(&Entry::Behind { session, behind: Behind::clone(behind) });
         }
         let subscriptions: BTreeMap<_, _> = s.subscriptions.iter().collect();
         for (filter, Subscription { options, identifier }) in subscriptions {

@@ -12,6 +12,7 @@ use rustc_hash::FxHashMap;
 
 use super::Shard;
 use super::backlog::Work;
+use super::preview::Previews;
 use crate::body::Body;
 use crate::message::{Delivery, Message};
 use crate::record::{GroupNo, SessionNo, Source, read_body};
@@ -22,10 +23,10 @@ use crate::{FetchId, Now, Output, Ticket};
 const OPEN_MAX: usize = 64;
 
 /// Messages that are read ahead for one session.
-const AHEAD_MESSAGES: usize = 64;
+pub(super) const AHEAD_MESSAGES: usize = 64;
 
 /// Bytes of messages that are read ahead for one session, the last one's not counted.
-const AHEAD_BYTES: usize = 256 * 1024;
+pub(super) const AHEAD_BYTES: usize = 256 * 1024;
 
 /// What is to be read, and what for.
 #[derive(Debug)]
@@ -36,12 +37,16 @@ pub(super) enum FetchFor {
     Group { session: SessionNo, group: Option<GroupNo>, then: Work },
     /// One message that another member of its group gets; the work goes on then.
     One { message: Arc<Message>, then: Work },
+    /// Newest messages of conversations, for who looks at the list of them.
+    Previews(Previews),
 }
 
 /// A request that is out.
 #[derive(Debug)]
 struct Fetching {
     wanted: Vec<Arc<Message>>,
+    /// How many of them somebody holds; the others are wanted while their conversations keep them.
+    held: usize,
     purpose: FetchFor,
 }
 
@@ -81,11 +86,16 @@ impl Shard {
         self.fetches.waiting.push_back(FetchFor::One { message, then });
     }
 
+    /// Has messages read for their previews.
+    pub(super) fn fetch_previews(&mut self, previews: Previews) {
+        self.fetches.waiting.push_back(FetchFor::Previews(previews));
+    }
+
     /// Sends the requests whose turn it is.
     pub(super) fn start_fetches(&mut self) {
         while self.fetches.open.len() < OPEN_MAX {
             let Some(purpose) = self.fetches.waiting.pop_front() else { return };
-            let wanted = self.wanted(&purpose);
+            let (wanted, held) = self.wanted(&purpose);
             if wanted.is_empty() {
                 // Somebody else has had it read, or it is gone.
                 self.goes_on(purpose);
@@ -95,13 +105,13 @@ impl Shard {
             self.fetches.next += 1;
             let places = wanted.iter().map(|message| Ticket(message.place())).collect();
             self.gate.fetch(Output::Fetch { fetch, places });
-            self.fetches.open.insert(fetch, Fetching { wanted, purpose });
+            self.fetches.open.insert(fetch, Fetching { wanted, held, purpose });
         }
     }
 
     /// Takes the records that were asked for.
     pub(super) fn fetched(&mut self, now: Now, fetch: FetchId, records: &[Option<Bytes>]) {
-        let Some(Fetching { wanted, purpose }) = self.fetches.open.remove(&fetch) else { return };
+        let Some(Fetching { wanted, held, purpose }) = self.fetches.open.remove(&fetch) else { return };
         for (at, message) in wanted.iter().enumerate() {
             // What has ended meanwhile nobody needs; its record may be gone too.
             if message.body.is_here() || Arc::strong_count(message) == 1 {
@@ -110,7 +120,10 @@ impl Shard {
             let record = records.get(at).and_then(Option::as_ref);
             let body = record.and_then(|record| read_body(record, message.no));
             self.stats.bodies_fetched += u64::from(body.is_some());
-            self.stats.bodies_lost += u64::from(body.is_none());
+            // What its conversation gave up meanwhile is not lost: nobody wants it any more.
+            let is_kept = |seq| self.conversations.get(&message.topic, seq).is_some();
+            let is_wanted = at < held || message.seq.is_some_and(is_kept);
+            self.stats.bodies_lost += u64::from(body.is_none() && is_wanted);
             self.bodies.restore(message, body.unwrap_or_else(Body::lost));
         }
         drop(wanted);
@@ -125,6 +138,7 @@ impl Shard {
                 self.backlog.push_front(then);
                 self.work_off(now);
             }
+            FetchFor::Previews(previews) => self.previews_read(now, previews),
         }
     }
 
@@ -137,20 +151,26 @@ impl Shard {
                 }
             }
             FetchFor::Group { then, .. } | FetchFor::One { then, .. } => self.backlog.push_back(then),
+            // Nobody else has these messages: their bodies are away.
+            FetchFor::Previews(_) => {}
         }
     }
 
-    /// The messages without a body among those that are needed next.
-    fn wanted(&self, purpose: &FetchFor) -> Vec<Arc<Message>> {
-        match *purpose {
+    /// The messages without a body among those that are needed next, and how many of them somebody holds.
+    fn wanted(&self, purpose: &FetchFor) -> (Vec<Arc<Message>>, usize) {
+        let held = match *purpose {
             FetchFor::One { ref message, .. } if message.body.is_here() => Vec::new(),
             FetchFor::One { ref message, .. } => vec![message.clone()],
+            FetchFor::Previews(Previews { ref messages, .. }) => {
+                return (messages.iter().map(|(_, message)| message.clone()).collect(), 0);
+            }
             FetchFor::Session(session) => {
                 let session = self.by_no.get(&session).map(|key| &self.sessions[*key]);
-                let Some(session) = session.filter(|s| s.conn.is_some()) else { return Vec::new() };
+                let Some(session) = session.filter(|s| s.conn.is_some()) else { return Default::default() };
                 let is_due = |f: &&InFlight| !f.on_this_connection && f.state == FlightState::Sent;
                 let in_flight = session.in_flight.iter().filter(is_due).map(|f| &f.delivery);
                 let mut wanted = absent(in_flight.chain(session.queue.iter_out()));
+                let held = wanted.len();
                 let ahead = session.replays.iter().flat_map(|replays| replays.ahead());
                 let mut bytes = 0;
                 let has_room = |message: &&Arc<Message>| {
@@ -160,17 +180,20 @@ impl Shard {
                 };
                 let ahead = ahead.filter(|message| !message.body.is_here());
                 wanted.extend(ahead.take(AHEAD_MESSAGES).take_while(has_room).cloned());
-                wanted
+                return (wanted, held);
             }
             FetchFor::Group { session, group, .. } => {
                 let is_of = |d: &&Delivery| group.is_none_or(|group| d.source() == Source::Group(group));
                 if let Some(key) = self.by_no.get(&session) {
-                    return absent(self.sessions[*key].queue.iter().filter(is_of));
+                    absent(self.sessions[*key].queue.iter().filter(is_of))
+                } else {
+                    let remains = self.remains.get(&session);
+                    absent(remains.into_iter().flat_map(|r| r.iter()).map(|(_, d)| d).filter(is_of))
                 }
-                let remains = self.remains.get(&session);
-                absent(remains.into_iter().flat_map(|r| r.iter()).map(|(_, d)| d).filter(is_of))
             }
-        }
+        };
+        let all = held.len();
+        (held, all)
     }
 }
 

@@ -15,8 +15,9 @@ use rustc_hash::FxHashMap;
 use super::Shard;
 use super::accept::Refused;
 use super::backlog::Work;
+use super::preview::{PreviewFor, Previews};
 use super::queue::Way;
-use crate::ask::Answer;
+use crate::ask::{Answer, AskId};
 use crate::conversation::Head;
 use crate::member::{Last, Member, Roll, RollKey};
 use crate::message::{Delivery, Message, Origin};
@@ -51,6 +52,8 @@ struct Watching {
     told: Option<u64>,
     /// Conversations that its user left since.
     left: Vec<ByteString>,
+    /// Previews are being read for it.
+    is_reading: bool,
 }
 
 impl Shard {
@@ -160,6 +163,10 @@ impl Shard {
             },
             None => Some(self.list(&user, None, INBOX_ENTRIES_MAX, self.list_bytes_max(conn))),
         };
+        let unknown = inbox.as_ref().map_or(Vec::new(), |inbox| self.unknown_previews(now, inbox));
+        if !unknown.is_empty() {
+            return self.read_previews(key, unknown);
+        }
         let version = self.members.version();
         if let Some(watching) = self.inboxes.sessions.get_mut(&key) {
             (watching.told, watching.left) = (Some(version), Vec::new());
@@ -169,6 +176,23 @@ impl Shard {
             // Too large as changes: as a list it is cut to what the client takes.
             let list = self.list(&user, None, INBOX_ENTRIES_MAX, self.list_bytes_max(conn));
             self.send_inbox(now, key, conn, &list);
+        }
+    }
+
+    /// Has previews read that a session is to be told, unless that is under way.
+    fn read_previews(&mut self, key: SessionKey, messages: Vec<(RollKey, Arc<Message>)>) {
+        let Some(watching) = self.inboxes.sessions.get_mut(&key) else { return };
+        if !std::mem::replace(&mut watching.is_reading, true) {
+            let waiting = PreviewFor::Session(self.sessions[key].no);
+            self.fetch_previews(Previews { messages, waiting });
+        }
+    }
+
+    /// Previews were read for a session.
+    pub(super) fn go_on_telling_inbox(&mut self, now: Now, key: SessionKey) {
+        if let Some(watching) = self.inboxes.sessions.get_mut(&key) {
+            watching.is_reading = false;
+            self.tell_inbox(now, key);
         }
     }
 
@@ -262,16 +286,32 @@ impl Shard {
     }
 
     /// Answers who asks over HTTP.
-    pub(super) fn inbox_page(&self, user: &str, cursor: Option<&str>, limit: usize) -> Answer {
-        let after = match cursor.map(parse_cursor) {
+    pub(super) fn answer_inbox(
+        &mut self,
+        now: Now,
+        ask: AskId,
+        user: ByteString,
+        cursor: Option<ByteString>,
+        limit: usize,
+    ) {
+        let after = match cursor.as_deref().map(parse_cursor) {
             None => None,
             Some(Some(after)) => Some(after),
-            Some(None) => return Answer::Invalid("the cursor is not one of the field next".to_owned()),
+            Some(None) => {
+                let what = "the cursor is not one of the field next";
+                return self.answer(ask, Answer::Invalid(what.to_owned()));
+            }
         };
         let limit = limit.clamp(1, INBOX_ENTRIES_MAX);
         let after = after.as_ref().map(|(ts, topic)| (*ts, topic.as_str()));
-        let page = self.list(user, after, limit, usize::MAX);
-        Answer::Json(serde_json::to_string(&page).expect("a struct of strings and numbers is JSON"))
+        let page = self.list(&user, after, limit, usize::MAX);
+        let messages = self.unknown_previews(now, &page);
+        if !messages.is_empty() {
+            let waiting = PreviewFor::Page { ask, user, cursor, limit };
+            return self.fetch_previews(Previews { messages, waiting });
+        }
+        let page = serde_json::to_string(&page).expect("a struct of strings and numbers is JSON");
+        self.answer(ask, Answer::Json(page));
     }
 
     /// Moves a user's read position; the change is in the turn's record.
@@ -344,13 +384,20 @@ impl Shard {
             if next <= end.seq {
                 self.members.miss(roll, next, end.seq);
             }
-            let newest = self.conversations.get(&topic, end.seq).map(|stored| {
-                let from = self.conversations.sender(stored.sender).cloned().unwrap_or_default();
-                Last { seq: stored.seq, from, ts_unix_ms: stored.ts_unix_ms, preview: None }
-            });
-            self.members.set_last(roll, newest);
+            self.find_last(&topic);
             self.unread_due(now, roll);
         }
+    }
+
+    /// Finds the newest message of a conversation with members; its preview is read when it is asked for.
+    pub(super) fn find_last(&mut self, topic: &ByteString) {
+        let Some(roll) = self.members.roll(topic) else { return };
+        let newest = self.conversations.get(topic, self.conversations.last_seq(topic)).map(|stored| {
+            let from = self.conversations.sender(stored.sender).cloned().unwrap_or_default();
+            let (seq, ts_unix_ms) = (stored.seq, stored.ts_unix_ms);
+            Last { seq, from, ts_unix_ms, preview: None, is_preview_known: false }
+        });
+        self.members.set_last(roll, newest);
     }
 
     /// The oldest messages of a conversation are not kept any more.

@@ -4,6 +4,7 @@ use bytestring::ByteString;
 use protocol::filter_matches;
 
 use super::backlog::{ENDS_PER_TURN_MAX, Work};
+use super::share::Load;
 use super::{Shard, Wait};
 use crate::ask::{Answer, AskId, Question};
 use crate::conversation::Head;
@@ -33,8 +34,15 @@ impl Shard {
             Question::SetAside { client } => self.list_set_aside(&client),
             Question::Replay { client, message } => self.replay_set_aside(now, &client, message),
             Question::Drop { client, message } => self.drop_set_aside(&client, message),
-            Question::Inbox { user, cursor, limit } => self.inbox_page(&user, cursor.as_deref(), limit),
+            Question::Inbox { user, cursor, limit } => {
+                return self.answer_inbox(now, ask, user, cursor, limit);
+            }
         };
+        self.answer(ask, answer);
+    }
+
+    /// Answers who asked, when what the answer vouches for is durable.
+    pub(super) fn answer(&mut self, ask: AskId, answer: Answer) {
         // What was done before and is not durable yet is answered for, too.
         let wait = Wait::Ticket(self.last_or_this_ticket());
         self.turn.sends.push((wait, NOBODY, Output::Answered { ask, answer }));
@@ -65,7 +73,11 @@ impl Shard {
         }
         let head = self.conversations.end(&topic);
         let (joined, read) = (head.seq, head.seq);
+        let is_first = self.members.roll(&topic).is_none();
         self.members.join(&topic, &user, joined, read, head);
+        if is_first {
+            self.find_last(&topic);
+        }
         self.write(&Entry::Member { topic, user: user.clone(), joined, read });
         self.inbox_touched(now, &user);
         Answer::Done
@@ -125,7 +137,13 @@ impl Shard {
         let body = message.body.load();
         let preview = body.as_deref().and_then(|body| protocol::im::preview(&body.payload));
         let preview = preview.map(ByteString::from);
-        let last = Last { seq, from: compact(&from), ts_unix_ms: message.ts_unix_ms, preview };
+        let last = Last {
+            seq,
+            from: compact(&from),
+            ts_unix_ms: message.ts_unix_ms,
+            preview,
+            is_preview_known: true,
+        };
         self.members.set_last(roll, Some(last));
         self.unread_due(now, roll);
         self.inbox_changed(now, roll);
@@ -141,17 +159,23 @@ impl Shard {
     pub(super) fn unhear_mine(&mut self, key: SessionKey) {
         let session = &mut self.sessions[key];
         session.is_hearer = false;
+        session.behind = None;
         self.members.unhear(&session.user, key);
     }
 
     /// Adds the sessions that get a conversation's message as their user's: those that are connected only if they
-    /// may read it. Of the others nobody knows what they may; they are asked for when it is sent.
-    pub(super) fn add_hearers(&mut self, topic: &str, found: &mut Vec<Subscriber>) {
-        let Some(roll) = self.members.roll(topic) else { return };
+    /// may read it. Of the others nobody knows what they may; they are asked for when it is sent. Those that will find
+    /// it in the conversation are only looked up when somebody wants to know what becomes of it there.
+    pub(super) fn add_hearers(&mut self, load: Load<'_>, found: &mut Vec<Subscriber>) {
+        let Some(roll) = self.members.roll(load.topic) else { return };
         for at in 0..self.members.hearers(roll).len() {
             let hearer = self.members.hearers(roll)[at];
-            let conn = self.sessions[hearer.session].conn;
-            if conn.is_none_or(|conn| self.may_send(conn, topic)) {
+            let session = &self.sessions[hearer.session];
+            let is_later = session.behind.as_ref().is_some_and(|behind| behind.since(load.topic).is_some());
+            if is_later && !load.is_tracked {
+                continue;
+            }
+            if session.conn.is_none_or(|conn| self.may_send(conn, load.topic)) {
                 found.push(hearer);
             }
         }

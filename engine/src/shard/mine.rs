@@ -2,46 +2,118 @@
 //!
 //! Nothing is queued for them: when the connection of such a session ends, the number of the next message is noted,
 //! and what its user gets as a member from then on stays in the conversations alone. When it comes back, a cursor
-//! begins in each conversation that has newer messages. So a message costs nothing a member that is away, neither in
+//! begins in each conversation that has newer messages, some hundred at a time; the others go on being missed until
+//! then. So a message costs nothing a member that is away, neither in
 //! the log nor in memory.
 
 use bytestring::ByteString;
 
 use super::Shard;
 use super::backlog::Work;
+use crate::behind::Behind;
 use crate::message::{MsgNo, Origin};
-use crate::record::{Entry, Form};
+use crate::record::{Entry, Form, SessionNo};
 use crate::route::SessionKey;
 
 /// Conversations with what a session has missed of them: the first number, in the order of topics.
 pub(super) type Missed = Vec<(ByteString, u64)>;
+
+/// Cursors that begin in one turn when a session comes back.
+const CURSORS_PER_TURN: usize = 256;
+
+/// Beginning one, in things looked at.
+const EFFORT_OF_CURSOR: usize = 16;
 
 impl Shard {
     /// The connection of a session has ended.
     pub(super) fn go_away(&mut self, key: SessionKey) {
         let since = MsgNo(self.next_message);
         let session = &mut self.sessions[key];
-        session.away = None;
-        if session.is_hearer && session.durable {
-            session.away = Some(since);
-            let session = session.no;
-            self.write(&Entry::Away { session, since });
+        if !session.is_hearer || !session.durable {
+            session.behind = None;
+            return;
+        }
+        let is_first = session.behind.is_none();
+        let behind = session.behind.get_or_insert_default();
+        behind.go_away(since);
+        let (session, behind) = (session.no, Behind::clone(behind));
+        self.write(&match is_first {
+            true => Entry::Away { session, since },
+            false => Entry::Behind { session, behind },
+        });
+    }
+
+    /// A session is connected again: what it missed comes by cursors. The log has forgotten what it had missed.
+    pub(super) fn come_back(&mut self, key: SessionKey) {
+        if self.sessions[key].behind.is_some() {
+            let missed = self.missed(key);
+            self.cover_next(key, missed, false);
         }
     }
 
-    /// A session is connected again: what it missed comes by cursors.
-    pub(super) fn come_back(&mut self, key: SessionKey) {
-        let missed = self.missed(key);
-        self.sessions[key].away = None;
+    /// Begins the next cursors of a session that came back.
+    pub(super) fn go_on_coming_back(&mut self, no: SessionNo, mut missed: Missed) {
+        let Some(&key) = self.by_no.get(&no) else { return };
+        let session = &self.sessions[key];
+        // It is away again, or has come back once more: then what is left has a list of its own.
+        let Some(behind) = session.behind.as_ref().filter(|_| session.conn.is_some()) else { return };
+        missed.retain(|(topic, _)| behind.since(topic).is_some());
+        self.cover_next(key, missed, true);
+        self.drain_later(key);
+    }
+
+    /// Begins all cursors at once that a session has not got yet.
+    pub(super) fn come_back_now(&mut self, key: SessionKey) {
+        if self.sessions[key].behind.is_some() {
+            let missed = self.missed(key);
+            self.caught_up(key, true);
+            self.cover(key, missed);
+        }
+    }
+
+    /// Begins the first of these cursors; the others come later. Until then their conversations are missed as before.
+    fn cover_next(&mut self, key: SessionKey, mut missed: Missed, is_logged: bool) {
+        if missed.is_empty() {
+            // What came meanwhile in conversations that nothing was missed of.
+            missed = self.missed(key);
+        }
+        let rest = missed.split_off(missed.len().min(CURSORS_PER_TURN));
+        self.effort += missed.len() * EFFORT_OF_CURSOR;
+        match missed.last().map(|(topic, _)| topic.clone()) {
+            Some(last) if !rest.is_empty() || is_logged => {
+                let session = &mut self.sessions[key];
+                let no = session.no;
+                if let Some(behind) = &mut session.behind {
+                    behind.come_to(&last);
+                    let behind = Behind::clone(behind);
+                    self.write(&Entry::Behind { session: no, behind });
+                }
+                self.backlog.push_back(Work::ComeBack(no, rest));
+            }
+            _ => self.caught_up(key, is_logged),
+        }
         self.cover(key, missed);
     }
 
-    /// Finds what a session that is away has missed.
+    /// A session has missed nothing any more.
+    fn caught_up(&mut self, key: SessionKey, is_logged: bool) {
+        let session = &mut self.sessions[key];
+        session.behind = None;
+        if is_logged && session.durable {
+            let (session, behind) = (session.no, Behind::default());
+            self.write(&Entry::Behind { session, behind });
+        }
+    }
+
+    /// Finds what a session has missed.
     fn missed(&self, key: SessionKey) -> Missed {
         let session = &self.sessions[key];
-        let Some(since) = session.away.filter(|_| session.is_hearer) else { return Missed::new() };
+        let Some(behind) = session.behind.as_ref().filter(|_| session.is_hearer) else {
+            return Missed::new();
+        };
         let all = self.members.conversations_of(&session.user);
         let first = all.filter_map(|(_, roll, member)| {
+            let since = behind.since(&roll.topic)?;
             let first = self.conversations.seq_of(&roll.topic, since)?.max(member.joined + 1);
             (first <= self.conversations.last_seq(&roll.topic)).then(|| (roll.topic.clone(), first))
         });
@@ -53,7 +125,7 @@ impl Shard {
     /// Has conversations come to a session by cursors from these numbers on.
     fn cover(&mut self, key: SessionKey, missed: Missed) {
         for (topic, first) in missed {
-            if self.is_covered(key, &topic, Form::Plain) {
+            if self.cursor(key, &topic, Form::Plain).is_some() {
                 continue;
             }
             let kept = self.conversations.first_seq(&topic);
@@ -99,13 +171,18 @@ impl Shard {
 
     /// Whether a conversation's messages are not queued for a session because it is away.
     pub(super) fn is_away_from(&self, key: SessionKey, topic: &str) -> bool {
-        let session = &self.sessions[key];
-        session.away.is_some() && session.is_hearer && self.members.is_member(topic, &session.user)
+        self.missed_since(key, topic).is_some()
     }
 
     /// Whether a message comes to a session when that comes back.
     pub(super) fn comes_then(&self, key: SessionKey, topic: &str, message: MsgNo) -> bool {
-        self.sessions[key].away.is_some_and(|since| message >= since) && self.is_away_from(key, topic)
+        self.missed_since(key, topic).is_some_and(|since| message >= since)
+    }
+
+    fn missed_since(&self, key: SessionKey, topic: &str) -> Option<MsgNo> {
+        let session = &self.sessions[key];
+        let since = session.behind.as_ref().filter(|_| session.is_hearer)?.since(topic)?;
+        self.members.is_member(topic, &session.user).then_some(since)
     }
 
     /// The user of a session is about to leave a conversation; what the session has missed of it comes only if
@@ -125,7 +202,7 @@ impl Shard {
 
     /// A session that may be away ends: nobody gets what it has missed.
     pub(super) fn end_all_missed(&mut self, key: SessionKey) {
-        if self.sessions[key].away.is_some() {
+        if self.sessions[key].behind.is_some() {
             let missed = self.missed(key);
             self.end_missed(key, missed, "session_ended");
         }
@@ -135,7 +212,7 @@ impl Shard {
         let session = self.sessions[key].no;
         for (topic, next) in missed {
             let to = self.conversations.last_seq(&topic);
-            self.backlog.push_back(Work::Uncovered { session, topic, next, to, reason });
+            self.uncover_later(session, &topic, next, to, reason);
         }
     }
 }

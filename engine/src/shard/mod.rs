@@ -27,6 +27,7 @@ mod memory;
 mod mine;
 mod poison;
 mod presence;
+mod preview;
 mod probe;
 mod publish;
 mod queue;
@@ -122,6 +123,8 @@ pub struct Shard {
     memory: Memory,
     timers: Timers,
     backlog: VecDeque<Work>,
+    /// How much of it is about what ended cursors left out, by conversation.
+    uncovering: ByName<u32>,
     /// `Work::Presences` is among it.
     is_telling_presences: bool,
     /// The newest record that more than the presence of clients is in.
@@ -262,6 +265,7 @@ impl Shard {
             account,
             timers: Timers::default(),
             backlog: VecDeque::new(),
+            uncovering: ByName::default(),
             is_telling_presences: false,
             promised: 0,
             effort: 0,

@@ -122,7 +122,12 @@ impl Shard {
             if self.turn.record.len() >= RECORD_BYTES {
                 break;
             }
+            let forgotten = self.presences.forgotten_epoch();
             let Some((client, change)) = self.presences.take_change() else { break };
+            if self.presences.forgotten_epoch() > forgotten {
+                let epoch = self.presences.forgotten_epoch();
+                self.write(&Entry::PresenceForgotten { epoch });
+            }
             match (change, self.presences.get(&client).cloned()) {
                 (Change::Clear, _) | (_, None) => {
                     self.write(&Entry::PresenceCleared { client: client.clone() });

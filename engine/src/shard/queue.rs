@@ -7,11 +7,11 @@ use std::num::NonZeroU64;
 use super::Shard;
 use super::accept::{Refused, Target};
 use super::backlog::{ENDS_PER_TURN_MAX, Work};
-use crate::message::Delivery;
+use crate::message::{Delivery, MsgNo};
 use crate::planted::Planted;
 use crate::principal::lower;
 use crate::receipt::Outcome;
-use crate::record::{Form, SessionNo};
+use crate::record::{Form, SessionNo, Source};
 use crate::route::SessionKey;
 use crate::{ConnId, Now, OnFull};
 use protocol::ReasonCode;
@@ -123,10 +123,15 @@ impl Shard {
     pub(super) fn enqueue(&mut self, now: Now, key: SessionKey, mut delivery: Delivery) {
         let limits = self.queue_limits(key);
         let bytes = delivery.message.bytes();
-        if !self.collapse(now, key, &delivery) {
+        let older = self.sessions[key].queue.with_key_of(&delivery);
+        // A shared group may bring an older message later.
+        if older.is_some_and(|waiting| waiting > delivery.message.no) {
             return self.end_unlogged(now, key, &delivery, Outcome::Dropped(COLLAPSED));
         }
-        let is_full = self.is_full_for(key, 1, bytes);
+        let is_full = match older {
+            None => self.is_full_for(key, 1, bytes),
+            Some(older) => self.is_full_instead(key, older, delivery.source(), bytes),
+        };
         let is_shed = delivery.qos == QoS::AtMostOnce && !self.may_queue_at_most_once();
         let session = &mut self.sessions[key];
         // What can never fit empties no queue, and QoS 0 takes the place of QoS 0 only. A queue that refuses
@@ -136,8 +141,13 @@ impl Shard {
             && bytes <= limits.bytes_max
             && (delivery.qos > QoS::AtMostOnce || session.queue.holds_at_most_once());
         if (is_full && !makes_room) || is_shed {
+            // What it was to take the place of stays.
             return self.end_unlogged(now, key, &delivery, Outcome::Dropped("queue_full"));
         }
+        if let Some(older) = older {
+            self.collapse(now, key, older, delivery.source());
+        }
+        let session = &mut self.sessions[key];
         if session.logs(&delivery) {
             self.turn.record.push(&delivery.queued(session.no, None));
         } else {
@@ -150,17 +160,21 @@ impl Shard {
         }
     }
 
-    /// Takes the message out whose place another one takes that has the same collapse key. Says whether that is
-    /// the newer one: a shared group may bring an older message later.
-    fn collapse(&mut self, now: Now, key: SessionKey, delivery: &Delivery) -> bool {
-        let Some(waiting) = self.sessions[key].queue.with_key_of(delivery) else { return true };
-        if waiting > delivery.message.no {
-            return false;
-        }
-        if let Some(older) = self.sessions[key].remove_waiting(waiting, delivery.source()) {
+    /// Whether the queue has no room for a message of so many bytes in the place of one that waits.
+    fn is_full_instead(&self, key: SessionKey, older: MsgNo, source: Source, bytes: usize) -> bool {
+        let (session, limits) = (&self.sessions[key], self.queue_limits(key));
+        // Mostly there is room without looking for it.
+        let fits = |of_older: usize| session.queue.bytes() - of_older + bytes <= limits.bytes_max;
+        let is_it = |d: &&Delivery| d.message.no == older && d.source() == source;
+        let older_bytes = || session.queue.iter().find(is_it).map_or(0, |older| older.message.bytes());
+        session.queue.len() > limits.messages_max || (!fits(0) && !fits(older_bytes()))
+    }
+
+    /// Takes the message out whose place a newer one takes that has the same collapse key.
+    fn collapse(&mut self, now: Now, key: SessionKey, older: MsgNo, source: Source) {
+        if let Some(older) = self.sessions[key].remove_waiting(older, source) {
             self.end_waiting(now, key, &older, Outcome::Dropped(COLLAPSED));
         }
-        true
     }
 
     /// Drops what is too much: QoS 0 first, then the oldest.

@@ -14,6 +14,7 @@ use super::Shard;
 use super::backlog::Work;
 use super::checkpoint::RECORD_BYTES;
 use super::share::Remains;
+use crate::behind::Behind;
 use crate::conversation::{Head, SenderNo, Stored};
 use crate::message::{Delivery, Expiry, Message, Origin};
 use crate::planted::Planted;
@@ -128,7 +129,7 @@ impl Shard {
             }
             Entry::SessionConnected { session, expiry_s, will } => {
                 let session = self.logged_session(session)?;
-                (session.expiry_s, session.disconnected, session.away) = (expiry_s, None, None);
+                (session.expiry_s, session.disconnected, session.behind) = (expiry_s, None, None);
                 session.keep_will(will);
             }
             Entry::SessionDisconnected { session, expiry_s, at_unix_ms, will } => {
@@ -175,6 +176,7 @@ impl Shard {
             }
             Entry::Presence { client, state } => self.presences.restore(client, state),
             Entry::PresenceCleared { client } => self.presences.cleared(&client),
+            Entry::PresenceForgotten { epoch } => self.presences.restore_forgotten(epoch),
             Entry::NetVote { net, user, interval_s, at_unix_ms } => {
                 self.networks.set(&net, &user, interval_s, at_unix_ms);
             }
@@ -203,7 +205,15 @@ impl Shard {
             Entry::TakenBack { session, message } => {
                 self.logged_session(session)?.take_set_aside(message);
             }
-            Entry::Away { session, since } => self.logged_session(session)?.away = Some(since),
+            Entry::Away { session, since } => {
+                let mut behind = Behind::default();
+                behind.go_away(since);
+                self.logged_session(session)?.behind = Some(Box::new(behind));
+            }
+            Entry::Behind { session, behind } => {
+                let some = !behind.stretches().is_empty();
+                self.logged_session(session)?.behind = some.then(|| Box::new(behind));
+            }
             Entry::Counters { message, session, group } => {
                 self.groups.begin_at(group);
                 self.next_message = self.next_message.max(message);

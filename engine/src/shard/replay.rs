@@ -12,7 +12,6 @@ use protocol::im::MINE_FILTER;
 use protocol::{ReasonCode, filter_matches};
 
 use super::Shard;
-use super::backlog::Work;
 use super::end::Ending;
 use crate::Now;
 use crate::message::{Delivery, Message, MsgNo, Origin};
@@ -293,15 +292,14 @@ impl Shard {
         let session = self.sessions[key].no;
         self.set_cursor(key, topic, form, None);
         let to = self.conversations.last_seq(topic);
-        self.backlog.push_back(Work::Uncovered { session, topic: topic.clone(), next, to, reason });
+        self.uncover_later(session, topic, next, to, reason);
     }
 
     /// A session ends: so do its cursors.
     pub(super) fn end_cursors(&mut self, session: SessionNo, replays: &Replays) {
         for (topic, _, cursor) in replays.iter() {
-            let (topic, to) = (topic.clone(), self.conversations.last_seq(topic));
-            let (next, reason) = (cursor.next, "session_ended");
-            self.backlog.push_back(Work::Uncovered { session, topic, next, to, reason });
+            let to = self.conversations.last_seq(topic);
+            self.uncover_later(session, topic, cursor.next, to, "session_ended");
         }
     }
 
@@ -322,7 +320,7 @@ impl Shard {
             self.end_at(now, session, *message, Outcome::Dropped(reason));
         }
         if let Some((last, _)) = portion.last().filter(|_| portion.len() == NUMBERS_PER_TURN) {
-            self.backlog.push_back(Work::Uncovered { session, topic, next: last + 1, to, reason });
+            self.uncover_later(session, &topic, last + 1, to, reason);
         }
     }
 

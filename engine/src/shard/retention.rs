@@ -25,7 +25,7 @@ impl Shard {
             return;
         }
         // What a cursor that has ended left out is found by the index: first that.
-        if self.backlog.iter().any(|work| matches!(work, Work::Uncovered { topic: of, .. } if of == topic)) {
+        if self.uncovering.contains_key(topic) {
             return self.backlog.push_back(Work::Retain(topic.clone()));
         }
         let mut first_seq = None;

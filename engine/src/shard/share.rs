@@ -151,6 +151,8 @@ pub(super) struct Load<'a> {
     pub(super) bytes: usize,
     /// Bytes that its PUBLISH has at least.
     pub(super) packet_bytes_min: usize,
+    /// Whether recipients must be known that get it later out of the conversation.
+    pub(super) is_tracked: bool,
 }
 
 impl<'a> Load<'a> {
@@ -161,6 +163,7 @@ impl<'a> Load<'a> {
             in_conversation: message.seq.is_some(),
             bytes: message.bytes(),
             packet_bytes_min: message.topic.len() + message.payload_bytes as usize,
+            is_tracked: false,
         }
     }
 }

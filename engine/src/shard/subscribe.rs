@@ -98,6 +98,8 @@ impl Shard {
         let is_new = self.check_subscription(key, &wanted.filter.full)?;
         let starts = match wanted.start {
             Some(start) if wanted.brings_messages() => {
+                // What it missed must not come where it asks for something else.
+                self.come_back_now(key);
                 self.find_starts(key, topics_of(&wanted.filter.full), wanted.form, start, allowance)?
             }
             _ => Vec::new(),
@@ -298,6 +300,10 @@ impl Shard {
         let Ok((filter, _)) = take_start(filter) else { return ReasonCode::TopicFilterInvalid };
         if TopicFilter::parse(filter.clone()).is_err() {
             return ReasonCode::TopicFilterInvalid;
+        }
+        if filter == *im::MINE_FILTER {
+            // What it missed ends with its cursors.
+            self.come_back_now(key);
         }
         if !self.remove_subscription(key, &filter) {
             return ReasonCode::NoSubscriptionExisted;

@@ -429,7 +429,9 @@ impl World {
             assert!(s.queue.len() <= config.queue_messages_max && s.queue.bytes() <= config.queue_bytes_max);
             assert!(s.subscriptions.len() <= config.subscriptions_max);
             assert_eq!(s.conn.is_some(), s.disconnected.is_none());
-            assert!(s.conn.is_none() || s.away.is_none(), "away while it is connected");
+            let is_behind = s.behind.as_ref().is_some_and(|behind| !behind.stretches().is_empty());
+            assert_eq!(s.behind.is_some(), is_behind, "behind nothing");
+            assert!(s.is_hearer || !is_behind, "behind without hearing");
             assert_eq!(s.is_hearer, s.subscriptions.contains_key(im::MINE_FILTER));
             rights::check(&self.shard, s);
             if let Some(conn) = s.conn {

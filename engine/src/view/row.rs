@@ -63,6 +63,8 @@ pub(crate) enum Family {
     Member = 104,
     /// What is waited for to be read of a conversation, by its topic.
     ReadWishes = 105,
+    /// The highest epoch of a client that was forgotten.
+    PresenceForgotten = 106,
     // What follows is for the view's own use: it is not taken back.
     /// Which records hold something that is needed, by pages of their numbers.
     Places = 200,
@@ -132,8 +134,8 @@ pub(crate) enum Part {
     Incoming(PacketId),
     /// How far it is in a conversation's stored messages; `Entry::Replayed` moves it too.
     Cursor(bytestring::ByteString, Form),
-    /// Since when it has no connection, if it gets its user's conversations; the newest connection may be newer.
-    Away,
+    /// What it has missed, if it gets its user's conversations: a new connection says it anew.
+    Behind,
     /// What it will not get of a conversation.
     Holes(bytestring::ByteString, Form),
     /// A message that was set aside.
@@ -160,7 +162,11 @@ impl Row {
             Entry::IncomingReleased { session, packet_id } => {
                 Self::DeletePart(*session, Part::Incoming(*packet_id))
             }
-            Entry::Away { session, .. } => Self::PutPart(*session, Part::Away),
+            Entry::Away { session, .. } => Self::PutPart(*session, Part::Behind),
+            Entry::Behind { session, behind } if behind.stretches().is_empty() => {
+                Self::DeletePart(*session, Part::Behind)
+            }
+            Entry::Behind { session, .. } => Self::PutPart(*session, Part::Behind),
             Entry::Cursor { session, topic, form, next } => {
                 let part = Part::Cursor(topic.clone(), *form);
                 match next {
@@ -184,6 +190,7 @@ impl Row {
                 Self::DeleteRange(published(user, *from), published(user, *to))
             }
             Entry::Presence { client, .. } => Self::Put(Key::new(Family::Presence).last(client)),
+            Entry::PresenceForgotten { .. } => Self::Put(Key::new(Family::PresenceForgotten)),
             Entry::PresenceCleared { client } => Self::Delete(Key::new(Family::Presence).last(client)),
             Entry::NetVote { net, user, interval_s, .. } => {
                 let key = Key::new(Family::NetVote).name(net).last(user);

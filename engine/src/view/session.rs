@@ -70,7 +70,13 @@ impl Session {
             Step::Put(Part::Opened, entry) => {
                 self.known.get_or_insert_default().insert(Part::Opened, entry);
             }
-            Step::Put(part, entry) => drop(self.parts()?.insert(part, entry)),
+            Step::Put(part, entry) => {
+                let parts = self.parts()?;
+                if matches!(entry, Entry::SessionConnected { .. }) {
+                    parts.remove(&Part::Behind);
+                }
+                parts.insert(part, entry);
+            }
             Step::Delete(part) => drop(self.parts()?.remove(&part)),
             Step::Moves(entry) if self.known.is_none() => self.left.take(entry, needs)?,
             Step::Moves(entry) => {

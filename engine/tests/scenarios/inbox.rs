@@ -448,3 +448,66 @@ fn unread_is_what_a_count_says_at_every_step() {
         }
     }
 }
+
+fn previews(inbox: &Inbox) -> Vec<&str> {
+    let previews =
+        inbox.conversations.iter().map(|c| c.last.as_ref().and_then(|last| last.preview.as_deref()));
+    previews.map(|preview| preview.unwrap_or("-")).collect()
+}
+
+#[test]
+fn previews_are_read_from_the_log_when_memory_has_forgotten_them() {
+    const CONVERSATIONS: usize = 150;
+    for from_view in [false, true] {
+        let mut node = Node::new();
+        user(&mut node, 2, "alice", "alice");
+        for n in 0..CONVERSATIONS {
+            let topic = format!("im/{n:03}");
+            node.join(&topic, "bob");
+            post(&mut node, 2, &topic, "old");
+            // Bytes that are no text have none.
+            let payload = if n == 0 { "\u{0}" } else { &*format!("text {n:03}").leak() };
+            post(&mut node, 2, &topic, payload);
+            node.pass_ms(1);
+        }
+        match from_view {
+            true => node.restart_from_view(&[10]),
+            false => node.restart(usize::MAX),
+        }
+        let expected: Vec<_> = (1..CONVERSATIONS).rev().map(|n| format!("text {n:03}")).collect();
+        let page = |node: &mut Node| -> Option<Inbox> {
+            let question = Question::Inbox { user: "bob".into(), cursor: None, limit: 200 };
+            node.ask(question).map(|answer| match answer {
+                Answer::Json(json) => serde_json::from_str(&json).unwrap(),
+                other => panic!("{other:?}"),
+            })
+        };
+        if from_view {
+            let page = page(&mut node).unwrap();
+            assert_eq!(previews(&page)[..CONVERSATIONS - 1], expected);
+        }
+        let fetched = node.fetched;
+        user(&mut node, 3, "phone", "bob");
+        node.packet(3, subscribe("$im/inbox", options(QoS::AtMostOnce)));
+        let list = told(&mut node, 3);
+        assert_eq!(list.len(), 1, "{:?}", show(&list));
+        assert_eq!(previews(&list[0])[..CONVERSATIONS - 1], expected);
+        assert!(node.fetched_at_once <= 64, "{} at once", node.fetched_at_once);
+        // One that nobody could read a preview of is not read again.
+        assert_eq!(node.fetched - fetched, if from_view { 0 } else { CONVERSATIONS });
+        assert_eq!(previews(&page(&mut node).unwrap()).len(), CONVERSATIONS);
+        assert_eq!(node.fetched - fetched, if from_view { 0 } else { CONVERSATIONS });
+    }
+}
+
+#[test]
+fn who_joins_a_conversation_sees_its_newest_message() {
+    let mut node = Node::new();
+    user(&mut node, 2, "alice", "alice");
+    post(&mut node, 2, "im/room", "hello");
+    node.join("im/room", "bob");
+    user(&mut node, 1, "phone", "bob");
+    node.packet(1, subscribe("$im/inbox", options(QoS::AtMostOnce)));
+    let list = told(&mut node, 1);
+    assert_eq!((show(&list), previews(&list[0])), (vec!["all 0: im/room 0/1(1)".to_owned()], vec!["hello"]));
+}

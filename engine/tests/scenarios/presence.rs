@@ -431,3 +431,24 @@ fn presence_comes_in_envelopes_too() {
     });
     assert_eq!(inner.collect::<Vec<_>>(), [(true, true), (false, false)]);
 }
+
+#[test]
+fn a_client_that_was_forgotten_begins_no_lower_when_the_clock_has_gone_back() {
+    for (from_view, back_s) in [(false, 3 * DAY_S), (true, 3 * DAY_S), (true, 0)] {
+        let mut node = watched();
+        node.connect_with(2, volatile("truck"));
+        let first = presence(node.publishes(1).last().unwrap());
+        node.drop_connection(2);
+        node.pass_s(DAY_S);
+        assert_eq!(told(&mut node, 1).last().unwrap(), "truck cleared");
+        node.now.unix_ms -= back_s * 1000;
+        if from_view {
+            node.restart_from_view(&[3]);
+            node.connect(1, "watcher");
+            node.seen(1);
+        }
+        node.connect_with(3, volatile("truck"));
+        let second = presence(node.publishes(1).iter().rfind(|p| p.topic.ends_with("truck")).unwrap());
+        assert!(second.online && second.epoch > first.epoch, "{first:?} {second:?}");
+    }
+}

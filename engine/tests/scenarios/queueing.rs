@@ -187,3 +187,29 @@ fn high_and_collapsing_messages_of_a_long_queue_are_sent_without_looking_through
     }
     assert_eq!((taken, node.shard.stats().queued), (queued, 0));
 }
+
+#[test]
+fn a_newer_message_that_finds_no_room_leaves_the_older_one() {
+    let [half, more, large]: [&'static str; 3] = [500, 600, 900].map(|bytes| &*"x".repeat(bytes).leak());
+    let keyed = |payload| with("t/1", payload, &["im-collapse=k"]);
+    for (on_full, sent, expected) in [
+        (
+            OnFull::DropNewest,
+            vec![keyed("first"), with("t/1", "other", &[]), keyed(large), keyed("newest")],
+            vec!["other", "newest"],
+        ),
+        // What fits only in the place of the older one.
+        (OnFull::DropNewest, vec![keyed(half), keyed(more)], vec![more]),
+        (OnFull::DropOldest, vec![keyed(half), keyed(more)], vec![more]),
+        // What can never fit.
+        (OnFull::DropNewest, vec![keyed("kept"), keyed(large)], vec!["kept"]),
+        (OnFull::DropOldest, vec![keyed("kept"), keyed(large)], vec!["kept"]),
+        // What fits beside others only if they go.
+        (OnFull::DropNewest, vec![keyed("kept"), with("t/1", half, &[]), keyed(more)], vec!["kept", half]),
+        (OnFull::DropOldest, vec![keyed("gone"), with("t/1", half, &[]), keyed(more)], vec![more]),
+    ] {
+        let mut node = node_with(Config { queue_bytes_max: 1_000, on_full, ..Config::default() });
+        sent.into_iter().for_each(|packet| node.packet(1, packet));
+        assert_eq!(come_back(&mut node, 3), expected, "{on_full:?}");
+    }
+}

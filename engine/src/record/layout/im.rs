@@ -20,6 +20,9 @@ pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
         Entry::PresenceCleared { client } => {
             w.u8(kind::PRESENCE_CLEARED).str(client);
         }
+        Entry::PresenceForgotten { epoch } => {
+            w.u8(kind::PRESENCE_FORGOTTEN).u64(*epoch);
+        }
         Entry::NetVote { net, user, interval_s, at_unix_ms } => {
             w.u8(kind::NET_VOTE).str(net).str(user).u16(*interval_s).u64(*at_unix_ms);
         }
@@ -130,6 +133,7 @@ pub(super) fn read_entry(r: &mut Reader<'_>, kind: u8) -> Result<Entry, String> 
         }
         kind::PRESENCE => Entry::Presence { client: r.str()?, state: read_presence(r)? },
         kind::PRESENCE_CLEARED => Entry::PresenceCleared { client: r.str()? },
+        kind::PRESENCE_FORGOTTEN => Entry::PresenceForgotten { epoch: r.u64()? },
         kind::NET_VOTE => {
             Entry::NetVote { net: r.str()?, user: r.str()?, interval_s: r.u16()?, at_unix_ms: r.u64()? }
         }
