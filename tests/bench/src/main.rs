@@ -1,4 +1,4 @@
-//! Compares postrider with mosquitto and with a bare relay: CPU time a message, memory a connection.
+//! Compares postrider with other brokers and with a bare relay: CPU time a message, memory a connection, latency.
 //!
 //! The broker's CPU time is what is compared, not messages per second: it says the same on a machine that
 //! others use too, where wall time says nothing. Servers take turns within each round, the median of the
@@ -6,6 +6,9 @@
 
 mod clients;
 mod flow;
+mod frame;
+mod peers;
+mod plot;
 mod relay;
 mod report;
 mod rows;
@@ -19,12 +22,13 @@ use clap::Parser;
 use protocol::ProtocolVersion;
 
 use crate::{
-    report::{Report, Sample},
+    peers::Peers,
+    report::{Figure, Report},
     rows::Row,
     servers::{Programs, ServerKind},
 };
 
-/// Compare postrider with mosquitto and a bare relay on this machine
+/// Compare postrider with other brokers and a bare relay on this machine
 #[derive(Debug, Parser)]
 struct Args {
     /// The postrider binary, a release build
@@ -33,6 +37,15 @@ struct Args {
     /// The mosquitto binary
     #[arg(long, value_name = "FILE", default_value = "/usr/sbin/mosquitto")]
     mosquitto: PathBuf,
+    /// The nats-server binary
+    #[arg(long, value_name = "FILE", default_value = "/usr/sbin/nats-server")]
+    nats: PathBuf,
+    /// Where `tests/bench/peers/install` put the other brokers
+    #[arg(long, value_name = "FOLDER", default_value = "target/peers")]
+    peers: PathBuf,
+    /// Write results.md and results.svg into this folder
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
     /// Only rows whose name contains one of these
     #[arg(long, value_name = "TEXT", num_args = 1..)]
     rows: Vec<String>,
@@ -109,33 +122,43 @@ fn main() -> Result<()> {
         let load = store::Load { sessions: args.sessions, queued: args.queued, seconds: args.seconds };
         return store::run(&postrider, load);
     }
-    let programs = Programs::new(postrider, args.mosquitto, &args.servers)?;
+    let peers = Peers { folder: args.peers, mosquitto: args.mosquitto, nats: args.nats };
+    let programs = Programs::new(postrider, peers, &args.servers)?;
     servers::raise_file_limit();
     let bounds = Bounds { seconds: args.seconds, messages: args.messages, version: args.mqtt };
     let mut report = Report::default();
     for round in 1..=args.rounds {
         for (at, row) in rows.iter().enumerate() {
-            for kind in row.servers().filter(|kind| args.servers.contains(kind)) {
+            for kind in args.servers.iter().copied().filter(|kind| row.is_for(*kind)) {
                 let outcome = row.measure(&programs, kind, bounds);
                 report_progress(round, row, kind, &outcome);
-                report.add(at, kind, outcome);
+                report.add(at, row, kind, outcome);
             }
         }
     }
-    print!("{}", report.markdown(&rows, &programs, bounds, args.rounds));
+    let text = report.markdown(&rows, &args.servers, &programs, bounds, args.rounds);
+    print!("{text}");
+    if let Some(folder) = &args.out {
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        std::fs::write(folder.join("results.md"), text)?;
+        std::fs::write(folder.join("results.svg"), plot::svg(&report.bars(&rows, &args.servers)))?;
+    }
     report.check()
 }
 
-fn report_progress(round: u32, row: &Row, kind: ServerKind, outcome: &Result<Sample>) {
+fn report_progress(round: u32, row: &Row, kind: ServerKind, outcome: &Result<Vec<Figure>>) {
     match outcome {
-        Ok(sample) => eprintln!(
-            "round {round}: {}: {kind}: {:.2} {} ({} in {:.2} s)",
-            row.name,
-            sample.value,
-            row.unit(),
-            sample.count,
-            sample.wall_s
-        ),
+        Ok(figures) => {
+            for Figure { value, unit, count, wall_s, shares, .. } in figures {
+                let shares = shares.map_or(String::new(), |[server, load]| {
+                    format!("; cores busy: server {server:.2}, load {load:.2}")
+                });
+                eprintln!(
+                    "round {round}: {}: {kind}: {value:.2} {unit} ({count} in {wall_s:.2} s{shares})",
+                    row.name
+                );
+            }
+        }
         Err(error) => eprintln!("round {round}: {}: {kind}: FAILED: {error:#}", row.name),
     }
 }

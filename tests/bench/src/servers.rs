@@ -16,6 +16,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
+use crate::peers::{Peers, first_line};
 use crate::relay::Pattern;
 
 /// A server has this long to listen.
@@ -28,8 +29,23 @@ pub(crate) enum ServerKind {
     Relay,
     /// The Debian package.
     Mosquitto,
+    /// The Debian package, MQTT on JetStream.
+    Nats,
+    /// The crate.
+    Rumqttd,
+    /// The crate, as its first example makes a broker of it.
+    Rmqtt,
+    /// The npm package.
+    Aedes,
     /// The binary given.
     Postrider,
+}
+
+impl ServerKind {
+    /// Whether it is another broker.
+    pub(crate) fn is_peer(self) -> bool {
+        !matches!(self, Self::Relay | Self::Postrider)
+    }
 }
 
 impl fmt::Display for ServerKind {
@@ -37,6 +53,10 @@ impl fmt::Display for ServerKind {
         f.write_str(match self {
             Self::Relay => "relay",
             Self::Mosquitto => "mosquitto",
+            Self::Nats => "nats",
+            Self::Rumqttd => "rumqttd",
+            Self::Rmqtt => "rmqtt",
+            Self::Aedes => "aedes",
             Self::Postrider => "postrider",
         })
     }
@@ -55,13 +75,13 @@ pub(crate) enum Durability {
 #[derive(Debug)]
 pub(crate) struct Programs {
     postrider: PathBuf,
-    mosquitto: PathBuf,
+    peers: Peers,
     /// What each says of its version.
     pub(crate) versions: Vec<String>,
 }
 
 impl Programs {
-    pub(crate) fn new(postrider: PathBuf, mosquitto: PathBuf, servers: &[ServerKind]) -> Result<Self> {
+    pub(crate) fn new(postrider: PathBuf, peers: Peers, servers: &[ServerKind]) -> Result<Self> {
         let mut versions = Vec::new();
         if servers.contains(&ServerKind::Postrider) {
             ensure!(
@@ -71,25 +91,11 @@ impl Programs {
             );
             versions.push(first_line(&postrider, "--version")?);
         }
-        if servers.contains(&ServerKind::Mosquitto) {
-            ensure!(
-                mosquitto.is_file(),
-                "{} does not exist: `apt-get install mosquitto`, or give its place with --mosquitto, or leave it \
-                 out with --servers relay,postrider",
-                mosquitto.display()
-            );
-            versions.push(first_line(&mosquitto, "-h")?);
+        for kind in servers.iter().filter(|kind| kind.is_peer()) {
+            versions.push(peers.version(*kind)?);
         }
-        Ok(Self { postrider, mosquitto, versions })
+        Ok(Self { postrider, peers, versions })
     }
-}
-
-fn first_line(program: &Path, flag: &str) -> Result<String> {
-    let output = Command::new(program)
-        .arg(flag)
-        .output()
-        .with_context(|| format!("{} does not start", program.display()))?;
-    Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or("(no version)").to_owned())
 }
 
 /// A running server.
@@ -132,7 +138,7 @@ impl Server {
                 let command = postrider(&programs.postrider, durability, folder.path());
                 Self::listening(command, Some(folder), "mqtt listening on ")
             }
-            ServerKind::Mosquitto => Self::mosquitto(programs, folder, keeps_files),
+            peer => Self::peer(programs, peer, folder, keeps_files),
         }
     }
 
@@ -171,20 +177,11 @@ impl Server {
         Ok(Self { child, addr, said, _folder: folder, _stdout: Some(stdout) })
     }
 
-    fn mosquitto(programs: &Programs, folder: TempDir, keeps_files: bool) -> Result<Self> {
-        // It cannot choose a port: one is taken that was free a moment ago.
+    fn peer(programs: &Programs, kind: ServerKind, folder: TempDir, keeps_files: bool) -> Result<Self> {
+        // Not all can choose a port: one is taken that was free a moment ago.
         let addr = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?.local_addr()?;
-        let config = folder.path().join("mosquitto.conf");
-        let root = folder.path().display();
-        let text = format!(
-            "listener {} 127.0.0.1\nallow_anonymous true\nlog_dest none\nuser root\n\
-             max_queued_messages 0\nmax_inflight_messages 1024\n\
-             persistence {keeps_files}\npersistence_location {root}/\n",
-            addr.port()
-        );
-        fs::write(&config, text)?;
-        let mut command = Command::new(&programs.mosquitto);
-        command.arg("-c").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut command = programs.peers.command(kind, addr, folder.path(), keeps_files)?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().with_context(|| format!("{command:?} does not start"))?;
         let begin = Instant::now();
         while TcpStream::connect(addr).is_err() {
@@ -206,10 +203,7 @@ impl Server {
     pub(crate) fn cpu_ns(&self) -> Result<u64> {
         let mut sum = 0;
         for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let file = thread?.path().join("schedstat");
-            let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-            let ns = text.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok());
-            sum += ns.with_context(|| format!("{} says {text:?}", file.display()))?;
+            sum += schedstat_ns(&thread?.path())?;
         }
         Ok(sum)
     }
@@ -222,6 +216,18 @@ impl Server {
         let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
         Ok(kib.with_context(|| format!("{file} has no RssAnon"))? * 1024)
     }
+}
+
+/// CPU time that the calling thread used so far, in nanoseconds.
+pub(crate) fn thread_cpu_ns() -> Result<u64> {
+    schedstat_ns(Path::new("/proc/thread-self"))
+}
+
+fn schedstat_ns(task: &Path) -> Result<u64> {
+    let file = task.join("schedstat");
+    let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    let ns = text.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok());
+    ns.with_context(|| format!("{} says {text:?}", file.display()))
 }
 
 fn postrider(program: &Path, durability: Durability, store: &Path) -> Command {

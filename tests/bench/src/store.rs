@@ -9,11 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
-use protocol::{Ack, AckProperties, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode};
+use anyhow::{Context, Result, ensure};
+use protocol::{ProtocolVersion, QoS};
 
 use crate::{
     clients::{Clients, SILENCE_MAX},
+    frame::{AckKind, Frame, Template},
     servers::{Durability, Server},
 };
 
@@ -73,23 +74,23 @@ fn publish(program: &Path, durability: Durability, publishers: usize, seconds: f
     let names: Vec<_> = (0..publishers).map(|number| format!("publisher-{number}")).collect();
     let links = clients.connect(&names, true)?;
     let mut sent = vec![Instant::now(); links.len() + 1];
-    let send = |clients: &mut Clients, sent: &mut [Instant], link: usize| -> Result<()> {
-        sent[link] = Instant::now();
-        clients.send(link, &message("bench/store".to_owned(), PacketId::MIN))
+    let template = message("bench/store")?;
+    let mut send = |clients: &mut Clients, link: usize| {
+        let before = std::mem::replace(&mut sent[link], Instant::now());
+        clients.send_publish(link, &template, 1, &[]);
+        before.elapsed()
     };
     for link in &links {
-        send(&mut clients, &mut sent, *link)?;
+        send(&mut clients, *link);
     }
     let (begin, cpu) = (Instant::now(), server.cpu_ns()?);
     let mut acks = Vec::new();
-    let mut packets = Vec::new();
     while begin.elapsed().as_secs_f64() < seconds {
-        clients.turn(Some(SILENCE_MAX), &mut packets)?;
-        for (link, packet) in packets.drain(..) {
-            accepted(&packet)?;
-            acks.push(sent[link].elapsed());
-            send(&mut clients, &mut sent, link)?;
-        }
+        clients.turn(Some(SILENCE_MAX), |clients, link, frame| {
+            accepted(&frame)?;
+            acks.push(send(clients, link));
+            Ok(())
+        })?;
     }
     let (took, cpu) = (begin.elapsed(), server.cpu_ns()? - cpu);
     ensure!(!acks.is_empty(), "no publish was acknowledged in {seconds} s");
@@ -202,45 +203,44 @@ fn make_sessions(server: &Server, sessions: u64) -> Result<()> {
 fn fill(server: &Server, load: Load) -> Result<()> {
     let mut clients = Clients::new(server.addr, VERSION)?;
     let link = clients.connect(&["filler".to_owned()], true)?[0];
-    let (mut sent, mut acknowledged, mut packets) = (0, 0, Vec::new());
+    let (mut sent, mut acknowledged) = (0, 0);
     let messages = load.sessions * load.queued;
     let mut last = Instant::now();
     while acknowledged < messages {
         while sent < messages && sent - acknowledged < AHEAD as u64 {
-            let id = PacketId::new((sent % AHEAD as u64) as u16 + 1).context("a packet id is not zero")?;
-            clients.send(link, &message(format!("queue/{}", sent % load.sessions), id))?;
+            let id = (sent % AHEAD as u64) as u16 + 1;
+            let template = message(&format!("queue/{}", sent % load.sessions))?;
+            clients.send_publish(link, &template, id, &[]);
             sent += 1;
         }
         // A turn may end with nothing but what was written.
-        clients.turn(Some(SILENCE_MAX), &mut packets)?;
-        ensure!(!packets.is_empty() || last.elapsed() < SILENCE_MAX, "no PUBACK in {SILENCE_MAX:?}");
-        for (_, packet) in packets.drain(..) {
-            accepted(&packet)?;
+        clients.turn(Some(SILENCE_MAX), |_, _, frame| {
+            accepted(&frame)?;
             (acknowledged, last) = (acknowledged + 1, Instant::now());
-        }
+            Ok(())
+        })?;
+        ensure!(last.elapsed() < SILENCE_MAX, "no PUBACK in {SILENCE_MAX:?}");
     }
     Ok(())
 }
 
 fn drain(server: &Server, load: Load) -> Result<()> {
     let mut clients = Clients::new(server.addr, VERSION)?;
-    let mut packets = Vec::new();
     for from in (0..load.sessions).step_by(CONNECTED) {
         let names = names(from, load.sessions);
         let links = names.iter().map(|name| clients.open(name, false)).collect::<Result<Vec<_>>>()?;
         let mut left = links.len() as u64 * load.queued;
         let mut last = Instant::now();
         while left > 0 {
-            clients.turn(Some(Duration::from_millis(100)), &mut packets)?;
-            ensure!(last.elapsed() < SILENCE_MAX, "{left} messages did not come in {SILENCE_MAX:?}");
-            for (link, packet) in packets.drain(..) {
-                let Packet::Publish(publish) = packet else { continue };
+            clients.turn(Some(Duration::from_millis(100)), |clients, link, frame| {
+                let Frame::Publish { qos, packet_id, payload } = frame else { return Ok(()) };
                 last = Instant::now();
-                ensure!(publish.payload.len() == PAYLOAD_BYTES, "{} bytes came", publish.payload.len());
-                let id = publish.packet_id.context("QoS 1 has a packet id")?;
-                clients.send(link, &Packet::PubAck(ack(id)))?;
+                ensure!(payload.len() == PAYLOAD_BYTES, "{} bytes came", payload.len());
+                clients.acknowledge(link, qos, packet_id);
                 left -= 1;
-            }
+                Ok(())
+            })?;
+            ensure!(last.elapsed() < SILENCE_MAX, "{left} messages did not come in {SILENCE_MAX:?}");
         }
         for link in links {
             clients.disconnect(link)?;
@@ -249,25 +249,13 @@ fn drain(server: &Server, load: Load) -> Result<()> {
     Ok(())
 }
 
-fn message(topic: String, packet_id: PacketId) -> Packet {
-    Packet::Publish(Publish {
-        qos: QoS::AtLeastOnce,
-        topic: topic.into(),
-        packet_id: Some(packet_id),
-        payload: vec![b'm'; PAYLOAD_BYTES].into(),
-        ..Publish::default()
-    })
+fn message(topic: &str) -> Result<Template> {
+    Template::new(topic, QoS::AtLeastOnce, false, PAYLOAD_BYTES, VERSION)
 }
 
-fn ack(packet_id: PacketId) -> Ack {
-    Ack { packet_id, reason: ReasonCode::Success, properties: AckProperties::default() }
-}
-
-fn accepted(packet: &Packet) -> Result<()> {
-    match packet {
-        Packet::PubAck(ack) if !ack.reason.is_failure() => Ok(()),
-        other => bail!("{other:?} came for a PUBLISH"),
-    }
+fn accepted(frame: &Frame<'_>) -> Result<()> {
+    ensure!(matches!(frame, Frame::Ack { kind: AckKind::Ack, .. }), "{frame:?} came for a PUBLISH");
+    Ok(())
 }
 
 /// What the log holds, without the rest of preallocated segments, as the server said when it started.
