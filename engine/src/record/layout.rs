@@ -3,6 +3,7 @@
 mod bodies;
 mod each;
 mod im;
+mod tracked;
 
 use std::num::{NonZeroU16, NonZeroU64};
 
@@ -10,12 +11,9 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use protocol::{PacketId, PublishProperties, QoS, RetainHandling, SubscribeOptions, UserProperties, Will};
 
-use super::{
-    Entry, FinalState, GroupNo, MessageEntry, Recipients, SessionNo, Source, TrackedRecipient, VERSION,
-};
+use super::{Entry, FinalState, GroupNo, MessageEntry, SessionNo, Source, VERSION};
 use crate::behind::{Behind, Stretch};
 use crate::body::Body;
-use crate::config::ReceiptsWanted;
 use crate::dedup::{Fingerprint, Published};
 use crate::memory::Held;
 use crate::message::{Expiry, Flag, Message, MsgNo};
@@ -124,18 +122,7 @@ pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
             w.u8(kind::ENDED).u64(session.0).u64(message.0);
             w.u16(packet_id.map_or(0, NonZeroU16::get)).source(state.map_or(0, |s| s as u8), 4, *source);
         }
-        Entry::Tracked { message, topic, seq, id, sender, wanted, of, ended, recipients } => {
-            let kind = match recipients {
-                Recipients::Listed(_) => kind::TRACKED,
-                Recipients::Counted { .. } => kind::TRACKED_COUNTED,
-            };
-            w.u8(kind).u64(message.0).str(topic).opt_u64(*seq).str(id).str(sender).u8(*wanted as u8);
-            w.u32(*of);
-            for count in ended {
-                w.u32(*count);
-            }
-            w.recipients(recipients);
-        }
+        Entry::Tracked { .. } => tracked::write(w, entry),
         Entry::IncomingTaken { session, packet_id, seq, id } => {
             w.u8(kind::INCOMING_TAKEN).u64(session.0).u16(packet_id.get()).opt_u64(*seq).str(id);
         }
@@ -236,7 +223,7 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
             };
             Entry::Ended { session, message, source, packet_id, state }
         }
-        form @ (kind::TRACKED | kind::TRACKED_COUNTED) => read_tracked(r, form)?,
+        form @ (kind::TRACKED | kind::TRACKED_COUNTED) => tracked::read(r, form)?,
         kind::INCOMING_TAKEN => Entry::IncomingTaken {
             session: r.session()?,
             packet_id: r.packet_id()?,
@@ -352,21 +339,6 @@ fn read_queued(r: &mut Reader<'_>) -> Result<Queued, String> {
     Ok(Queued { session, message, qos, retain, source, identifiers, packet_id })
 }
 
-fn read_tracked(r: &mut Reader<'_>, form: u8) -> Result<Entry, String> {
-    let (message, topic, seq) = (r.message()?, r.str()?, r.option(Reader::u64)?);
-    let (id, sender) = (r.str()?, r.str()?);
-    let wanted = match r.u8()? {
-        1 => ReceiptsWanted::Delivered,
-        2 => ReceiptsWanted::Read,
-        3 => ReceiptsWanted::All,
-        other => return Err(format!("unknown receipt wish {other}")),
-    };
-    let of = r.u32()?;
-    let ended = [r.u32()?, r.u32()?, r.u32()?, r.u32()?];
-    let recipients = if form == kind::TRACKED { r.listed()? } else { r.counted()? };
-    Ok(Entry::Tracked { message, topic, seq, id, sender, wanted, of, ended, recipients })
-}
-
 pub(super) struct Writer<'a>(pub(super) &'a mut Vec<u8>);
 
 impl Writer<'_> {
@@ -407,38 +379,6 @@ impl Writer<'_> {
     }
     fn opt_u64(&mut self, v: Option<u64>) -> &mut Self {
         self.option(v.as_ref(), |w, v| w.u64(*v))
-    }
-    /// A number in as few bytes as it needs, seven bits each, the lowest first.
-    fn varint(&mut self, mut v: u64) -> &mut Self {
-        while v >= 0x80 {
-            self.u8(v as u8 | 0x80);
-            v >>= 7;
-        }
-        self.u8(v as u8)
-    }
-    /// Of those that are counted each session as what it is above the one before.
-    fn recipients(&mut self, recipients: &Recipients) -> &mut Self {
-        match recipients {
-            Recipients::Listed(all) => {
-                self.u32(all.len() as u32);
-                for r in all {
-                    self.u64(r.session.0).opt_u64(r.group.map(|g| g.0)).str(&r.client_id).str(&r.user);
-                }
-            }
-            Recipients::Counted { sessions, groups } => {
-                self.u32(sessions.len() as u32);
-                let mut before = 0;
-                for SessionNo(session) in sessions {
-                    self.varint(session.wrapping_sub(before));
-                    before = *session;
-                }
-                self.u32(groups.len() as u32);
-                for (group, member) in groups {
-                    self.u64(group.0).u64(member.0);
-                }
-            }
-        }
-        self
     }
     fn published(&mut self, id: &Published) -> &mut Self {
         let Fingerprint(fingerprint) = id.fingerprint();
@@ -552,46 +492,6 @@ impl<'a> Reader<'a> {
     #[inline]
     fn option<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, String>) -> Result<Option<T>, String> {
         if self.u8()? == 0 { Ok(None) } else { read(self).map(Some) }
-    }
-    fn varint(&mut self) -> Result<u64, String> {
-        let mut v = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.u8()?;
-            v |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(v);
-            }
-        }
-        Err(format!("a number of more than ten bytes before byte {}", self.at))
-    }
-    fn listed(&mut self) -> Result<Recipients, String> {
-        let count = self.u32()?;
-        let mut recipients = Vec::new();
-        for _ in 0..count {
-            let session = self.session()?;
-            let group = if self.version == 1 { None } else { self.option(Self::u64)?.map(GroupNo) };
-            recipients.push(TrackedRecipient { session, group, client_id: self.str()?, user: self.str()? });
-        }
-        // Once those that are counted were written so too.
-        if recipients.first().is_none_or(|r| !r.client_id.is_empty()) {
-            return Ok(Recipients::Listed(recipients));
-        }
-        let (groups, own): (Vec<_>, Vec<_>) = recipients.into_iter().partition(|r| r.group.is_some());
-        let mut sessions: Vec<_> = own.into_iter().map(|r| r.session).collect();
-        sessions.sort_unstable();
-        let groups = groups.into_iter().filter_map(|r| Some((r.group?, r.session))).collect();
-        Ok(Recipients::Counted { sessions, groups })
-    }
-    fn counted(&mut self) -> Result<Recipients, String> {
-        let count = self.u32()?;
-        let (mut sessions, mut before) = (Vec::new(), 0u64);
-        for _ in 0..count {
-            before = before.wrapping_add(self.varint()?);
-            sessions.push(SessionNo(before));
-        }
-        let count = self.u32()?;
-        let groups = (0..count).map(|_| Ok((GroupNo(self.u64()?), self.session()?)));
-        Ok(Recipients::Counted { sessions, groups: groups.collect::<Result<_, String>>()? })
     }
     #[inline]
     fn collapse(&mut self) -> Result<Option<NonZeroU64>, String> {

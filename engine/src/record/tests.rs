@@ -242,6 +242,13 @@ fn entries_added_by_version_3() -> Vec<Entry> {
         Entry::MemberLeft { topic: "im/room".into(), user: "u".into() },
         Entry::Away { session, since: message },
         Entry::GroupForgotten { group: GroupNo(3) },
+    ]
+}
+
+/// More of that: what is only counted, and what is missed or forgotten.
+fn counts_added_by_version_3() -> Vec<Entry> {
+    let (session, message) = (SessionNo(7), MsgNo(9));
+    vec![
         Entry::Tracked {
             message,
             topic: "t".into(),
@@ -275,6 +282,7 @@ fn entries_added_by_version_3() -> Vec<Entry> {
 fn every_entry() -> Vec<Entry> {
     let mut entries = entries_of_version_2();
     entries.extend(entries_added_by_version_3());
+    entries.extend(counts_added_by_version_3());
     entries
 }
 

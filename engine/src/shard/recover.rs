@@ -1,5 +1,6 @@
 //! From the log to the state.
 
+mod lost;
 mod met;
 
 use std::collections::BTreeSet;
@@ -8,7 +9,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use bytestring::ByteString;
 use protocol::TopicFilter;
-use rustc_hash::FxHashSet;
 
 use super::Shard;
 use super::backlog::Work;
@@ -20,8 +20,7 @@ use crate::message::{Delivery, Expiry, Message, Origin};
 use crate::planted::Planted;
 use crate::poison::SetAside;
 use crate::record::{
-    Entry, Form, HeadFields, KeptMessage, MessageEntry, Queued, Recipient, SessionNo, Source, TakeEach,
-    read_each,
+    Entry, Form, HeadFields, KeptMessage, MessageEntry, Queued, SessionNo, Source, TakeEach, read_each,
 };
 use crate::route::SessionKey;
 use crate::session::{Incoming, Session, Subscription};
@@ -174,12 +173,6 @@ impl Shard {
                 self.next_message = self.next_message.max(message.0.saturating_add(1));
                 self.receipts.track(message, topic, seq, id, sender, wanted, of, ended, recipients);
             }
-            Entry::Presence { client, state } => self.presences.restore(client, state),
-            Entry::PresenceCleared { client } => self.presences.cleared(&client),
-            Entry::PresenceForgotten { epoch } => self.presences.restore_forgotten(epoch),
-            Entry::NetVote { net, user, interval_s, at_unix_ms } => {
-                self.networks.set(&net, &user, interval_s, at_unix_ms);
-            }
             Entry::IncomingTaken { session, packet_id, seq, id } => {
                 self.logged_session(session)?.take_incoming(packet_id, Incoming { seq, id });
             }
@@ -205,15 +198,6 @@ impl Shard {
             Entry::TakenBack { session, message } => {
                 self.logged_session(session)?.take_set_aside(message);
             }
-            Entry::Away { session, since } => {
-                let mut behind = Behind::default();
-                behind.go_away(since);
-                self.logged_session(session)?.behind = Some(Box::new(behind));
-            }
-            Entry::Behind { session, behind } => {
-                let some = !behind.stretches().is_empty();
-                self.logged_session(session)?.behind = some.then(|| Box::new(behind));
-            }
             Entry::Counters { message, session, group } => {
                 self.groups.begin_at(group);
                 self.next_message = self.next_message.max(message);
@@ -224,7 +208,7 @@ impl Shard {
         Ok(())
     }
 
-    /// Takes the entries back that say who is a member, what was read and which ids are known no longer.
+    /// Takes the entries back that say who is a member, what was read, who was here and which ids are known no longer.
     fn apply_reading(&mut self, entry: Entry, met: &Met, now: Now) -> Result<(), String> {
         match entry {
             Entry::ReadWished { topic, wish } => self.read_wishes.add(&topic, wish),
@@ -232,6 +216,21 @@ impl Shard {
                 self.read_wishes.reader_left(&topic, &user, joined, read);
             }
             Entry::ReadSettled { topic, to_seq } => drop(self.read_wishes.forget(&topic, to_seq)),
+            Entry::Presence { client, state } => self.presences.restore(client, state),
+            Entry::PresenceCleared { client } => self.presences.cleared(&client),
+            Entry::PresenceForgotten { epoch } => self.presences.restore_forgotten(epoch),
+            Entry::NetVote { net, user, interval_s, at_unix_ms } => {
+                self.networks.set(&net, &user, interval_s, at_unix_ms);
+            }
+            Entry::Away { session, since } => {
+                let mut behind = Behind::default();
+                behind.go_away(since);
+                self.logged_session(session)?.behind = Some(Box::new(behind));
+            }
+            Entry::Behind { session, behind } => {
+                let some = !behind.stretches().is_empty();
+                self.logged_session(session)?.behind = some.then(|| Box::new(behind));
+            }
             Entry::PublishedForgotten(forgotten) => self.dedup.forget(&forgotten),
             Entry::Member { topic, user, joined, read } => {
                 let is_lost = self.has_planted(Planted::ReadPositionLostAtRestart);
@@ -517,77 +516,6 @@ impl Shard {
             }
         }
         self.backlog.extend(left.into_iter().map(|(session, group)| Work::PassOn { session, group }));
-    }
-
-    /// Finds out who has the messages of groups whose receipts are asked for, and which tracked messages
-    /// nobody has: their sessions were not durable.
-    fn find_lost(&mut self) {
-        // Mostly nobody asks: then not every queue is gone through.
-        if self.receipts.iter().next().is_none() {
-            return;
-        }
-        let mut holders = Vec::new();
-        let mut own = FxHashSet::default();
-        let mut note = |session: SessionNo, delivery: &Delivery| match delivery.source() {
-            Source::Group(group) => holders.push((delivery.message.no, group, session)),
-            // Only a cursor that has ended leaves a session without a message that it is a recipient of.
-            _ if delivery.message.seq.is_some() && self.receipts.is_tracked(delivery.message.no) => {
-                own.insert((delivery.message.no, session));
-            }
-            _ => {}
-        };
-        for (_, s) in self.sessions.iter() {
-            s.in_flight.iter().map(|f| &f.delivery).chain(s.queue.iter()).for_each(|d| note(s.no, d));
-        }
-        for (no, remains) in &self.remains {
-            remains.iter().for_each(|(_, d)| note(*no, d));
-        }
-        let held: FxHashSet<_> = holders.iter().map(|(message, group, _)| (*message, *group)).collect();
-        let mut lost = Vec::new();
-        for (message, tracking) in self.receipts.iter() {
-            for open in tracking.open_after(None) {
-                let is_held = match open.recipient {
-                    Recipient::Session(session) => self.by_no.get(&session).is_some_and(|key| {
-                        let topic = &tracking.topic;
-                        let is_kept = |seq| self.conversations.get(topic, seq).is_some();
-                        let comes_then = |seq| is_kept(seq) && self.comes_then(*key, topic, message);
-                        let comes_later = |seq| self.comes_later(*key, topic, seq) || comes_then(seq);
-                        tracking.seq.is_none_or(|seq| own.contains(&(message, session)) || comes_later(seq))
-                    }),
-                    Recipient::Group(group) => held.contains(&(message, group)),
-                };
-                if !is_held {
-                    lost.push((message, open.holder, open.recipient.source()));
-                }
-            }
-        }
-        for (message, group, session) in holders {
-            self.receipts.hold(message, group, session);
-        }
-        lost.sort_unstable();
-        let lost = lost.into_iter();
-        self.backlog.extend(lost.map(|(message, session, source)| Work::Lost { message, session, source }));
-    }
-
-    fn watch_recovered_expiries(&mut self, now: Now) {
-        if self.receipts.iter().next().is_none() {
-            return;
-        }
-        let waiting = self.sessions.iter().flat_map(|(_, s)| s.queue.iter());
-        let left = self.remains.values().flat_map(Remains::iter).map(|(_, delivery)| delivery);
-        for Delivery { message, .. } in waiting.chain(left) {
-            if let Some(expiry) = message.expiry.filter(|_| self.receipts.is_tracked(message.no)) {
-                self.timers.set(Deadline::MessageExpiry(message.no), expiry.monotonic_ms);
-            }
-        }
-        // Those that only cursors will come to.
-        for (message, tracking) in self.receipts.iter() {
-            let stored = tracking.seq.and_then(|seq| self.conversations.get(&tracking.topic, seq));
-            if let Some(stored) = stored.filter(|stored| stored.expiry_unix_ms > 0) {
-                let expiry = Expiry::from_unix(stored.expiry_unix_ms, now);
-                self.timers.set(Deadline::MessageExpiry(message), expiry.monotonic_ms);
-            }
-        }
     }
 }
 

@@ -5,6 +5,7 @@
 mod acl;
 mod aliases;
 mod bodies;
+mod coming_back;
 mod connect_properties;
 mod conversations;
 mod durability;
