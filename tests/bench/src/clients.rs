@@ -85,7 +85,8 @@ impl Clients {
             &Packet::Connect(Box::new(Connect {
                 version: self.version,
                 clean_start: clean,
-                keep_alive_s: 0,
+                // Longer than any measurement; not all servers take clients that say nothing.
+                keep_alive_s: 600,
                 client_id: client_id.into(),
                 will: None,
                 username: None,

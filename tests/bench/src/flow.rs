@@ -76,6 +76,7 @@ pub(crate) struct Until {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub(crate) qos: QoS,
+    /// Each topic gets one message then.
     pub(crate) retain: bool,
     pub(crate) payload_bytes: usize,
     /// Deliveries of each message that come back here; 0 when nobody is connected.
@@ -220,8 +221,11 @@ impl Flow {
             }
             self.turn = (self.turn + 1) % count;
             let publisher = &self.publishers[self.turn];
-            let free =
-                self.shape.window.saturating_sub(publisher.sent - Self::confirmed(&self.shape, publisher));
+            let under_way = publisher.sent - Self::confirmed(&self.shape, publisher);
+            let mut free = self.shape.window.saturating_sub(under_way);
+            if self.shape.retain {
+                free = free.min((publisher.templates.len() as u64).saturating_sub(publisher.sent));
+            }
             let now = free.min(most).min(if self.shape.rate.is_some() { 1 } else { u64::MAX });
             for _ in 0..now {
                 let due_ns = match self.shape.rate {

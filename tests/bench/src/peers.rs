@@ -98,6 +98,8 @@ impl Peers {
                      [v4.1.connections]\nconnection_timeout_ms = 60000\nmax_payload_size = 1048576\n\
                      max_inflight_count = 1024\ndynamic_filters = true\n"
                 );
+                // It knows a format by the file's name.
+                let config = folder.join("rumqttd.toml");
                 fs::write(&config, text)?;
                 let mut command = Command::new(self.folder.join("bin/rumqttd"));
                 command.arg("-c").arg(&config).arg("-q");

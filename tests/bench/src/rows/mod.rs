@@ -84,9 +84,9 @@ pub(crate) fn all() -> Vec<Row> {
         power("drain 50 offline queues, QoS 1, power", Drain { queues: 50 }),
         process("drain 50 offline queues, QoS 1, process", Drain { queues: 50 }),
         power("retained, 1,000 topics", Retained { topics: 1_000 }),
-        power("retained, 200,000 topics", Retained { topics: 200_000 }),
+        power("retained, 1,000,000 topics", Retained { topics: 1_000_000 }),
         power("connect and disconnect", Connect),
-        power("resume 8,000 sessions", Resume { sessions: 8_000 }),
+        power("resume 15,000 sessions", Resume { sessions: 15_000 }),
         power("idle connection, 1 subscription", Idle { clean: true }),
         power("idle durable session, 1 subscription", Idle { clean: false }),
     ]
