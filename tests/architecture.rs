@@ -40,6 +40,7 @@ const PURE: &[(&str, &[&str])] = &[
             "bytes",
             "bytestring",
             "thiserror",
+            "hashbrown",
             "rustc-hash",
             "siphasher",
             "slab",

@@ -13,6 +13,7 @@ use crate::body::Body;
 use crate::message::{Delivery, Message};
 use crate::principal::Principal;
 use crate::session::{InFlight, Incoming, Session, Subscription};
+use crate::waiting::Waiting;
 
 /// A message's head besides its topic: itself, its reference counts.
 pub(crate) const HEAD_BYTES: usize = size_of::<Message>() + 16;
@@ -25,11 +26,12 @@ pub(crate) const ENTRY_BYTES: usize = size_of::<InFlight>() * 3 / 2;
 /// A subscription identifier of a place in a queue.
 const IDENTIFIER_BYTES: usize = size_of::<u32>();
 /// A session without names and will, its principal and its places in the tables.
-pub(crate) const SESSION_BYTES: usize = size_of::<Session>() + size_of::<Principal>() + 128;
+pub(crate) const SESSION_BYTES: usize =
+    size_of::<Session>() + size_of::<Principal>() + size_of::<Waiting>() + 128;
 /// A connection: its place among the others, the rules that are about it.
-pub(crate) const CONNECTION_BYTES: usize = 768;
+pub(crate) const CONNECTION_BYTES: usize = 384;
 /// A subscription besides its filter, in the session and among the routes.
-pub(crate) const SUBSCRIPTION_BYTES: usize = size_of::<Subscription>() + 208;
+pub(crate) const SUBSCRIPTION_BYTES: usize = size_of::<Subscription>() + 112;
 /// A QoS 2 publish between PUBREC and PUBREL, besides its id.
 pub(crate) const INCOMING_BYTES: usize = size_of::<Incoming>() * 3 / 2;
 /// A retained message's places in the table and among those that expire.
@@ -61,7 +63,7 @@ pub(crate) const RECIPIENT_BYTES: usize = 112;
 /// A deadline.
 pub(crate) const DEADLINE_BYTES: usize = 64;
 /// What is known of a client's presence, besides its names.
-pub(crate) const PRESENCE_BYTES: usize = 256;
+pub(crate) const PRESENCE_BYTES: usize = 112;
 /// A user's vote about a network, besides the names.
 pub(crate) const NETWORK_VOTE_BYTES: usize = 192;
 /// A topic alias besides its topic.

@@ -7,12 +7,15 @@
 //! has ended; a client in `changed` stands there once.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroU64;
 
 use bytestring::ByteString;
+use hashbrown::HashTable;
 
 use crate::CloseReason;
 use crate::memory::{Account, Held, PRESENCE_BYTES};
-use crate::names::ByName;
+use crate::places::Places;
 
 /// Why a client's state is what it is; its name is what clients are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,34 +109,103 @@ pub(crate) enum Change {
     Clear,
 }
 
+/// What is kept of a client: as little as there is to it, since there are as many as clients.
 #[derive(Debug)]
 struct Kept {
-    state: State,
+    /// The client id, then the user.
+    names: Box<str>,
+    client_bytes: u32,
+    keepalive_s: u16,
+    cause: Cause,
     change: Option<Change>,
-    _held: Held,
+    epoch: u64,
+    since_unix_ms: u64,
+    last_seen_unix_ms: u64,
+    ended_unix_ms: Option<NonZeroU64>,
 }
 
+impl Kept {
+    fn new(client: &str, state: &State) -> Self {
+        let client_bytes = u32::try_from(client.len()).expect("a client id is no longer than MQTT allows");
+        let mut kept = Self {
+            names: [client, &state.user].concat().into(),
+            client_bytes,
+            keepalive_s: 0,
+            cause: Cause::Connected,
+            change: None,
+            epoch: 0,
+            since_unix_ms: 0,
+            last_seen_unix_ms: 0,
+            ended_unix_ms: None,
+        };
+        kept.set(state);
+        kept
+    }
+
+    /// Takes another state of the client; its user must be the same.
+    fn set(&mut self, state: &State) {
+        (self.epoch, self.cause, self.keepalive_s) = (state.epoch, state.cause, state.keepalive_s);
+        (self.since_unix_ms, self.last_seen_unix_ms) = (state.since_unix_ms, state.last_seen_unix_ms);
+        self.ended_unix_ms = state.ended_unix_ms.and_then(NonZeroU64::new);
+    }
+
+    fn client(&self) -> &str {
+        &self.names[..self.client_bytes as usize]
+    }
+
+    fn user(&self) -> &str {
+        &self.names[self.client_bytes as usize..]
+    }
+
+    fn is_online(&self) -> bool {
+        self.cause == Cause::Connected
+    }
+
+    fn state(&self) -> State {
+        State {
+            user: self.user().into(),
+            epoch: self.epoch,
+            cause: self.cause,
+            since_unix_ms: self.since_unix_ms,
+            last_seen_unix_ms: self.last_seen_unix_ms,
+            keepalive_s: self.keepalive_s,
+            ended_unix_ms: self.ended_unix_ms.map(NonZeroU64::get),
+        }
+    }
+
+    fn held_bytes(&self) -> usize {
+        PRESENCE_BYTES + self.names.len()
+    }
+}
+
+/// All clients that are known. The tables hold places only: what is compared stands there.
 #[derive(Debug)]
 pub(crate) struct Presences {
-    clients: ByName<Kept>,
+    clients: Places<Kept>,
+    by_client: HashTable<u32>,
+    /// Keyed anew in each process, so that nobody can choose client ids that all fall into one place.
+    hasher: RandomState,
     /// Clients whose session ended, the one that ended first first.
-    ending: BTreeSet<(u64, ByteString)>,
-    changed: VecDeque<ByteString>,
+    ending: BTreeSet<(u64, u32)>,
+    /// May name a place whose client has no change any more.
+    changed: VecDeque<u32>,
     clients_max: usize,
     /// The highest epoch of a client that was forgotten: none that comes back may begin below it.
     forgotten_epoch: u64,
-    account: Account,
+    held: Held,
 }
 
 impl Presences {
     pub(crate) fn new(clients_max: usize, account: &Account) -> Self {
         Self {
-            clients: ByName::default(),
+            clients: Places::new(),
+            by_client: HashTable::new(),
+            hasher: RandomState::new(),
             ending: BTreeSet::new(),
             changed: VecDeque::new(),
             clients_max,
             forgotten_epoch: 0,
-            account: account.clone(),
+            held: account.hold(0),
         }
     }
 
@@ -141,23 +213,30 @@ impl Presences {
         self.clients.len()
     }
 
-    pub(crate) fn get(&self, client: &str) -> Option<&State> {
-        self.clients.get(client).map(|kept| &kept.state)
+    fn place(&self, client: &str) -> Option<u32> {
+        let is_it = |at: &u32| self.clients[*at as usize].client() == client;
+        self.by_client.find(self.hasher.hash_one(client), is_it).copied()
+    }
+
+    fn kept(&self, client: &str) -> Option<&Kept> {
+        self.place(client).map(|at| &self.clients[at as usize])
+    }
+
+    pub(crate) fn get(&self, client: &str) -> Option<State> {
+        self.kept(client).map(Kept::state)
+    }
+
+    pub(crate) fn contains(&self, client: &str) -> bool {
+        self.place(client).is_some()
     }
 
     /// Notes a new connection; `previous` epochs are passed over. Where there is no room for another client, the one
     /// whose session ended first is forgotten; without one the new client stays unknown.
-    pub(crate) fn connected(
-        &mut self,
-        client: &ByteString,
-        user: &ByteString,
-        keepalive_s: u16,
-        now_unix_ms: u64,
-    ) {
-        let previous = self.get(client).map(|state| state.epoch);
+    pub(crate) fn connected(&mut self, client: &str, user: &ByteString, keepalive_s: u16, now_unix_ms: u64) {
+        let previous = self.kept(client).map(|kept| kept.epoch);
         if previous.is_none() && self.clients.len() >= self.clients_max {
             let Some((_, oldest)) = self.ending.pop_first() else { return };
-            self.note(&oldest, Change::Clear);
+            self.note(oldest, Change::Clear);
             // Not above the bound for long: it is cleared in the turn after this one.
         }
         // The clock may have gone back, since it was forgotten too.
@@ -171,46 +250,79 @@ impl Presences {
             keepalive_s,
             ended_unix_ms: None,
         };
-        self.restore(client.clone(), state);
-        self.note(client, Change::Publish);
+        let at = self.put(client, &state);
+        self.note(at, Change::Publish);
     }
 
     /// Notes the end of the client's connection.
     pub(crate) fn disconnected(
         &mut self,
-        client: &ByteString,
+        client: &str,
         cause: Cause,
         now_unix_ms: u64,
         last_seen_unix_ms: u64,
         keepalive_s: u16,
     ) {
-        let Some(kept) = self.clients.get_mut(client).filter(|kept| kept.state.is_online()) else { return };
-        let state = &mut kept.state;
-        (state.cause, state.since_unix_ms, state.keepalive_s) = (cause, now_unix_ms, keepalive_s);
-        state.last_seen_unix_ms = last_seen_unix_ms;
-        self.note(client, Change::Publish);
+        let Some(at) = self.place(client) else { return };
+        let kept = &mut self.clients[at as usize];
+        if kept.is_online() {
+            (kept.cause, kept.since_unix_ms, kept.keepalive_s) = (cause, now_unix_ms, keepalive_s);
+            kept.last_seen_unix_ms = last_seen_unix_ms;
+            self.note(at, Change::Publish);
+        }
     }
 
     /// Notes the end of the client's session, after that of its connection.
-    pub(crate) fn session_ended(&mut self, client: &ByteString, now_unix_ms: u64) {
-        let Some(kept) = self.clients.get_mut(client).filter(|kept| !kept.state.is_online()) else { return };
-        if kept.state.ended_unix_ms.is_none() {
-            kept.state.ended_unix_ms = Some(now_unix_ms);
-            self.ending.insert((now_unix_ms, client.clone()));
-            self.note(client, Change::Write);
+    pub(crate) fn session_ended(&mut self, client: &str, now_unix_ms: u64) {
+        let Some(at) = self.place(client) else { return };
+        let kept = &mut self.clients[at as usize];
+        if !kept.is_online() && kept.ended_unix_ms.is_none() {
+            let ended_unix_ms = NonZeroU64::MIN.max(NonZeroU64::new(now_unix_ms).unwrap_or(NonZeroU64::MIN));
+            kept.ended_unix_ms = Some(ended_unix_ms);
+            self.ending.insert((ended_unix_ms.get(), at));
+            self.note(at, Change::Write);
         }
     }
 
     /// Sets a client's state as the log says.
-    pub(crate) fn restore(&mut self, client: ByteString, state: State) {
-        let before = self.forget(&client);
-        if let Some(ended_unix_ms) = state.ended_unix_ms {
-            self.ending.insert((ended_unix_ms, client.clone()));
+    pub(crate) fn restore(&mut self, client: &str, state: &State) {
+        self.put(client, state);
+    }
+
+    /// Sets a client's state; a change of it that waits goes on waiting.
+    fn put(&mut self, client: &str, state: &State) -> u32 {
+        let mut change = None;
+        if let Some(at) = self.place(client) {
+            let kept = &mut self.clients[at as usize];
+            if kept.user() == &*state.user {
+                if let Some(ended) = kept.ended_unix_ms {
+                    self.ending.remove(&(ended.get(), at));
+                }
+                kept.set(state);
+                self.note_ending(at);
+                return at;
+            }
+            // Another user has the client id now.
+            change = kept.change;
+            self.forget(at);
         }
-        let held = self.account.hold(PRESENCE_BYTES + client.len() + state.user.len());
-        // It stays in `changed` if it was there.
-        let change = before.and_then(|kept| kept.change);
-        self.clients.insert(client, Kept { state, change, _held: held });
+        let kept = Kept { change, ..Kept::new(client, state) };
+        self.held.grow(kept.held_bytes());
+        let at = u32::try_from(self.clients.insert(kept)).expect("clients are fewer than four billions");
+        let Self { clients, by_client, hasher, .. } = self;
+        let hash = |at: &u32| hasher.hash_one(clients[*at as usize].client());
+        by_client.insert_unique(hash(&at), at, hash);
+        if change.is_some() {
+            self.changed.push_back(at);
+        }
+        self.note_ending(at);
+        at
+    }
+
+    fn note_ending(&mut self, at: u32) {
+        if let Some(ended) = self.clients[at as usize].ended_unix_ms {
+            self.ending.insert((ended.get(), at));
+        }
     }
 
     /// The highest epoch of a client that was forgotten.
@@ -225,35 +337,45 @@ impl Presences {
 
     /// Forgets a client as the log says.
     pub(crate) fn cleared(&mut self, client: &str) {
-        self.forget(client);
+        if let Some(at) = self.place(client) {
+            self.forget(at);
+        }
     }
 
-    fn forget(&mut self, client: &str) -> Option<Kept> {
-        let (client, kept) = self.clients.remove_entry(client)?;
-        if let Some(ended_unix_ms) = kept.state.ended_unix_ms {
-            self.ending.remove(&(ended_unix_ms, client));
+    fn forget(&mut self, at: u32) {
+        let kept = self.clients.remove(at as usize);
+        if let Ok(found) = self.by_client.find_entry(self.hasher.hash_one(kept.client()), |it| *it == at) {
+            found.remove();
         }
-        Some(kept)
+        if let Some(ended) = kept.ended_unix_ms {
+            self.ending.remove(&(ended.get(), at));
+        }
+        self.held.shrink(kept.held_bytes());
+        if self.clients.len() == 0 {
+            // What was needed for many is given back with the last.
+            (self.by_client, self.changed) = Default::default();
+        }
     }
 
     /// Makes all that the last process left as online offline, and forgets all where presence is switched off. Says
     /// which sessions are to be looked for.
     pub(crate) fn resume(&mut self, is_on: bool, now_unix_ms: u64, has_session: impl Fn(&str) -> bool) {
-        let concerns = |client: &str, state: &State| {
-            !is_on || state.is_online() || (state.ended_unix_ms.is_none() && !has_session(client))
+        let concerns = |kept: &Kept| {
+            !is_on || kept.is_online() || (kept.ended_unix_ms.is_none() && !has_session(kept.client()))
         };
-        let concerned = self.iter().filter(|(client, state)| concerns(client, state));
-        let mut clients: Vec<_> = concerned.map(|(client, _)| client.clone()).collect();
+        let concerned = self.clients.iter().filter(|(_, kept)| concerns(kept));
+        let mut clients: Vec<(String, u32)> =
+            concerned.map(|(at, kept)| (kept.client().to_owned(), at as u32)).collect();
         clients.sort_unstable();
-        for client in clients {
-            let Some(state) = self.get(&client) else { continue };
-            let (last_seen, keepalive_s) = (state.last_seen_unix_ms, state.keepalive_s);
+        for (client, at) in clients {
+            let kept = &self.clients[at as usize];
+            let (last_seen, keepalive_s) = (kept.last_seen_unix_ms, kept.keepalive_s);
             self.disconnected(&client, Cause::BrokerRestart, now_unix_ms, last_seen, keepalive_s);
             if !has_session(&client) {
                 self.session_ended(&client, now_unix_ms);
             }
             if !is_on {
-                self.note(&client, Change::Clear);
+                self.note(at, Change::Clear);
             }
         }
     }
@@ -261,58 +383,76 @@ impl Presences {
     /// Has the clients cleared whose session ended so long ago; says when the next one is due.
     pub(crate) fn clear_due(&mut self, keep_ms: u64, now_unix_ms: u64, most: usize) -> Option<u64> {
         for _ in 0..most {
-            let (ended_unix_ms, client) = self.ending.first()?.clone();
+            let &(ended_unix_ms, at) = self.ending.first()?;
             let due_unix_ms = ended_unix_ms.saturating_add(keep_ms);
             if due_unix_ms > now_unix_ms {
                 return Some(due_unix_ms);
             }
             self.ending.pop_first();
-            self.note(&client, Change::Clear);
+            self.note(at, Change::Clear);
         }
         self.ending.first().map(|(ended_unix_ms, _)| ended_unix_ms.saturating_add(keep_ms))
     }
 
-    fn note(&mut self, client: &ByteString, change: Change) {
-        let Some(kept) = self.clients.get_mut(client) else { return };
+    fn note(&mut self, at: u32, change: Change) {
+        let kept = &mut self.clients[at as usize];
         if kept.change.is_none() {
-            self.changed.push_back(client.clone());
+            self.changed.push_back(at);
         }
         // A new connection takes back that the client was to be forgotten.
-        let takes_back = kept.state.ended_unix_ms.is_none() && change == Change::Publish;
+        let takes_back = kept.ended_unix_ms.is_none() && change == Change::Publish;
         kept.change = if takes_back { Some(change) } else { kept.change.max(Some(change)) };
     }
 
-    pub(crate) fn has_changes(&self) -> bool {
-        !self.changed.is_empty()
+    /// Returns how many changes wait, at most.
+    pub(crate) fn changes(&self) -> usize {
+        self.changed.len()
     }
 
-    /// Takes the next client whose state changed out, with what is to be done. A cleared one is forgotten.
-    pub(crate) fn take_change(&mut self) -> Option<(ByteString, Change)> {
-        while let Some(client) = self.changed.pop_front() {
-            let change = self.clients.get_mut(&client).and_then(|kept| kept.change.take());
-            let Some(change) = change else { continue };
-            if change == Change::Clear {
-                let forgotten = self.forget(&client).map_or(0, |kept| kept.state.epoch);
-                self.forgotten_epoch = self.forgotten_epoch.max(forgotten);
+    /// Says that nobody has heard of what waits, and who begins to listen now sees the states themselves.
+    pub(crate) fn hush(&mut self) {
+        for at in &self.changed {
+            let kept = self.clients.get_mut(*at as usize);
+            if let Some(change) = kept.and_then(|kept| kept.change.as_mut()) {
+                *change = if *change == Change::Publish { Change::Write } else { *change };
             }
-            return Some((client, change));
+        }
+    }
+
+    /// Takes the next client whose state changed out, with what is to be done and its state. A cleared one is
+    /// forgotten.
+    pub(crate) fn take_change(&mut self) -> Option<(ByteString, Change, State)> {
+        while let Some(at) = self.changed.pop_front() {
+            let Some(kept) = self.clients.get_mut(at as usize) else { continue };
+            let Some(change) = kept.change.take() else { continue };
+            let (client, state) = (kept.client().into(), kept.state());
+            if change == Change::Clear {
+                self.forgotten_epoch = self.forgotten_epoch.max(state.epoch);
+                self.forget(at);
+            }
+            return Some((client, change, state));
         }
         None
     }
 
     /// Whether the log does not yet say what is here.
     pub(crate) fn is_changed(&self, client: &str) -> bool {
-        self.clients.get(client).is_some_and(|kept| kept.change.is_some())
+        self.kept(client).is_some_and(|kept| kept.change.is_some())
     }
 
     #[cfg(test)]
     pub(crate) fn recount(&self) -> usize {
-        self.iter().map(|(client, state)| PRESENCE_BYTES + client.len() + state.user.len()).sum()
+        self.clients.iter().map(|(_, kept)| kept.held_bytes()).sum()
     }
 
     /// All clients, in no order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&ByteString, &State)> {
-        self.clients.iter().map(|(client, kept)| (client, &kept.state))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, State)> {
+        self.clients.iter().map(|(_, kept)| (kept.client(), kept.state()))
+    }
+
+    /// Their names, in no order.
+    pub(crate) fn clients(&self) -> impl Iterator<Item = &str> {
+        self.clients.iter().map(|(_, kept)| kept.client())
     }
 }
 
@@ -327,17 +467,19 @@ mod tests {
     }
 
     fn changes(of: &mut Presences) -> Vec<(String, Change)> {
-        std::iter::from_fn(|| of.take_change()).map(|(client, change)| (client.to_string(), change)).collect()
+        std::iter::from_fn(|| of.take_change())
+            .map(|(client, change, _)| (client.to_string(), change))
+            .collect()
     }
 
     fn come(of: &mut Presences, client: &str, at: u64) -> u64 {
-        of.connected(&client.into(), &"u".into(), 60, at);
+        of.connected(client, &"u".into(), 60, at);
         of.get(client).map_or(0, |state| state.epoch)
     }
 
     fn go(of: &mut Presences, client: &str, at: u64) {
-        of.disconnected(&client.into(), Cause::Lost, at, at - 1, 60);
-        of.session_ended(&client.into(), at);
+        of.disconnected(client, Cause::Lost, at, at - 1, 60);
+        of.session_ended(client, at);
     }
 
     #[test]
@@ -357,7 +499,7 @@ mod tests {
         come(&mut of, "a", NOW + 2);
         assert!(of.is_changed("a"));
         assert_eq!(changes(&mut of), [("a".into(), Change::Publish)]);
-        assert!(of.get("a").unwrap().is_online() && !of.is_changed("a") && !of.has_changes());
+        assert!(of.get("a").unwrap().is_online() && !of.is_changed("a") && of.changes() == 0);
         go(&mut of, "a", NOW + 3);
         assert_eq!(changes(&mut of), [("a".into(), Change::Publish)], "written and published together");
     }
@@ -376,12 +518,13 @@ mod tests {
         assert_eq!(changes(&mut of), [("a".into(), Change::Publish), ("b".into(), Change::Clear)]);
         assert_eq!(of.clear_due(10, NOW + 12, 2), None);
         assert_eq!(changes(&mut of), [("c".into(), Change::Clear)]);
-        assert_eq!(of.iter().map(|(client, _)| &**client).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(of.clients().collect::<Vec<_>>(), ["a"]);
     }
 
     #[test]
     fn clients_are_bounded_and_who_ended_first_makes_room() {
-        let mut of = presences(2);
+        let account = Account::default();
+        let mut of = Presences::new(2, &account);
         come(&mut of, "a", NOW);
         come(&mut of, "b", NOW);
         assert_eq!((come(&mut of, "c", NOW), of.len()), (0, 2), "nobody makes room");
@@ -390,7 +533,6 @@ mod tests {
         assert_ne!(come(&mut of, "c", NOW + 2), 0);
         assert_eq!(changes(&mut of), [("b".into(), Change::Clear), ("c".into(), Change::Publish)]);
         assert_eq!(of.len(), 2);
-        let account = of.account.clone();
         drop(of);
         assert_eq!(account.bytes(), 0);
     }
@@ -402,7 +544,7 @@ mod tests {
             come(&mut of, "here", NOW);
             come(&mut of, "gone", NOW);
             come(&mut of, "away", NOW);
-            of.disconnected(&"away".into(), Cause::Lost, NOW + 1, NOW, 60);
+            of.disconnected("away", Cause::Lost, NOW + 1, NOW, 60);
             changes(&mut of);
             of.resume(is_on, NOW + 5, |client| client != "gone");
             let changed = changes(&mut of);
@@ -416,6 +558,34 @@ mod tests {
                 assert!(changed.iter().all(|(_, change)| *change == Change::Clear) && of.len() == 0);
             }
         }
+    }
+
+    #[test]
+    fn who_begins_to_listen_is_not_told_again_what_it_sees() {
+        let mut of = presences(10);
+        come(&mut of, "a", NOW);
+        go(&mut of, "b", NOW);
+        come(&mut of, "b", NOW);
+        of.hush();
+        assert_eq!(changes(&mut of), [("a".into(), Change::Write), ("b".into(), Change::Write)]);
+        come(&mut of, "c", NOW);
+        go(&mut of, "c", NOW + 1);
+        changes(&mut of);
+        assert_eq!(of.clear_due(10, NOW + 11, 5), None);
+        of.hush();
+        assert_eq!(changes(&mut of), [("c".into(), Change::Clear)], "it must be forgotten all the same");
+    }
+
+    #[test]
+    fn a_client_that_another_user_has_now_is_the_other_users() {
+        let mut of = presences(10);
+        come(&mut of, "a", NOW);
+        go(&mut of, "a", NOW + 1);
+        of.connected("a", &"another".into(), 60, NOW + 2);
+        assert_eq!(of.get("a").map(|state| state.user), Some("another".into()));
+        assert_eq!((changes(&mut of), of.len()), (vec![("a".into(), Change::Publish)], 1));
+        assert_eq!(of.clear_due(10, NOW + 100, 5), None, "its end was that of the other one");
+        assert_eq!(size_of::<Option<Kept>>(), 56);
     }
 
     #[test]

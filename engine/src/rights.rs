@@ -57,6 +57,13 @@ const NOT_NAMED: u32 = u32::MAX;
 #[derive(Debug)]
 pub(crate) struct Rights {
     node: Arc<NodeRules>,
+    /// `None` where no rule exists, so that everything is allowed.
+    picked: Option<Box<Picked>>,
+}
+
+/// The rules that are about one client.
+#[derive(Debug)]
+struct Picked {
     own: Arc<[AclRule]>,
     /// The rules that are about it, the first that matches decides.
     rules: Box<[Applied]>,
@@ -133,6 +140,73 @@ impl AclRule {
 impl Rights {
     /// Picks the rules that are about a client. `user` is its session's, so that the anonymous have one.
     pub(crate) fn new(node: &Arc<NodeRules>, principal: &Principal, client_id: &str, user: &str) -> Self {
+        let is_restricted = !node.leave_unrestricted(principal);
+        let picked = is_restricted.then(|| Box::new(Picked::new(node, principal, client_id, user)));
+        Self { node: Arc::clone(node), picked }
+    }
+
+    /// Whether these are the rights by the node's rules of now.
+    pub(crate) fn are_of(&self, node: &Arc<NodeRules>) -> bool {
+        Arc::ptr_eq(&self.node, node)
+    }
+
+    /// How many rules are about the client.
+    pub(crate) fn rules(&self) -> usize {
+        self.picked.as_ref().map_or(0, |picked| picked.rules.len())
+    }
+
+    /// Whether no rule exists, so that everything is allowed.
+    pub(crate) fn is_unrestricted(&self) -> bool {
+        self.picked.is_none()
+    }
+
+    /// Says whether the client may publish to the topic: the first rule whose filter matches decides. What it
+    /// may do with `$im/...` is no matter of rules.
+    pub(crate) fn may_publish(&mut self, topic: &ByteString) -> Result<(), Denied> {
+        let Some(picked) = &mut self.picked else { return Ok(()) };
+        if picked.recent.has(topic) || topic.starts_with(IM_PREFIX) {
+            return Ok(());
+        }
+        let first =
+            picked.about(&self.node, Access::Publish).find(|(_, filter)| filter_matches(filter, topic));
+        match first {
+            Some((rule, _)) if rule.allow => {}
+            first => return Err(Denied { rule: first.map(|(rule, _)| rule.filter.clone()) }),
+        }
+        if picked.rules.len() >= REMEMBERED_FROM {
+            picked.recent.add(topic);
+        }
+        Ok(())
+    }
+
+    /// Says whether the client may subscribe to the filter, its prefixes taken off by [`topics_of`]: a rule
+    /// that allows all of it allows it, one that denies any of it before refuses it. One that allows a part
+    /// of it says nothing: so no message comes through a wildcard that may not be read.
+    pub(crate) fn may_subscribe(&self, filter: &str) -> Result<(), Denied> {
+        let Some(picked) = self.picked.as_ref().filter(|_| !is_everyones(filter)) else { return Ok(()) };
+        for (rule, of_rule) in picked.about(&self.node, Access::Subscribe) {
+            match rule.allow {
+                true if filter_covers(of_rule, filter) => return Ok(()),
+                false if filters_overlap(of_rule, filter) => {
+                    return Err(Denied { rule: Some(rule.filter.clone()) });
+                }
+                _ => {}
+            }
+        }
+        Err(Denied { rule: None })
+    }
+
+    /// Says whether the client may read messages of the topic: whether it may subscribe to just that.
+    pub(crate) fn may_read(&self, topic: &str) -> bool {
+        let Some(picked) = self.picked.as_ref().filter(|_| !is_everyones(topic)) else { return true };
+        let first =
+            picked.about(&self.node, Access::Subscribe).find(|(_, filter)| filter_matches(filter, topic));
+        first.is_some_and(|(rule, _)| rule.allow)
+    }
+}
+
+impl Picked {
+    fn new(node: &Arc<NodeRules>, principal: &Principal, client_id: &str, user: &str) -> Self {
         let own = &principal.rules;
         let own_places = (0..).zip(own.iter()).filter(|(_, rule)| rule.is_about(client_id, principal));
         let mut places: Vec<u32> = own_places.map(|(at, _)| at).collect();
@@ -150,72 +224,16 @@ impl Rights {
             }
         }
         let (rules, named) = (rules.into_boxed_slice(), named.into_boxed_slice());
-        Self { node: Arc::clone(node), own: Arc::clone(own), rules, named, recent: Recent::default() }
+        Self { own: Arc::clone(own), rules, named, recent: Recent::default() }
     }
 
-    /// Whether these are the rights by the node's rules of now.
-    pub(crate) fn are_of(&self, node: &Arc<NodeRules>) -> bool {
-        Arc::ptr_eq(&self.node, node)
-    }
-
-    /// How many rules are about the client.
-    pub(crate) fn rules(&self) -> usize {
-        self.rules.len()
-    }
-
-    /// Whether no rule exists, so that everything is allowed.
-    pub(crate) fn is_unrestricted(&self) -> bool {
-        self.own.is_empty() && self.node.acl.rules.is_empty()
-    }
-
-    /// Says whether the client may publish to the topic: the first rule whose filter matches decides. What it
-    /// may do with `$im/...` is no matter of rules.
-    pub(crate) fn may_publish(&mut self, topic: &ByteString) -> Result<(), Denied> {
-        if self.is_unrestricted() || self.recent.has(topic) || topic.starts_with(IM_PREFIX) {
-            return Ok(());
-        }
-        let first = self.about(Access::Publish).find(|(_, filter)| filter_matches(filter, topic));
-        match first {
-            Some((rule, _)) if rule.allow => {}
-            first => return Err(Denied { rule: first.map(|(rule, _)| rule.filter.clone()) }),
-        }
-        if self.rules.len() >= REMEMBERED_FROM {
-            self.recent.add(topic);
-        }
-        Ok(())
-    }
-
-    /// Says whether the client may subscribe to the filter, its prefixes taken off by [`topics_of`]: a rule
-    /// that allows all of it allows it, one that denies any of it before refuses it. One that allows a part
-    /// of it says nothing: so no message comes through a wildcard that may not be read.
-    pub(crate) fn may_subscribe(&self, filter: &str) -> Result<(), Denied> {
-        if self.is_unrestricted() || is_everyones(filter) {
-            return Ok(());
-        }
-        for (rule, of_rule) in self.about(Access::Subscribe) {
-            match rule.allow {
-                true if filter_covers(of_rule, filter) => return Ok(()),
-                false if filters_overlap(of_rule, filter) => {
-                    return Err(Denied { rule: Some(rule.filter.clone()) });
-                }
-                _ => {}
-            }
-        }
-        Err(Denied { rule: None })
-    }
-
-    /// Says whether the client may read messages of the topic: whether it may subscribe to just that.
-    pub(crate) fn may_read(&self, topic: &str) -> bool {
-        if self.is_unrestricted() || is_everyones(topic) {
-            return true;
-        }
-        let first = self.about(Access::Subscribe).find(|(_, filter)| filter_matches(filter, topic));
-        first.is_some_and(|(rule, _)| rule.allow)
-    }
-
-    fn about(&self, access: Access) -> impl Iterator<Item = (&AclRule, &ByteString)> {
+    fn about<'a>(
+        &'a self,
+        node: &'a NodeRules,
+        access: Access,
+    ) -> impl Iterator<Item = (&'a AclRule, &'a ByteString)> {
         self.rules.iter().filter_map(move |applied| {
-            let rule = rule_at(&self.own, &self.node, applied.rule);
+            let rule = rule_at(&self.own, node, applied.rule);
             let filter = self.named.get(applied.named as usize).unwrap_or(&rule.filter);
             rule.is_for(access).then_some((rule, filter))
         })

@@ -12,24 +12,25 @@
 //! Invariants: every in-flight entry has its own packet id; `window_used` counts the entries sent on the
 //! current connection; in-flight entries stand in the order of their first sending.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use bytestring::ByteString;
 use protocol::{PacketId, SubscribeOptions, Will};
-use rustc_hash::FxHashMap;
+use rustc_hash::FxBuildHasher;
 
 use crate::ConnId;
 use crate::behind::Behind;
 use crate::gap::Gaps;
 use crate::memory::{Account, Held, INCOMING_BYTES, SESSION_BYTES, SUBSCRIPTION_BYTES, entry_bytes};
 use crate::message::{Delivery, MsgNo, queue_bytes};
-use crate::names::ByName;
 use crate::poison::{SET_ASIDE_BYTES, SetAside, SetAsides, Suspicion};
 use crate::principal::{Principal, SessionLimits};
 use crate::record::{SessionNo, Source};
 use crate::replay::Replays;
+use crate::seldom::Seldom;
+use crate::subscriptions::Subscriptions;
 use crate::waiting::{PlaceNo, Waiting};
 
 /// One subscription of the session.
@@ -84,10 +85,12 @@ impl Recheck {
         if self.epoch == epoch {
             return;
         }
-        let mut filters: Vec<_> = session.subscriptions.keys().cloned().collect();
+        let mut filters: Vec<ByteString> = session.subscriptions.keys().map(ByteString::from).collect();
         filters.sort_unstable_by(|a, b| b.cmp(a));
         let in_flight = session.in_flight.iter().rev().map(|f| f.packet_id).collect();
-        session.queue.check_anew();
+        if let Some(queue) = session.queue.get_mut() {
+            queue.check_anew();
+        }
         *self = Self { epoch, filters, in_flight };
     }
 }
@@ -102,24 +105,24 @@ pub(crate) struct Session {
     /// Whether the log knows the session.
     pub(crate) durable: bool,
     pub(crate) conn: Option<ConnId>,
-    /// When the connection ended, on both clocks; `None` while connected. The monotonic one may be negative:
-    /// before this process began.
-    pub(crate) disconnected: Option<(i64, u64)>,
+    /// When the connection ended, on both clocks; the monotonic one may be negative: before this process began. It is
+    /// `CONNECTED` while connected.
+    disconnected: (i64, u64),
     /// Published when its connection ends; change it only by `keep_will` and `take_will`.
     pub(crate) will: Option<Box<Will>>,
     /// When a will that waits is due, monotonic.
     pub(crate) will_due_ms: Option<i64>,
-    pub(crate) subscriptions: ByName<Subscription>,
+    pub(crate) subscriptions: Subscriptions,
     /// Changed by the methods here, which count it.
-    pub(crate) queue: Waiting,
-    pub(crate) in_flight: VecDeque<InFlight>,
+    pub(crate) queue: Seldom<Waiting>,
+    pub(crate) in_flight: Seldom<VecDeque<InFlight>>,
     pub(crate) window_used: usize,
     /// PUBRECs taken.
     released: u64,
-    pub(crate) incoming: FxHashMap<PacketId, Incoming>,
+    pub(crate) incoming: Seldom<HashMap<PacketId, Incoming, FxBuildHasher>>,
     next_packet_id: u16,
     /// How many ids from the next one on are known to be free.
-    free_ids: usize,
+    free_ids: u16,
     /// Who is connected, or was last; `None` after a restart until somebody connects.
     pub(crate) principal: Option<Arc<Principal>>,
     /// Its share of the shard's memory: all that is here, messages' bodies excepted.
@@ -150,6 +153,9 @@ pub(crate) struct Session {
     pub(crate) is_fetching: bool,
 }
 
+/// Stands for the time at which a connection ended that has not ended.
+const CONNECTED: i64 = i64::MIN;
+
 /// How many packet ids there are.
 const IDS: usize = u16::MAX as usize;
 
@@ -159,7 +165,8 @@ fn after(id: u16) -> u16 {
 }
 
 impl Session {
-    pub(crate) fn new(no: SessionNo, client_id: ByteString, user: ByteString, account: &Account) -> Self {
+    pub(crate) fn new(no: SessionNo, client_id: &str, user: &str, account: &Account) -> Self {
+        let (client_id, user) = names(client_id, user);
         Self {
             share: account.hold(SESSION_BYTES + client_id.len() + user.len()),
             no,
@@ -168,15 +175,15 @@ impl Session {
             expiry_s: 0,
             durable: false,
             conn: None,
-            disconnected: None,
+            disconnected: (CONNECTED, 0),
             will: None,
             will_due_ms: None,
-            subscriptions: ByName::default(),
-            queue: Waiting::default(),
-            in_flight: VecDeque::new(),
+            subscriptions: Subscriptions::default(),
+            queue: Seldom::default(),
+            in_flight: Seldom::default(),
             window_used: 0,
             released: 0,
-            incoming: FxHashMap::default(),
+            incoming: Seldom::default(),
             next_packet_id: 1,
             free_ids: 0,
             principal: None,
@@ -252,7 +259,7 @@ impl Session {
 
     fn take_from_queue(&mut self, take: impl FnOnce(&mut Waiting) -> Option<Delivery>) -> Option<Delivery> {
         let before = self.queue.extra_bytes();
-        let taken = take(&mut self.queue)?;
+        let taken = take(self.queue.get_mut()?)?;
         self.share.shrink(entry_bytes(&taken) + before - self.queue.extra_bytes());
         Some(taken)
     }
@@ -296,7 +303,7 @@ impl Session {
         while taken.next_if_eq(&free).is_some() {
             free += 1;
         }
-        self.free_ids = taken.next().unwrap_or(IDS) - free;
+        self.free_ids = (taken.next().unwrap_or(IDS) - free) as u16;
         self.next_packet_id = ((next - 1 + free) % IDS + 1) as u16;
     }
 
@@ -321,7 +328,7 @@ impl Session {
     }
 
     pub(crate) fn in_flight_mut(&mut self, packet_id: PacketId) -> Option<&mut InFlight> {
-        self.in_flight.iter_mut().find(|f| f.packet_id == packet_id)
+        self.in_flight.get_mut()?.iter_mut().find(|f| f.packet_id == packet_id)
     }
 
     /// Notes that the PUBREC of a message in flight came; says whether it is the first one.
@@ -362,12 +369,29 @@ impl Session {
     /// ([MQTT-4.4.0-1]).
     pub(crate) fn start_connection(&mut self, conn: ConnId) {
         self.conn = Some(conn);
-        self.disconnected = None;
+        self.set_disconnected(None);
         self.will_due_ms = None;
         self.window_used = 0;
-        for entry in &mut self.in_flight {
+        for entry in self.in_flight.get_mut().into_iter().flatten() {
             entry.on_this_connection = false;
         }
+    }
+
+    /// When its connection ended, on both clocks; `None` while connected.
+    pub(crate) fn disconnected(&self) -> Option<(i64, u64)> {
+        (self.disconnected.0 != CONNECTED).then_some(self.disconnected)
+    }
+
+    /// Notes when its connection ended, or that it has not.
+    pub(crate) fn set_disconnected(&mut self, at: Option<(i64, u64)>) {
+        self.disconnected = at.unwrap_or((CONNECTED, 0));
+    }
+
+    /// Gives back what a session needs only while messages move.
+    pub(crate) fn tidy(&mut self) {
+        self.queue.tidy();
+        self.in_flight.tidy();
+        self.incoming.tidy();
     }
 
     /// Whether its time without a connection is over.
@@ -377,19 +401,19 @@ impl Session {
 
     /// When it ends if nobody connects, monotonic; `None` while connected, or never.
     pub(crate) fn expires_ms(&self) -> Option<i64> {
-        let (since_ms, _) = self.disconnected.filter(|_| self.expiry_s != u32::MAX)?;
+        let (since_ms, _) = self.disconnected().filter(|_| self.expiry_s != u32::MAX)?;
         Some(since_ms + i64::from(self.expiry_s) * 1000)
     }
 
     /// Makes or replaces a subscription.
-    pub(crate) fn subscribe(&mut self, filter: ByteString, subscription: Subscription) {
-        let bytes = subscription_bytes(&filter);
+    pub(crate) fn subscribe(&mut self, filter: &str, subscription: Subscription) {
+        let bytes = subscription_bytes(filter);
         if self.subscriptions.insert(filter, subscription).is_none() {
             self.share.grow(bytes);
         }
     }
 
-    pub(crate) fn unsubscribe(&mut self, filter: &ByteString) -> Option<Subscription> {
+    pub(crate) fn unsubscribe(&mut self, filter: &str) -> Option<Subscription> {
         let ended = self.subscriptions.remove(filter)?;
         self.share.shrink(subscription_bytes(filter));
         Some(ended)
@@ -403,7 +427,7 @@ impl Session {
     }
 
     pub(crate) fn release_incoming(&mut self, packet_id: PacketId) -> Option<Incoming> {
-        let released = self.incoming.remove(&packet_id)?;
+        let released = self.incoming.get_mut()?.remove(&packet_id)?;
         self.share.shrink(incoming_bytes(&released));
         Some(released)
     }
@@ -431,7 +455,7 @@ impl Session {
     /// What it holds besides the places of messages, as it is now.
     #[cfg(test)]
     pub(crate) fn recount_without_entries(&self) -> usize {
-        let filters: usize = self.subscriptions.keys().map(|f| subscription_bytes(f)).sum();
+        let filters: usize = self.subscriptions.keys().map(subscription_bytes).sum();
         let incoming: usize = self.incoming.values().map(incoming_bytes).sum();
         let will = self.will.as_deref().map_or(0, will_bytes);
         SESSION_BYTES + self.client_id.len() + self.user.len() + will + filters + incoming
@@ -458,6 +482,14 @@ impl Session {
     }
 }
 
+/// Puts both names into one buffer, which is none that anything else came in. The user of an anonymous client ends with
+/// its client id.
+fn names(client_id: &str, user: &str) -> (ByteString, ByteString) {
+    let both = if user.ends_with(client_id) { user.to_owned() } else { [user, client_id].concat() };
+    let both = ByteString::from(both);
+    (both.slice_ref(&both[both.len() - client_id.len()..]), both.slice_ref(&both[..user.len()]))
+}
+
 /// In the session, and as the levels among the routes.
 fn subscription_bytes(filter: &str) -> usize {
     SUBSCRIPTION_BYTES + filter.len() * 2
@@ -481,7 +513,7 @@ mod tests {
     use protocol::QoS;
 
     fn session() -> Session {
-        Session::new(SessionNo(1), "c".into(), "u".into(), &Account::default())
+        Session::new(SessionNo(1), "c", "u", &Account::default())
     }
 
     fn delivery() -> Delivery {
@@ -504,6 +536,15 @@ mod tests {
             }
         }
         assert_eq!(session.in_flight.len(), stuck.len());
+    }
+
+    #[test]
+    fn both_names_stand_in_one_buffer() {
+        for (client, user) in [("truck", "anon:truck"), ("truck", "ann"), ("a", "a"), ("c", ""), ("", "u")] {
+            let session = Session::new(SessionNo(1), client, user, &Account::default());
+            assert_eq!((&*session.client_id, &*session.user), (client, user));
+        }
+        assert!(size_of::<Session>() <= 296, "{}", size_of::<Session>());
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(crate) enum Deadline {
     Probe(ConnId),
     /// What is known of a client's presence has been kept long enough.
     PresenceEnd,
+    /// Changes of presences that nobody listens to wait to be written.
+    Presences,
     /// A session without connection has expired.
     SessionExpiry(SessionNo),
     /// A will's delay has passed.

@@ -13,7 +13,7 @@ use std::collections::hash_map::Entry;
 use std::num::NonZeroU64;
 
 use protocol::QoS;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::message::{Delivery, MsgNo, Origin};
 use crate::record::{GroupNo, SessionNo, Source};
@@ -33,7 +33,7 @@ struct Place {
     newest: MsgNo,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Waiting {
     places: VecDeque<Place>,
     /// Number of the first place.
@@ -53,10 +53,30 @@ pub(crate) struct Waiting {
     collapsing: Option<Box<FxHashMap<(NonZeroU64, Source), MsgNo>>>,
 }
 
+impl Default for Waiting {
+    fn default() -> Self {
+        Self::EMPTY
+    }
+}
+
 /// Empty places below which none are cleared away.
 const EMPTY_MIN: usize = 64;
 
 impl Waiting {
+    /// A queue that nothing came to.
+    pub(crate) const EMPTY: Self = Self {
+        places: VecDeque::new(),
+        first: 0,
+        len: 0,
+        bytes: 0,
+        at_most_once: 0,
+        at_most_once_from: 0,
+        by_group: FxHashMap::with_hasher(FxBuildHasher),
+        unchecked_from: 0,
+        priority: None,
+        collapsing: None,
+    };
+
     pub(crate) fn len(&self) -> usize {
         self.len
     }

@@ -78,7 +78,7 @@ impl Shard {
             match work {
                 Work::Trim(session) => self.trim(now, session),
                 Work::Drain(session) => {
-                    if let Some(&key) = self.by_no.get(&session) {
+                    if let Some(key) = self.sessions.numbered(session) {
                         self.sessions[key].is_draining = false;
                         self.drain(now, key);
                     }

@@ -82,7 +82,7 @@ impl Shard {
         self.conversations(&mut out);
         let presences: BTreeMap<_, _> = self.presences.iter().collect();
         for (client, state) in presences {
-            out.push(&Entry::Presence { client: client.clone(), state: state.clone() });
+            out.push(&Entry::Presence { client: client.into(), state });
             out.close_if_full();
         }
         let epoch = self.presences.forgotten_epoch();
@@ -239,7 +239,7 @@ impl Checkpoint {
         let session = s.no;
         self.push(&Entry::SessionOpened { session, client_id: s.client_id.clone(), user: s.user.clone() });
         let (expiry_s, will) = (s.expiry_s, s.will.clone());
-        self.push(&match s.disconnected {
+        self.push(&match s.disconnected() {
             Some((_, at_unix_ms)) => Entry::SessionDisconnected { session, expiry_s, at_unix_ms, will },
             None => Entry::SessionConnected { session, expiry_s, will },
         });
@@ -248,7 +248,7 @@ impl Checkpoint {
         }
         let subscriptions: BTreeMap<_, _> = s.subscriptions.iter().collect();
         for (filter, Subscription { options, identifier }) in subscriptions {
-            let (filter, options, identifier) = (filter.clone(), *options, *identifier);
+            let (filter, options, identifier) = (filter.into(), *options, *identifier);
             self.push(&Entry::Subscribed { session, filter, options, identifier });
             self.close_if_full();
         }
@@ -259,7 +259,7 @@ impl Checkpoint {
             self.close_if_full();
         }
         self.replays(s);
-        for entry in &s.in_flight {
+        for entry in s.in_flight.iter() {
             self.delivery(session, &entry.delivery, Some(entry.packet_id));
             self.close_if_full();
         }

@@ -1,12 +1,10 @@
 //! CONNECT: who comes, which session is theirs, and what they missed.
 
 use std::num::{NonZeroU16, NonZeroU32};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
 use protocol::{ConnAck, ConnAckProperties, Connect, Packet, ProtocolVersion, ReasonCode, Will};
-use rustc_hash::FxHashMap;
 
 use super::answer::reason_string;
 use super::keepalive::{hint_property, silence_max_ms};
@@ -20,6 +18,7 @@ use crate::principal::{Authentication, Principal, SessionLimits, lower};
 use crate::record::{Entry, SessionNo};
 use crate::rights::Rights;
 use crate::route::SessionKey;
+use crate::seldom::Seldom;
 use crate::session::Session;
 use crate::timers::Deadline;
 use crate::{CloseReason, ConnId, Now};
@@ -103,7 +102,7 @@ impl Shard {
         self.catch_up(now, &connect.client_id);
         let expiry_max_s = self.expiry_max_s(&principal.limits);
         let expiry_s = wanted_expiry_s(&connect, expiry_max_s).min(expiry_max_s);
-        let known = self.by_client.get(&connect.client_id).copied();
+        let known = self.sessions.of_client(&connect.client_id);
         if let Some(key) = known {
             let owner = &self.sessions[key].user;
             if *owner != user {
@@ -147,7 +146,7 @@ impl Shard {
             return Err(Refusal::new(ReasonCode::PacketTooLarge, what));
         }
         let (key, session_present) = self.session_for(now, &connect, user, expiry_s, known);
-        self.admit(key, Arc::new(principal), &rights);
+        self.admit(key, principal, &rights);
         self.start(now, conn, key, &connect, rights, expiry_s);
         let connack = ConnAck { session_present, ..connack };
         // A resumed session may hold what is not durable yet, and one that is gone may have ended in a record
@@ -172,7 +171,6 @@ impl Shard {
             let what = format!("the client id has {bytes} bytes, the limit is {max}");
             return Err(Refusal::new(ReasonCode::ClientIdentifierNotValid, what));
         }
-        connect.client_id = compact(&connect.client_id);
         // The caller authenticates; it knows no such method if it brings no result.
         if let Some(method) = connect.properties.authentication_method.as_ref().filter(|_| !is_authenticated)
         {
@@ -190,7 +188,7 @@ impl Shard {
         // [MQTT-3.1.3-6] the broker gives one, [MQTT-3.1.3-7] and tells it.
         let id = loop {
             let id = ByteString::from(format!("auto-{:016x}", self.rng.u64(..)));
-            if !self.by_client.contains_key(&id) {
+            if self.sessions.of_client(&id).is_none() {
                 break id;
             }
         };
@@ -201,7 +199,7 @@ impl Shard {
     /// Does first what was due before this connection: its timer may come late, after a restart or a stall.
     /// A session past its expiry is not resumed, and a will past its delay is not cancelled by coming back.
     fn catch_up(&mut self, now: Now, client_id: &str) {
-        let Some(&key) = self.by_client.get(client_id) else { return };
+        let Some(key) = self.sessions.of_client(client_id) else { return };
         let no = self.sessions[key].no;
         self.will_due(now, no);
         self.session_expiry_due(now, no);
@@ -220,7 +218,7 @@ impl Shard {
             self.take_over(now, key);
         }
         // The old connection's end may have ended the session too.
-        let known = self.by_client.get(&connect.client_id).copied();
+        let known = self.sessions.of_client(&connect.client_id);
         match known {
             // [MQTT-3.1.2-4] Clean Start discards the session.
             Some(key) if connect.clean_start && !self.has_planted(Planted::CleanStartResumes) => {
@@ -232,15 +230,13 @@ impl Shard {
         }
         let no = SessionNo(self.next_session);
         self.next_session += 1;
-        let mut session = Session::new(no, connect.client_id.clone(), user.clone(), &self.account);
+        let mut session = Session::new(no, &connect.client_id, &user, &self.account);
         session.durable = expiry_s > 0;
         if session.durable {
-            self.write(&Entry::SessionOpened { session: no, client_id: connect.client_id.clone(), user });
+            let (client_id, user) = (session.client_id.clone(), session.user.clone());
+            self.write(&Entry::SessionOpened { session: no, client_id, user });
         }
-        let key = self.sessions.insert(session);
-        self.by_client.insert(connect.client_id.clone(), key);
-        self.by_no.insert(no, key);
-        (key, false)
+        (self.sessions.insert(session), false)
     }
 
     /// [MQTT-3.1.4-3] an older connection of the client id is told and closed.
@@ -269,7 +265,7 @@ impl Shard {
         let receive_maximum = self.receive_maximum(&limits);
         self.conns.insert(
             conn,
-            Conn {
+            Box::new(Conn {
                 session: key,
                 rights,
                 version: connect.version,
@@ -288,7 +284,7 @@ impl Shard {
                 flight_sent_ms: None,
                 receive_maximum,
                 packet_bytes_max: properties.packet_bytes_max,
-                aliases: FxHashMap::default(),
+                aliases: Seldom::default(),
                 held: self.account.hold(CONNECTION_BYTES),
                 // [MQTT-3.1.2-26] none above the client's maximum, [MQTT-3.1.2-27] and none without one.
                 topics: TopicAliases::new(
@@ -299,7 +295,7 @@ impl Shard {
                 unacknowledged: 0,
                 answers_waiting: 0,
                 asked: None,
-            },
+            }),
         );
         self.stats.connects += 1;
         self.stats.connections_peak = self.stats.connections_peak.max(self.conns.len() as u64);

@@ -73,7 +73,7 @@ impl Shard {
         let tracked = recipient.filter(|_| self.receipts.is_tracked(message));
         let told = tracked.and_then(|recipient| {
             let (sessions, remains) = (&self.sessions, &self.remains);
-            let here = self.by_no.get(&session).map(|key| &sessions[*key]);
+            let here = sessions.numbered(session).map(|key| &sessions[key]);
             let gone = remains.get(&session).filter(|r| !r.client_id.is_empty());
             let gone = || gone.map(|r| Names { client_id: &r.client_id, user: &r.user });
             let member = here.map(|s| Names { client_id: &s.client_id, user: &s.user }).or_else(gone);
@@ -173,7 +173,8 @@ impl Shard {
         self.close(conn, reason);
         let session = &mut self.sessions[key];
         session.conn = None;
-        session.disconnected = Some((now.monotonic_ms as i64, now.unix_ms));
+        session.set_disconnected(Some((now.monotonic_ms as i64, now.unix_ms)));
+        session.tidy();
         let (no, expiry_s) = (session.no, session.expiry_s);
         if expiry_s == 0 {
             // [MQTT-4.1.0-2] without an expiry interval the session ends with its connection; its will goes with it.
@@ -205,7 +206,7 @@ impl Shard {
 
     pub(super) fn write_disconnected(&mut self, key: SessionKey) {
         let session = &self.sessions[key];
-        let Some((_, at_unix_ms)) = session.disconnected else { return };
+        let Some((_, at_unix_ms)) = session.disconnected() else { return };
         if session.durable {
             let (no, expiry_s, will) = (session.no, session.expiry_s, session.will.clone());
             self.write(&Entry::SessionDisconnected { session: no, expiry_s, at_unix_ms, will });
@@ -245,8 +246,6 @@ impl Shard {
     /// Takes a session out of every table.
     pub(super) fn take_session(&mut self, key: SessionKey) -> Session {
         let session = self.sessions.remove(key);
-        self.by_client.remove(&session.client_id);
-        self.by_no.remove(&session.no);
         self.receipts.unhear(&session.user, key);
         self.members.unhear(&session.user, key);
         self.unwatch_inbox(key, &session.user);
@@ -258,7 +257,7 @@ impl Shard {
     }
 
     pub(super) fn session_expiry_due(&mut self, now: Now, no: SessionNo) {
-        let Some(&key) = self.by_no.get(&no) else { return };
+        let Some(key) = self.sessions.numbered(no) else { return };
         if self.sessions[key].is_expired(now.monotonic_ms) {
             // Without an expiry interval its end has begun already.
             self.stats.sessions_expired += u64::from(self.sessions[key].expiry_s > 0);
@@ -279,9 +278,9 @@ impl Shard {
     /// Takes some of the session's subscriptions away, and the session with the last of them. One whose client has
     /// come back is gone already.
     pub(super) fn go_on_ending(&mut self, now: Now, no: SessionNo) {
-        let Some(&key) = self.by_no.get(&no) else { return };
+        let Some(key) = self.sessions.numbered(no) else { return };
         let filters = self.sessions[key].subscriptions.keys();
-        let filters: Vec<_> = filters.take(SUBSCRIPTIONS_PER_TURN_MAX).cloned().collect();
+        let filters: Vec<_> = filters.take(SUBSCRIPTIONS_PER_TURN_MAX).map(ByteString::from).collect();
         self.effort += filters.len() * EFFORT_OF_SUBSCRIPTION;
         for filter in &filters {
             self.remove_subscription(key, filter);
@@ -293,7 +292,7 @@ impl Shard {
     pub(super) fn end_sessions_now(&mut self, now: Now) {
         let ending = |work: &Work| if let Work::EndSession(no) = work { Some(*no) } else { None };
         let ending: Vec<_> = self.backlog.iter().filter_map(ending).collect();
-        for key in ending.iter().filter_map(|no| self.by_no.get(no).copied()).collect::<Vec<_>>() {
+        for key in ending.iter().filter_map(|no| self.sessions.numbered(*no)).collect::<Vec<_>>() {
             self.end_session(now, key);
             self.finish(now);
         }
@@ -301,7 +300,7 @@ impl Shard {
 
     /// Publishes a will whose delay has passed. [MQTT-3.1.3-9] a connection made before has cancelled it.
     pub(super) fn will_due(&mut self, now: Now, no: SessionNo) {
-        let Some(&key) = self.by_no.get(&no) else { return };
+        let Some(key) = self.sessions.numbered(no) else { return };
         let session = &mut self.sessions[key];
         if session.will_due_ms.is_none_or(|due| due > now.monotonic_ms as i64) {
             return;
@@ -320,7 +319,7 @@ impl Shard {
         let next = tracking.open_after(after).take(ENDS_PER_TURN_MAX);
         let open: Vec<_> = next.map(|open| (open.holder, open.recipient)).collect();
         for (holder, recipient) in &open {
-            let Some(&key) = self.by_no.get(holder) else { continue };
+            let Some(key) = self.sessions.numbered(*holder) else { continue };
             let session = &mut self.sessions[key];
             let plain = session.remove_waiting(message, recipient.source());
             let expired = plain.or_else(|| match recipient {
@@ -345,7 +344,7 @@ impl Shard {
         let next = tracking.open_after(after).take(ENDS_PER_TURN_MAX);
         let open: Vec<_> = next.map(|open| (open.holder, open.recipient)).collect();
         for (holder, _) in &open {
-            if let Some(&key) = self.by_no.get(holder) {
+            if let Some(key) = self.sessions.numbered(*holder) {
                 self.end_if_covered(now, key, message, Outcome::Dropped("retention"));
             }
         }

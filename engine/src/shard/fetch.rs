@@ -129,7 +129,7 @@ impl Shard {
         drop(wanted);
         match purpose {
             FetchFor::Session(session) => {
-                let Some(&key) = self.by_no.get(&session) else { return };
+                let Some(key) = self.sessions.numbered(session) else { return };
                 self.sessions[key].is_fetching = false;
                 self.drain(now, key);
             }
@@ -145,7 +145,7 @@ impl Shard {
     fn goes_on(&mut self, purpose: FetchFor) {
         match purpose {
             FetchFor::Session(session) => {
-                if let Some(&key) = self.by_no.get(&session) {
+                if let Some(key) = self.sessions.numbered(session) {
                     self.sessions[key].is_fetching = false;
                     self.drain_later(key);
                 }
@@ -165,7 +165,7 @@ impl Shard {
                 return (messages.iter().map(|(_, message)| message.clone()).collect(), 0);
             }
             FetchFor::Session(session) => {
-                let session = self.by_no.get(&session).map(|key| &self.sessions[*key]);
+                let session = self.sessions.numbered(session).map(|key| &self.sessions[key]);
                 let Some(session) = session.filter(|s| s.conn.is_some()) else { return Default::default() };
                 let is_due = |f: &&InFlight| !f.on_this_connection && f.state == FlightState::Sent;
                 let in_flight = session.in_flight.iter().filter(is_due).map(|f| &f.delivery);
@@ -184,8 +184,8 @@ impl Shard {
             }
             FetchFor::Group { session, group, .. } => {
                 let is_of = |d: &&Delivery| group.is_none_or(|group| d.source() == Source::Group(group));
-                if let Some(key) = self.by_no.get(&session) {
-                    absent(self.sessions[*key].queue.iter().filter(is_of))
+                if let Some(key) = self.sessions.numbered(session) {
+                    absent(self.sessions[key].queue.iter().filter(is_of))
                 } else {
                     let remains = self.remains.get(&session);
                     absent(remains.into_iter().flat_map(|r| r.iter()).map(|(_, d)| d).filter(is_of))

@@ -198,7 +198,7 @@ impl Shard {
 
     /// Ends the next messages of those.
     pub(super) fn forget_left(&mut self, now: Now, no: SessionNo, topic: ByteString) {
-        let Some(&key) = self.by_no.get(&no) else { return };
+        let Some(key) = self.sessions.numbered(no) else { return };
         let queue = &self.sessions[key].queue;
         self.effort += queue.len() / 8;
         let of_topic = queue.iter().filter(|d| d.message.topic == topic && d.origin == Origin::Subscriptions);

@@ -53,7 +53,7 @@ impl Shard {
 
     /// Begins the next cursors of a session that came back.
     pub(super) fn go_on_coming_back(&mut self, no: SessionNo, mut missed: Missed) {
-        let Some(&key) = self.by_no.get(&no) else { return };
+        let Some(key) = self.sessions.numbered(no) else { return };
         let session = &self.sessions[key];
         // It is away again, or has come back once more: then what is left has a list of its own.
         let Some(behind) = session.behind.as_ref().filter(|_| session.conn.is_some()) else { return };

@@ -41,34 +41,35 @@ mod share;
 mod stored;
 mod subscribe;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
 use bytestring::ByteString;
 use protocol::{Packet, ProtocolVersion, ReasonCode};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::alias::TopicAliases;
 use crate::body::Bodies;
 use crate::conversation::Conversations;
 use crate::dedup::Dedup;
+use crate::directory::Directory;
 use crate::gate::Gate;
 use crate::member::{Limits, Members};
 use crate::memory::{Account, Held, Memory};
 use crate::message::Message;
 use crate::names::ByName;
 use crate::network::Networks;
-use crate::places::Places;
 use crate::planted::Planted;
 use crate::presence::Presences;
+use crate::principal::Principal;
 use crate::reads::ReadWishes;
 use crate::receipt::{Receipts, Told};
 use crate::record::{Entry, RecordBuilder, SessionNo};
 use crate::retained::Retained;
 use crate::rights::{NodeRules, Rights};
 use crate::route::{Matches, Routes, SessionKey};
-use crate::session::Session;
+use crate::seldom::Seldom;
 use crate::share::Groups;
 use crate::timers::{Deadline, Timers};
 use crate::{CloseReason, Config, ConnId, Input, Now, OnFull, Output, Stats, Ticket};
@@ -88,10 +89,10 @@ pub struct Shard {
     rights_epoch: u32,
     rng: fastrand::Rng,
     gate: Gate,
-    sessions: Places<Session>,
-    by_client: ByName<SessionKey>,
-    by_no: FxHashMap<SessionNo, SessionKey>,
-    conns: FxHashMap<ConnId, Conn>,
+    sessions: Directory,
+    conns: FxHashMap<ConnId, Box<Conn>>,
+    /// The one that came last.
+    principal: Arc<Principal>,
     routes: Routes,
     /// Subscriptions to envelopes, by what their messages' own topics are matched against.
     envelope_routes: Routes,
@@ -127,6 +128,8 @@ pub struct Shard {
     uncovering: ByName<u32>,
     /// `Work::Presences` is among it.
     is_telling_presences: bool,
+    /// `Deadline::Presences` is set.
+    is_presence_due: bool,
     /// The newest record that more than the presence of clients is in.
     promised: u64,
     /// What the work after this input has cost so far, in things looked at.
@@ -199,7 +202,7 @@ struct Conn {
     receive_maximum: u16,
     packet_bytes_max: Option<NonZeroU32>,
     /// Topics that the client gave numbers to.
-    aliases: FxHashMap<NonZeroU16, ByteString>,
+    aliases: Seldom<HashMap<NonZeroU16, ByteString, FxBuildHasher>>,
     /// Its share of the shard's memory.
     held: Held,
     /// Topics that it was given numbers for.
@@ -230,10 +233,9 @@ impl Shard {
             dedup: Dedup::new(config.dedup, rng.u64(..), &account),
             read_wishes: ReadWishes::new(&account),
             rng,
-            sessions: Places::new(),
-            by_client: ByName::default(),
-            by_no: FxHashMap::default(),
+            sessions: Directory::default(),
             conns: FxHashMap::default(),
+            principal: Arc::default(),
             routes: Routes::default(),
             envelope_routes: Routes::default(),
             groups: Groups::new(&account),
@@ -267,6 +269,7 @@ impl Shard {
             backlog: VecDeque::new(),
             uncovering: ByName::default(),
             is_telling_presences: false,
+            is_presence_due: false,
             promised: 0,
             effort: 0,
             next_message: 1,
@@ -320,7 +323,7 @@ impl Shard {
             Input::Timer => self.timer(now),
             Input::StoreFull { full } => {
                 self.store_full = full;
-                self.tell_presences_later();
+                self.tell_presences_later(now);
             }
             Input::Asked { ask, question } => self.asked(now, ask, *question),
             Input::Shutdown => self.shut_down(now),
@@ -472,6 +475,7 @@ impl Shard {
             match deadline {
                 Deadline::KeepAlive(conn) => self.keep_alive_due(now, conn),
                 Deadline::PresenceEnd => self.watch_presences(now),
+                Deadline::Presences => self.presences_due(),
                 Deadline::Probe(conn) => self.probe_due(now, conn),
                 Deadline::SessionExpiry(session) => self.session_expiry_due(now, session),
                 Deadline::WillDelay(session) => self.will_due(now, session),
@@ -516,6 +520,7 @@ impl Shard {
         while !self.remains.is_empty() && !self.backlog.is_empty() {
             self.work_off(now);
         }
+        self.write_presences(now);
         self.shut_down = true;
     }
 }

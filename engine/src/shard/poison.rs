@@ -87,7 +87,7 @@ impl Shard {
 
     /// Lists what was set aside at a client's session.
     pub(super) fn list_set_aside(&self, client: &str) -> Answer {
-        let Some(&key) = self.by_client.get(client) else { return no_session(client) };
+        let Some(key) = self.sessions.of_client(client) else { return no_session(client) };
         let of = |s: &SetAside| {
             let (m, body) = (&s.message, s.message.body.load());
             let body = body.as_deref();
@@ -142,7 +142,7 @@ impl Shard {
     }
 
     fn take_set_aside(&mut self, client: &str, message: u64) -> Result<(SessionKey, SetAside), Answer> {
-        let Some(&key) = self.by_client.get(client) else { return Err(no_session(client)) };
+        let Some(key) = self.sessions.of_client(client) else { return Err(no_session(client)) };
         let Some(taken) = self.sessions[key].take_set_aside(MsgNo(message)) else {
             let what = format!("message {message} is not set aside at client {client:?}");
             return Err(Answer::NotFound(what));

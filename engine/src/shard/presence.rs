@@ -29,6 +29,16 @@ use crate::{CloseReason, ConnId, Now};
 /// Clients whose change is written and published in one turn.
 const CHANGES_PER_TURN: usize = 16;
 
+/// The same while nobody listens: then each is no more than an entry of a record.
+const CHANGES_UNHEARD_PER_TURN: usize = 256;
+
+/// How long changes wait while nobody listens. A client that comes and goes meanwhile is one change, and all of them
+/// are one record. Nobody can tell what a crash loses of them: whoever asks for a state has it written first.
+const TELL_NOBODY_MS: u64 = 1_000;
+
+/// So many changes that wait are written at once.
+const CHANGES_WAITING_MAX: usize = 4_096;
+
 /// What a connection leaves to be told of it.
 pub(super) struct LastSeen {
     unix_ms: u64,
@@ -42,12 +52,11 @@ impl Shard {
             return;
         }
         let session = &self.sessions[key];
-        let (client, user) = (session.client_id.clone(), session.user.clone());
         if self.config.planted == Some(Planted::PresenceEpochForgotten) {
-            self.presences.cleared(&client);
+            self.presences.cleared(&session.client_id);
         }
-        self.presences.connected(&client, &user, keepalive_s, now.unix_ms);
-        self.tell_presences_later();
+        self.presences.connected(&session.client_id, &session.user, keepalive_s, now.unix_ms);
+        self.tell_presences_later(now);
     }
 
     /// Says when a connection that ends was heard of last.
@@ -69,17 +78,17 @@ impl Shard {
         if !self.config.presence || *reason == CloseReason::Shutdown {
             return;
         }
-        let client = self.sessions[key].client_id.clone();
+        let client = &self.sessions[key].client_id;
         let LastSeen { unix_ms, heartbeat_s } = *last_seen;
-        self.presences.disconnected(&client, Cause::of(reason), now.unix_ms, unix_ms, heartbeat_s);
-        self.tell_presences_later();
+        self.presences.disconnected(client, Cause::of(reason), now.unix_ms, unix_ms, heartbeat_s);
+        self.tell_presences_later(now);
     }
 
     /// Notes a session that has ended: some time later its topic is cleared.
     pub(super) fn presence_session_ended(&mut self, now: Now, client: &ByteString) {
         if self.config.presence {
             self.presences.session_ended(client, now.unix_ms);
-            self.tell_presences_later();
+            self.tell_presences_later(now);
             self.watch_presences(now);
         }
     }
@@ -87,10 +96,11 @@ impl Shard {
     /// Goes on with what the last process left.
     pub(super) fn resume_presences(&mut self, now: Now) {
         if self.config.planted != Some(Planted::StalePresenceAfterRestart) {
-            let by_client = &self.by_client;
-            self.presences.resume(self.config.presence, now.unix_ms, |client| by_client.contains_key(client));
+            let sessions = &self.sessions;
+            let has_session = |client: &str| sessions.of_client(client).is_some();
+            self.presences.resume(self.config.presence, now.unix_ms, has_session);
         }
-        self.tell_presences_later();
+        self.tell_presences_later(now);
         self.watch_presences(now);
     }
 
@@ -104,46 +114,77 @@ impl Shard {
             }
             None => self.timers.clear(Deadline::PresenceEnd),
         }
-        self.tell_presences_later();
+        self.tell_presences_later(now);
     }
 
-    /// Has changes told after this turn. While the store is full they wait: what is told must be written.
-    pub(super) fn tell_presences_later(&mut self) {
-        if self.presences.has_changes() && !self.store_full && !self.is_telling_presences {
+    /// Has changes told after this turn, or if nobody listens soon. While the store is full they wait: what is told
+    /// must be written.
+    pub(super) fn tell_presences_later(&mut self, now: Now) {
+        let changes = self.presences.changes();
+        if changes == 0 || self.store_full || self.is_telling_presences {
+            return;
+        }
+        if changes >= CHANGES_WAITING_MAX || self.hears("$im") {
+            return self.tell_presences_soon();
+        }
+        if !std::mem::replace(&mut self.is_presence_due, true) {
+            self.timers.set(Deadline::Presences, now.monotonic_ms + TELL_NOBODY_MS);
+        }
+    }
+
+    /// Has the changes told after this turn.
+    pub(super) fn tell_presences_soon(&mut self) {
+        if self.presences.changes() > 0 && !self.store_full && !self.is_telling_presences {
             self.is_telling_presences = true;
             self.backlog.push_back(Work::Presences);
+        }
+    }
+
+    /// The time has come at which changes are written that nobody listens to.
+    pub(super) fn presences_due(&mut self) {
+        self.is_presence_due = false;
+        self.tell_presences_soon();
+    }
+
+    /// Writes what waits before the process ends: the next one goes on from there.
+    pub(super) fn write_presences(&mut self, now: Now) {
+        while self.presences.changes() > 0 && !self.store_full {
+            self.tell_presences(now);
+            self.finish(now);
         }
     }
 
     /// Writes and publishes the next changes.
     pub(super) fn tell_presences(&mut self, now: Now) {
         self.is_telling_presences = false;
-        for _ in 0..CHANGES_PER_TURN {
+        let is_heard = self.hears("$im");
+        for _ in 0..if is_heard { CHANGES_PER_TURN } else { CHANGES_UNHEARD_PER_TURN } {
             if self.turn.record.len() >= RECORD_BYTES {
                 break;
             }
             let forgotten = self.presences.forgotten_epoch();
-            let Some((client, change)) = self.presences.take_change() else { break };
+            let Some((client, change, state)) = self.presences.take_change() else { break };
+            self.effort += 1;
             if self.presences.forgotten_epoch() > forgotten {
                 let epoch = self.presences.forgotten_epoch();
                 self.write(&Entry::PresenceForgotten { epoch });
             }
-            match (change, self.presences.get(&client).cloned()) {
-                (Change::Clear, _) | (_, None) => {
+            match change {
+                Change::Clear => {
                     self.write(&Entry::PresenceCleared { client: client.clone() });
                     self.publish_presence(now, &client, None);
                 }
-                (change, Some(state)) => {
+                Change::Publish if is_heard => {
                     self.write(&Entry::Presence { client: client.clone(), state: state.clone() });
-                    if change == Change::Publish {
-                        self.publish_presence(now, &client, Some(&state));
-                    }
+                    self.publish_presence(now, &client, Some(&state));
                 }
+                Change::Publish | Change::Write => self.write(&Entry::Presence { client, state }),
             }
         }
         // Nobody but those who are told waits for this record.
         self.turn.is_presence = true;
-        self.tell_presences_later();
+        // What has begun is brought to its end.
+        self.tell_presences_soon();
     }
 
     /// Publishes a client's state to those who listen; without one its topic is empty now.
@@ -188,14 +229,10 @@ impl Shard {
     pub(super) fn presences_for(&self, filter: &str, allowance: &mut Allowance) -> Option<Vec<ByteString>> {
         let Some(level) = filter.strip_prefix(PRESENCE_PREFIX) else { return Some(Vec::new()) };
         let mut clients: Vec<ByteString> = match level {
-            "+" | "#" => self.presences.iter().map(|(client, _)| client.clone()).collect(),
+            "+" | "#" => self.presences.clients().map(ByteString::from).collect(),
             _ => {
                 let client = presence_client(filter).filter(|client| presence_topic(client) == filter);
-                client
-                    .filter(|client| self.presences.get(client).is_some())
-                    .map(Into::into)
-                    .into_iter()
-                    .collect()
+                client.filter(|client| self.presences.contains(client)).map(Into::into).into_iter().collect()
             }
         };
         allowance.compared = allowance.compared.checked_sub(clients.len())?;
@@ -215,7 +252,7 @@ impl Shard {
     ) {
         let form = form_of(&asked.filter);
         for client in clients {
-            let Some(state) = self.presences.get(&client).cloned() else { continue };
+            let Some(state) = self.presences.get(&client) else { continue };
             if self.presences.is_changed(&client) {
                 // The log does not say it yet, and now somebody sees it.
                 self.write(&Entry::Presence { client: client.clone(), state: state.clone() });

@@ -67,7 +67,7 @@ impl Shard {
         }
         match waiting {
             PreviewFor::Session(session) => {
-                if let Some(&key) = self.by_no.get(&session) {
+                if let Some(key) = self.sessions.numbered(session) {
                     self.go_on_telling_inbox(now, key);
                 }
             }

@@ -63,7 +63,7 @@ impl Shard {
         let topic = probe_topic(&probe.id);
         let subscriptions = &self.sessions[key].subscriptions;
         let every = format!("{PROBE_PREFIX}+");
-        let heard: Vec<_> = [&topic, &every].into_iter().filter_map(|f| subscriptions.get(&**f)).collect();
+        let heard: Vec<_> = [&topic, &every].into_iter().filter_map(|f| subscriptions.get(f)).collect();
         if heard.is_empty() {
             return;
         }

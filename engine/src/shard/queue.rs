@@ -179,7 +179,7 @@ impl Shard {
 
     /// Drops what is too much: QoS 0 first, then the oldest.
     pub(super) fn trim(&mut self, now: Now, no: SessionNo) {
-        let Some(&key) = self.by_no.get(&no) else { return };
+        let Some(key) = self.sessions.numbered(no) else { return };
         self.sessions[key].is_over_limit = false;
         for _ in 0..ENDS_PER_TURN_MAX {
             if !self.is_over_limit(key) {

@@ -119,22 +119,21 @@ impl Shard {
         let Some(entry) = remembered(planted, entry) else { return Ok(()) };
         match entry {
             Entry::SessionOpened { session: no, client_id, user } => {
-                let mut session = Session::new(no, client_id.clone(), user, &self.account);
+                let mut session = Session::new(no, &client_id, &user, &self.account);
                 session.durable = true;
-                let key = self.sessions.insert(session);
-                self.by_client.insert(client_id, key);
-                self.by_no.insert(no, key);
+                self.sessions.insert(session);
                 self.next_session = self.next_session.max(no.0.saturating_add(1));
             }
             Entry::SessionConnected { session, expiry_s, will } => {
                 let session = self.logged_session(session)?;
-                (session.expiry_s, session.disconnected, session.behind) = (expiry_s, None, None);
+                (session.expiry_s, session.behind) = (expiry_s, None);
+                session.set_disconnected(None);
                 session.keep_will(will);
             }
             Entry::SessionDisconnected { session, expiry_s, at_unix_ms, will } => {
                 let ago_ms = now.unix_ms.saturating_sub(at_unix_ms);
                 let session = self.logged_session(session)?;
-                session.disconnected = Some((now.monotonic_ms as i64 - ago_ms as i64, at_unix_ms));
+                session.set_disconnected(Some((now.monotonic_ms as i64 - ago_ms as i64, at_unix_ms)));
                 session.expiry_s = expiry_s;
                 session.keep_will(will);
             }
@@ -216,7 +215,7 @@ impl Shard {
                 self.read_wishes.reader_left(&topic, &user, joined, read);
             }
             Entry::ReadSettled { topic, to_seq } => drop(self.read_wishes.forget(&topic, to_seq)),
-            Entry::Presence { client, state } => self.presences.restore(client, state),
+            Entry::Presence { client, state } => self.presences.restore(&client, &state),
             Entry::PresenceCleared { client } => self.presences.cleared(&client),
             Entry::PresenceForgotten { epoch } => self.presences.restore_forgotten(epoch),
             Entry::NetVote { net, user, interval_s, at_unix_ms } => {
@@ -248,7 +247,7 @@ impl Shard {
     fn apply_all_queued(&mut self, met: &mut Met) -> Result<(), String> {
         let Some(Queued { session, .. }) = met.queued.first() else { return Ok(()) };
         met.look_ahead();
-        let key = self.by_no.get(session).copied();
+        let key = self.sessions.numbered(*session);
         if let Some(key) = key {
             self.sessions[key].queue.reserve(met.queued.iter().filter(|q| q.packet_id.is_none()).count());
         }
@@ -282,7 +281,7 @@ impl Shard {
     /// Takes the entries back that move one message at one session.
     fn apply_delivery(&mut self, entry: Entry, met: &Met, now: Now) -> Result<(), String> {
         match entry {
-            Entry::Sent { session, message, packet_id } if !self.by_no.contains_key(&session) => {
+            Entry::Sent { session, message, packet_id } if self.sessions.numbered(session).is_none() => {
                 let sent = self.remains.get_mut(&session).is_some_and(|r| r.sent(message, packet_id));
                 return if sent { Ok(()) } else { Err(format!("message {} does not wait", message.0)) };
             }
@@ -325,7 +324,7 @@ impl Shard {
                     self.receipts.forget(message, recipient, state);
                 }
                 // Recipients whose session was not durable are named only for their receipts.
-                if let Some(&key) = self.by_no.get(&session) {
+                if let Some(key) = self.sessions.numbered(session) {
                     let session = &mut self.sessions[key];
                     match packet_id {
                         Some(id) => drop(
@@ -429,13 +428,13 @@ impl Shard {
                 let key = self.groups.numbered(no);
                 let key = key.ok_or_else(|| format!("group {} is not in the log", no.0))?;
                 let share = self.groups.get(key).share.clone();
-                Origin::Group { share, kept: !self.by_no.contains_key(&session) }
+                Origin::Group { share, kept: self.sessions.numbered(session).is_none() }
             }
         })
     }
 
     fn logged_key(&self, no: SessionNo) -> Result<SessionKey, String> {
-        self.by_no.get(&no).copied().ok_or_else(|| format!("session {} is not in the log", no.0))
+        self.sessions.numbered(no).ok_or_else(|| format!("session {} is not in the log", no.0))
     }
 
     fn logged_session(&mut self, no: SessionNo) -> Result<&mut Session, String> {
@@ -459,10 +458,12 @@ impl Shard {
         keys.sort_unstable();
         for (no, key) in keys {
             let session = &mut self.sessions[key];
-            let was_connected = session.disconnected.is_none();
+            let was_connected = session.disconnected().is_none();
             // Connected when the process died: the connection ended then. The log says so from now on, or
             // the session would begin its last days anew at each restart.
-            let (since_ms, _) = *session.disconnected.get_or_insert((now.monotonic_ms as i64, now.unix_ms));
+            let ended = session.disconnected().unwrap_or((now.monotonic_ms as i64, now.unix_ms));
+            session.set_disconnected(Some(ended));
+            let (since_ms, _) = ended;
             if let Some(will) = &session.will {
                 let due_ms = since_ms + i64::from(will.delay_interval_s.unwrap_or(0)) * 1000;
                 session.will_due_ms = Some(due_ms);

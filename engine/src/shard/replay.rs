@@ -203,7 +203,7 @@ impl Shard {
             self.uncommitted.pop_front();
         }
         for session in std::mem::take(&mut self.waits_for_commit) {
-            if let Some(&key) = self.by_no.get(&session) {
+            if let Some(key) = self.sessions.numbered(session) {
                 self.drain_later(key);
             }
         }

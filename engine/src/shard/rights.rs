@@ -20,7 +20,7 @@ use super::backlog::{ENDS_PER_TURN_MAX, Work};
 use super::checkpoint::RECORD_BYTES;
 use super::end::Ending;
 use crate::acl::Acl;
-use crate::message::{Delivery, Message, MsgNo, Origin, compact};
+use crate::message::{Delivery, Message, MsgNo, Origin};
 use crate::principal::Principal;
 use crate::receipt::Outcome;
 use crate::record::{Entry, SessionNo, Source};
@@ -58,7 +58,7 @@ impl Shard {
             return self.connection_ended(now, conn, CloseReason::Ended(what));
         }
         let rights = Rights::new(&self.rules, &principal, &session.client_id, &user);
-        self.admit(key, Arc::new(principal), &rights);
+        self.admit(key, principal, &rights);
         let window_max = self.inflight_max(&self.sessions[key].limits());
         if let Some(c) = self.conns.get_mut(&conn) {
             c.rights = rights;
@@ -67,7 +67,8 @@ impl Shard {
     }
 
     /// Notes who a session's client is now, and has what it holds checked if it could have been another's.
-    pub(super) fn admit(&mut self, key: SessionKey, principal: Arc<Principal>, rights: &Rights) {
+    pub(super) fn admit(&mut self, key: SessionKey, principal: Principal, rights: &Rights) {
+        let principal = self.shared_principal(key, principal);
         let session = &mut self.sessions[key];
         let is_same = session
             .principal
@@ -83,6 +84,17 @@ impl Shard {
         }
         // Its bounds may be lower than those before.
         self.trim_later(key);
+    }
+
+    /// Returns a principal that is kept once, however many clients one after the other have it: those that are
+    /// anonymous, or come with one user.
+    fn shared_principal(&mut self, key: SessionKey, principal: Principal) -> Arc<Principal> {
+        let known = [self.sessions[key].principal.as_ref(), Some(&self.principal)];
+        if let Some(same) = known.into_iter().flatten().find(|known| ***known == principal) {
+            return Arc::clone(same);
+        }
+        self.principal = Arc::new(principal);
+        Arc::clone(&self.principal)
     }
 
     fn check_later(&mut self, key: SessionKey) {
@@ -170,7 +182,7 @@ impl Shard {
     /// Checks the next portion of what a session has: subscriptions first, so that nothing new comes that
     /// would have to be checked.
     pub(super) fn check(&mut self, now: Now, no: SessionNo) {
-        let Some(&key) = self.by_no.get(&no) else { return };
+        let Some(key) = self.sessions.numbered(no) else { return };
         let Some(rights) = self.rights_of(&self.sessions[key]) else { return };
         let Some(mut recheck) = self.sessions[key].recheck.take() else { return };
         recheck.begin(&mut self.sessions[key], self.rights_epoch);
@@ -317,5 +329,5 @@ fn needs_body(delivery: &Delivery) -> bool {
 
 /// Returns the user that a principal's session belongs to.
 pub(super) fn user_of(principal: &Principal, client_id: &str) -> ByteString {
-    principal.user.as_ref().map_or_else(|| format!("anon:{client_id}").into(), compact)
+    principal.user.clone().unwrap_or_else(|| format!("anon:{client_id}").into())
 }

@@ -395,7 +395,7 @@ impl Shard {
 
     /// Hands on what waits at a session by a group that it has left.
     pub(super) fn pass_on(&mut self, now: Now, session: SessionNo, group: GroupNo) {
-        let (Some(&from), Some(key)) = (self.by_no.get(&session), self.groups.numbered(group)) else {
+        let (Some(from), Some(key)) = (self.sessions.numbered(session), self.groups.numbered(group)) else {
             return;
         };
         let group_now = self.groups.get(key);

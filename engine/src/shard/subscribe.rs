@@ -108,6 +108,10 @@ impl Shard {
         let (found, clients) = self.retained_of(now, key, &wanted, options, is_new, allowance)?;
         let found = found.into_iter().map(|m| retained_delivery(m, wanted.form, options.qos, identifier));
         let Wanted { filter, form, .. } = wanted;
+        if !clients.is_empty() && !self.hears("$im") {
+            // Nobody listened so far, and this subscription brings what changed.
+            self.presences.hush();
+        }
         self.open_group(&filter);
         let (session, durable) = (self.sessions[key].no, self.sessions[key].durable);
         if durable {
@@ -249,7 +253,7 @@ impl Shard {
     ) {
         let Subscription { options, identifier } = subscription;
         let session = &mut self.sessions[key];
-        session.subscribe(filter.full.clone(), subscription);
+        session.subscribe(&filter.full, subscription);
         let subscriber = Subscriber { session: key, options, identifier: identifier.unwrap_or(0) };
         if let Some(group) = self.groups.named(&filter.full) {
             return self.join_group(group, subscriber);

@@ -412,12 +412,11 @@ impl World {
         }
         let config = config(self.bounds);
         assert!(self.shard.sessions.len() <= config.sessions_max);
-        assert_eq!(self.shard.by_client.len(), self.shard.sessions.len());
-        assert_eq!(self.shard.by_no.len(), self.shard.sessions.len());
         let subscriptions: usize = self.shard.sessions.iter().map(|(_, s)| s.subscriptions.len()).sum();
         assert!(self.shard.routes.len() <= subscriptions);
         for (key, s) in self.shard.sessions.iter() {
-            assert_eq!(self.shard.by_client[&s.client_id], key);
+            assert_eq!(self.shard.sessions.of_client(&s.client_id), Some(key));
+            assert_eq!(self.shard.sessions.numbered(s.no), Some(key));
             let ids: BTreeSet<_> = s.in_flight.iter().map(|f| f.packet_id).collect();
             assert_eq!(ids.len(), s.in_flight.len(), "packet ids repeat");
             let sent = s.in_flight.iter().filter(|f| f.on_this_connection).count();
@@ -428,7 +427,7 @@ impl World {
             assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
             assert!(s.queue.len() <= config.queue_messages_max && s.queue.bytes() <= config.queue_bytes_max);
             assert!(s.subscriptions.len() <= config.subscriptions_max);
-            assert_eq!(s.conn.is_some(), s.disconnected.is_none());
+            assert_eq!(s.conn.is_some(), s.disconnected().is_none());
             let is_behind = s.behind.as_ref().is_some_and(|behind| !behind.stretches().is_empty());
             assert_eq!(s.behind.is_some(), is_behind, "behind nothing");
             assert!(s.is_hearer || !is_behind, "behind without hearing");

@@ -207,6 +207,7 @@ fn topic_aliases_cannot_take_more_than_there_is() {
     assert_eq!(node.goodbye(1), Some(ReasonCode::QuotaExceeded));
     node.pass_s(4_000);
     node.pass_s(24 * 3600);
+    node.pass_s(1);
     assert_eq!(node.shard.memory().bytes, 0, "all is gone");
 }
 
@@ -216,6 +217,7 @@ fn a_will_is_counted_until_it_is_published_or_taken_away() {
         let mut node = bounded(0);
         node.connect(1, "s");
         node.drop_connection(1);
+        node.pass_s(1);
         let without = node.shard.memory().bytes;
         let will = Will {
             topic: "will".into(),

@@ -452,3 +452,45 @@ fn a_client_that_was_forgotten_begins_no_lower_when_the_clock_has_gone_back() {
         assert!(second.online && second.epoch > first.epoch, "{first:?} {second:?}");
     }
 }
+
+#[test]
+fn while_nobody_listens_clients_that_come_and_go_are_one_record_a_second_later() {
+    let mut node = Node::new();
+    let client = |n: u64| volatile(&format!("c{n}"));
+    let before = node.log.len();
+    for conn in 1..=300 {
+        node.connect_with(conn, client(conn % 100));
+        node.drop_connection(conn);
+    }
+    assert_eq!(node.log.len(), before, "nobody waits for it");
+    node.pass_s(1);
+    assert!(node.log.len() - before <= 2, "{} records for 300 connections", node.log.len() - before);
+    node.restart(node.log.len());
+    let brought = retained(&mut node, 1_000, "c7").unwrap();
+    assert!(!brought.online && brought.reason == "lost", "{brought:?}");
+}
+
+#[test]
+fn who_begins_to_listen_sees_what_was_not_written_yet_once_and_not_again() {
+    let mut node = Node::new();
+    node.connect(2, "truck");
+    node.connect(1, "watcher");
+    node.seen(1);
+    node.subscribe_with(1, "$im/presence/+", options(QoS::AtMostOnce));
+    assert_eq!(told(&mut node, 1), ["truck connected", "watcher connected"]);
+    node.pass_s(5);
+    assert_eq!(told(&mut node, 1), [""; 0]);
+    node.drop_connection(2);
+    assert_eq!(told(&mut node, 1), ["truck lost"], "at once now");
+}
+
+#[test]
+fn what_waits_is_written_when_the_broker_ends() {
+    let mut node = Node::new();
+    node.connect(2, "truck");
+    let began = node.now.unix_ms;
+    node.input(Input::Shutdown);
+    node.restart(node.log.len());
+    let brought = retained(&mut node, 1_000, "truck").unwrap();
+    assert_eq!((brought.epoch, &*brought.reason), (began, "broker_restart"));
+}

@@ -40,11 +40,11 @@ impl Shard {
         for (message, tracking) in self.receipts.iter() {
             for open in tracking.open_after(None) {
                 let is_held = match open.recipient {
-                    Recipient::Session(session) => self.by_no.get(&session).is_some_and(|key| {
+                    Recipient::Session(session) => self.sessions.numbered(session).is_some_and(|key| {
                         let topic = &tracking.topic;
                         let is_kept = |seq| self.conversations.get(topic, seq).is_some();
-                        let comes_then = |seq| is_kept(seq) && self.comes_then(*key, topic, message);
-                        let comes_later = |seq| self.comes_later(*key, topic, seq) || comes_then(seq);
+                        let comes_then = |seq| is_kept(seq) && self.comes_then(key, topic, message);
+                        let comes_later = |seq| self.comes_later(key, topic, seq) || comes_then(seq);
                         tracking.seq.is_none_or(|seq| own.contains(&(message, session)) || comes_later(seq))
                     }),
                     Recipient::Group(group) => held.contains(&(message, group)),

@@ -32,7 +32,7 @@ pub(super) fn check(shard: &Shard) {
     };
     for (key, s) in shard.sessions.iter() {
         let shared: BTreeSet<_> = s.subscriptions.keys().filter(|f| f.starts_with("$share/")).collect();
-        let joined = members.keys().filter(|(session, _)| *session == key).map(|(_, full)| full);
+        let joined = members.keys().filter(|(session, _)| *session == key).map(|(_, full)| &**full);
         assert_eq!(shared, joined.collect());
         s.in_flight.iter().map(|f| &f.delivery).for_each(|d| see(d.message.no.0, &d.origin));
         s.queue.iter().for_each(|d| see(d.message.no.0, &d.origin));
