@@ -110,6 +110,8 @@ pub(crate) struct Session {
     disconnected: (i64, u64),
     /// Published when its connection ends; change it only by `keep_will` and `take_will`.
     pub(crate) will: Option<Box<Will>>,
+    /// The log has it though the session is none that lasts.
+    pub(crate) is_will_logged: bool,
     /// When a will that waits is due, monotonic.
     pub(crate) will_due_ms: Option<i64>,
     pub(crate) subscriptions: Subscriptions,
@@ -177,6 +179,7 @@ impl Session {
             conn: None,
             disconnected: (CONNECTED, 0),
             will: None,
+            is_will_logged: false,
             will_due_ms: None,
             subscriptions: Subscriptions::default(),
             queue: Seldom::default(),

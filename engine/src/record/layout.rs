@@ -69,6 +69,8 @@ pub(super) mod kind {
     pub(in crate::record) const READER_LEFT: u8 = 47;
     pub(in crate::record) const BEHIND: u8 = 48;
     pub(in crate::record) const PRESENCE_FORGOTTEN: u8 = 49;
+    pub(in crate::record) const WILL_LEFT: u8 = 50;
+    pub(in crate::record) const WILL_GONE: u8 = 51;
 }
 
 pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
@@ -139,6 +141,12 @@ pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
         }
         Entry::Away { session, since } => {
             w.u8(kind::AWAY).u64(session.0).u64(since.0);
+        }
+        Entry::WillLeft { session, client_id, user, will } => {
+            w.u8(kind::WILL_LEFT).u64(session.0).str(client_id).str(user).will(will);
+        }
+        Entry::WillGone { session } => {
+            w.u8(kind::WILL_GONE).u64(session.0);
         }
         Entry::Behind { session, behind } => {
             w.u8(kind::BEHIND).u64(session.0).u16(behind.stretches().len() as u16);
@@ -252,6 +260,10 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
         kind::TAKEN_BACK => Entry::TakenBack { session: r.session()?, message: r.message()? },
         kind::GROUP_FORGOTTEN => Entry::GroupForgotten { group: GroupNo(r.u64()?) },
         kind::GROUP => Entry::Group { group: GroupNo(r.u64()?), filter: r.str()? },
+        kind::WILL_LEFT => {
+            Entry::WillLeft { session: r.session()?, client_id: r.str()?, user: r.str()?, will: r.will()? }
+        }
+        kind::WILL_GONE => Entry::WillGone { session: r.session()? },
         kind::AWAY => Entry::Away { session: r.session()?, since: r.message()? },
         kind::BEHIND => {
             let (session, count) = (r.session()?, r.u16()?);

@@ -276,6 +276,8 @@ fn counts_added_by_version_3() -> Vec<Entry> {
             ]),
         },
         Entry::PresenceForgotten { epoch: 1_800_000_000_001 },
+        Entry::WillLeft { session, client_id: "c".into(), user: "u".into(), will: will() },
+        Entry::WillGone { session },
     ]
 }
 

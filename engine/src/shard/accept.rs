@@ -48,6 +48,8 @@ pub(super) struct Offer {
     pub(super) properties: PublishProperties,
     /// The packet id that a QoS 2 publish is remembered under.
     pub(super) incoming: Option<PacketId>,
+    /// Whether it is a will: the broker publishes each once, so an id that it has is none of a message sent again.
+    pub(super) is_will: bool,
 }
 
 /// Bytes of a recipient's queue entry in a record, without subscription identifiers, and of its end when it
@@ -136,7 +138,7 @@ impl Shard {
     /// Takes a message: number, record, retained, queues. One atomic record, or nothing.
     pub(super) fn accept(&mut self, now: Now, mut offer: Offer) -> Result<Accepted, Refused> {
         let id = self.check_offer(&mut offer)?;
-        let given_id = self.given_id(&offer.topic, &offer.properties);
+        let given_id = self.given_id(&offer.topic, &offer.properties).filter(|_| !offer.is_will);
         let known = given_id.and_then(|given| self.dedup.find(&offer.by.user, given, now.unix_ms));
         if let Some(known) = known {
             return Ok(self.accept_again(offer, known));

@@ -109,6 +109,7 @@ impl Shard {
             out.push(&Entry::ReadWished { topic: topic.clone(), wish: wish.clone() });
             out.close_if_full();
         }
+        self.wills(&mut out);
         // Before the sessions: a client that came back after its session ended has another one there.
         for (session, left) in self.left_to_groups() {
             out.left(session, left);
@@ -196,6 +197,19 @@ impl Shard {
                 out.push(&Entry::Published { user: user.clone(), first, ids: ids.to_vec() });
                 out.close_if_full();
             }
+        }
+    }
+
+    /// Names the wills of sessions that do not last.
+    fn wills(&self, out: &mut Checkpoint) {
+        let here = self.sessions.iter().filter(|(_, session)| session.is_will_logged);
+        let here = here.filter_map(|(_, s)| Some((s.no, &s.client_id, &s.user, s.will.as_ref()?)));
+        let left = self.left_wills.iter().map(|(no, left)| (*no, &left.client_id, &left.user, &left.will));
+        let all: BTreeMap<_, _> = here.chain(left).map(|(no, c, u, will)| (no, (c, u, will))).collect();
+        for (session, (client_id, user, will)) in all {
+            let (client_id, user, will) = (client_id.clone(), user.clone(), will.clone());
+            out.push(&Entry::WillLeft { session, client_id, user, will });
+            out.close_if_full();
         }
     }
 

@@ -216,6 +216,7 @@ impl Shard {
     /// Ends a session with all it holds. [MQTT-3.1.2-8] its will, if one waits, is published now.
     pub(super) fn end_session(&mut self, now: Now, key: SessionKey) {
         self.end_all_missed(key);
+        self.forget_logged_will(key);
         let mut session = self.take_session(key);
         if let Some(will) = session.take_will() {
             self.publish_will(now, publisher(None, &session), *will);

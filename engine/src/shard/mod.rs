@@ -40,8 +40,9 @@ mod rights;
 mod share;
 mod stored;
 mod subscribe;
+mod wills;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
@@ -79,6 +80,7 @@ use fetch::Fetches;
 use inbox::Inboxes;
 use keepalive::Path;
 use share::Remains;
+use wills::LeftWill;
 
 /// One shard of the broker. One owner, no locks. Same inputs, same outputs.
 #[derive(Debug)]
@@ -99,6 +101,8 @@ pub struct Shard {
     groups: Groups,
     /// What sessions that ended left to their groups, until it is handed on.
     remains: FxHashMap<SessionNo, Remains>,
+    /// What sessions that ended with the last process left to be published.
+    left_wills: BTreeMap<SessionNo, LeftWill>,
     retained: Retained,
     /// Messages of the broker's own.
     informed: Retained,
@@ -240,6 +244,7 @@ impl Shard {
             envelope_routes: Routes::default(),
             groups: Groups::new(&account),
             remains: FxHashMap::default(),
+            left_wills: BTreeMap::new(),
             retained: Retained::default(),
             informed: Retained::default(),
             conversations: Conversations::new(

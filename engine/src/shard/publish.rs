@@ -59,6 +59,7 @@ impl Shard {
             retain: publish.retain,
             properties: publish.properties,
             incoming: packet_id.filter(|_| qos == QoS::ExactlyOnce),
+            is_will: false,
         };
         match (self.accept(now, offer), packet_id) {
             (Ok(accepted), Some(packet_id)) => self.acknowledge(conn, qos, packet_id, &accepted),
@@ -201,7 +202,7 @@ impl Shard {
         let Will { topic, payload, qos, retain, properties, .. } = will;
         // Rules may have changed since it was left.
         let allowed = self.check_will_now(&by, &topic);
-        let offer = Offer { by, topic, payload, qos, retain, properties, incoming: None };
+        let offer = Offer { by, topic, payload, qos, retain, properties, incoming: None, is_will: true };
         if allowed.and_then(|()| self.accept(now, offer)).is_err() {
             self.stats.dropped += 1;
         }
