@@ -502,7 +502,7 @@ impl RawClient {
     pub(crate) fn disconnect_with(mut self, reason: ReasonCode, session_expiry_interval_s: Option<u32>) {
         let properties =
             DisconnectProperties { session_expiry_interval_s, ..DisconnectProperties::default() };
-        self.send(&Packet::Disconnect(Disconnect { reason, properties }));
+        self.send(&Packet::Disconnect(Disconnect { reason, properties: properties.into() }));
         self.expect_closed();
     }
 

@@ -86,7 +86,7 @@ impl Message {
             retain: self.retain,
             topic: self.topic.into(),
             packet_id: None,
-            properties,
+            properties: properties.into(),
             payload: self.payload,
         }
     }
@@ -100,7 +100,7 @@ impl Message {
             qos: publish.qos,
             retain: publish.retain,
             delay_interval_s: None,
-            properties: publish.properties,
+            properties: publish.properties.into_inner(),
         }
     }
 }

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use engine::{Config, ConnId, Input, Now, Output, Principal, Recovery, Shard};
 use protocol::{
-    Connect, ConnectProperties, Disconnect, DisconnectProperties, Packet, PacketId, ProtocolVersion,
-    ReasonCode, Subscribe, SubscribeFilter, SubscribeOptions,
+    Connect, ConnectProperties, Disconnect, Packet, PacketId, ProtocolVersion, ReasonCode, Subscribe,
+    SubscribeFilter, SubscribeOptions,
 };
 
 const CLIENTS: u64 = 100_000;
@@ -81,8 +81,7 @@ fn run(what: &str, presence: bool, listener: bool, expiry_s: u32) {
         bench.now.monotonic_ms += 1;
         bench.now.unix_ms += 1;
         bench.connect(conn, format!("client-{}", conn % 10_000), expiry_s);
-        let disconnect =
-            Disconnect { reason: ReasonCode::Success, properties: DisconnectProperties::default() };
+        let disconnect = Disconnect { reason: ReasonCode::Success, properties: Default::default() };
         bench.input(Input::Packet { conn: ConnId(conn), packet: Packet::Disconnect(disconnect) });
     }
     let us = begin.elapsed().as_secs_f64() * 1e6 / CLIENTS as f64;

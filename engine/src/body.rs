@@ -11,23 +11,23 @@ use std::sync::{Arc, Weak};
 use arc_swap::{ArcSwapOption, Guard};
 use bytes::Bytes;
 use bytestring::ByteString;
-use protocol::{Publish, PublishProperties, UserProperties, im};
+use protocol::{Publish, PublishProperties, Shared, UserProperties, im};
 
 use crate::memory::{Account, BODY_BYTES, HEAD_BYTES, Held, MESSAGE_BYTES};
-use crate::message::{Message, user_property};
+use crate::message::{Message, MessageId, user_property};
 
 /// What of a message only sending needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Body {
     pub(crate) payload: Bytes,
     /// `im-id`, the sender's or ours.
-    pub(crate) id: ByteString,
+    pub(crate) id: MessageId,
     /// `im-from`, empty for messages of the broker.
     pub(crate) from: ByteString,
     /// The publishing client, empty for messages of the broker.
     pub(crate) client: ByteString,
     /// What the sender set, broker's names removed; expiry, alias and subscription ids are unset.
-    pub(crate) properties: PublishProperties,
+    pub(crate) properties: Shared<PublishProperties>,
     /// The log did not have it any more: the store is damaged.
     pub(crate) is_lost: bool,
     /// Its share of the shard's memory; set by [`Bodies`].
@@ -50,7 +50,7 @@ impl Body {
         let mut push =
             |name: &'static str, value: ByteString| properties.push((ByteString::from_static(name), value));
         if user_property(&self.properties.user_properties, im::IM_ID).is_none() {
-            push(im::IM_ID, self.id.clone());
+            push(im::IM_ID, self.id.text());
         }
         if let Some(seq) = of.seq {
             push(im::IM_SEQ, seq.to_string().into());
@@ -63,50 +63,111 @@ impl Body {
 }
 
 /// Where a message's body is while it is in memory.
-#[derive(Debug, Default)]
-pub(crate) struct BodySlot(ArcSwapOption<Body>);
+#[derive(Debug)]
+pub(crate) enum BodySlot {
+    /// It never leaves: no record holds it.
+    Stays(Box<Body>),
+    /// It may leave and come back.
+    MayLeave(ArcSwapOption<Body>),
+}
+
+/// A body that is looked at.
+pub(crate) enum Loaded<'a> {
+    /// One that never leaves.
+    Stays(&'a Body),
+    /// One that is kept for as long.
+    MayLeave(Guard<Option<Arc<Body>>>),
+}
+
+impl Loaded<'_> {
+    /// The body, if it is in memory.
+    #[inline]
+    pub(crate) fn as_ref(&self) -> Option<&Body> {
+        match self {
+            Self::Stays(body) => Some(body),
+            Self::MayLeave(body) => body.as_deref(),
+        }
+    }
+
+    /// The same.
+    pub(crate) fn as_deref(&self) -> Option<&Body> {
+        self.as_ref()
+    }
+}
 
 impl BodySlot {
+    /// Keeps the body of a message that is in no record.
+    pub(crate) fn of_one_that_stays(body: Body) -> Self {
+        Self::Stays(Box::new(body))
+    }
+
     /// The body, if it is in memory.
-    pub(crate) fn load(&self) -> Guard<Option<Arc<Body>>> {
-        self.0.load()
+    #[inline]
+    pub(crate) fn load(&self) -> Loaded<'_> {
+        match self {
+            Self::Stays(body) => Loaded::Stays(body),
+            Self::MayLeave(body) => Loaded::MayLeave(body.load()),
+        }
     }
 
     pub(crate) fn is_here(&self) -> bool {
-        self.0.load().is_some()
+        self.load().as_ref().is_some()
     }
 
     /// Takes the body out of a message that nobody else has.
     pub(crate) fn take(self) -> Option<Body> {
-        self.0.into_inner().map(Arc::unwrap_or_clone)
+        match self {
+            Self::Stays(body) => Some(*body),
+            Self::MayLeave(body) => body.into_inner().map(Arc::unwrap_or_clone),
+        }
+    }
+
+    /// Puts a body that may leave there, or takes it away.
+    fn set(&self, new: Option<Arc<Body>>) {
+        if let Self::MayLeave(body) = self {
+            body.store(new);
+        }
     }
 
     /// Changes the body of a message that nobody else has yet.
     fn change(&mut self, change: impl FnOnce(&mut Body)) {
-        if self.is_here()
-            && let Some(mut body) = self.0.swap(None)
-        {
-            change(Arc::make_mut(&mut body));
-            self.0.store(Some(body));
+        match self {
+            Self::Stays(body) => change(body),
+            Self::MayLeave(slot) => {
+                if let Some(mut body) = slot.swap(None) {
+                    change(Arc::make_mut(&mut body));
+                    slot.store(Some(body));
+                }
+            }
         }
+    }
+}
+
+impl Default for BodySlot {
+    fn default() -> Self {
+        Self::MayLeave(ArcSwapOption::empty())
     }
 }
 
 impl From<Body> for BodySlot {
     fn from(body: Body) -> Self {
-        Self(ArcSwapOption::from_pointee(body))
+        Self::MayLeave(ArcSwapOption::from_pointee(body))
     }
 }
 
+/// A copy may be put into a record, and leave then.
 impl Clone for BodySlot {
     fn clone(&self) -> Self {
-        Self(ArcSwapOption::new(self.0.load_full()))
+        match self {
+            Self::Stays(body) => Self::from(Body::clone(body)),
+            Self::MayLeave(body) => Self::MayLeave(ArcSwapOption::new(body.load_full())),
+        }
     }
 }
 
 impl PartialEq for BodySlot {
     fn eq(&self, other: &Self) -> bool {
-        *self.load() == *other.load()
+        self.load().as_ref() == other.load().as_ref()
     }
 }
 
@@ -172,7 +233,7 @@ impl Bodies {
             body.held = self.hold(message.body_bytes());
             self.note(message);
         }
-        message.body.0.store(Some(Arc::new(body)));
+        message.body.set(Some(Arc::new(body)));
     }
 
     /// Makes the same message for somebody for whose sake its record would not be kept. One whose body is away is read
@@ -200,7 +261,7 @@ impl Bodies {
                 if message.place() > committed {
                     return self.order.push_front((oldest, bytes));
                 }
-                message.body.0.store(None);
+                message.body.set(None);
             }
             self.bytes -= bytes;
         }

@@ -16,10 +16,11 @@ pub(crate) fn wrap(message: &Message, body: &Body, gap: bool, mut publish: Publi
     if ENVELOPE_PREFIX.len() + message.topic.len() > usize::from(u16::MAX) {
         return None;
     }
+    let id = body.id.text();
     let envelope = Envelope {
         topic: (&*message.topic).into(),
         seq: message.seq,
-        id: (&*body.id).into(),
+        id: (&*id).into(),
         from: (!body.from.is_empty()).then(|| (&*body.from).into()),
         ts: message.ts_unix_ms,
         gap: message.seq.filter(|_| gap),
@@ -33,7 +34,11 @@ pub(crate) fn wrap(message: &Message, body: &Body, gap: bool, mut publish: Publi
     }
     publish.topic = ByteString::from(format!("{ENVELOPE_PREFIX}{}", message.topic));
     publish.payload = json.into();
-    publish.properties.payload_format_utf8 = publish.properties.payload_format_utf8.map(|_| true);
-    publish.properties.content_type = publish.properties.content_type.map(|_| "application/json".into());
+    if let Some(properties) = publish.properties.get_mut() {
+        properties.payload_format_utf8 = properties.payload_format_utf8.map(|_| true);
+        if let Some(content_type) = &mut properties.content_type {
+            *content_type = "application/json".into();
+        }
+    }
     Some(publish)
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use protocol::{Publish, PublishProperties, QoS, UserProperties, im};
+use protocol::{Publish, PublishProperties, QoS, Shared, UserProperties, im};
 
 use crate::Now;
 use crate::body::{Body, BodySlot};
@@ -152,13 +152,77 @@ pub(crate) fn compact_properties(properties: &mut PublishProperties) {
     }
 }
 
-/// Writes a message id of the broker's own: 16 hexadecimal digits. Each message without an id gets one, so
-/// it does without the formatter.
-pub(crate) fn own_id(number: u64) -> ByteString {
-    let digit = |at: u32| b"0123456789abcdef"[(number >> (60 - 4 * at)) as usize & 15];
-    let digits: [u8; 16] = std::array::from_fn(|at| digit(at as u32));
-    ByteString::from(std::str::from_utf8(&digits).expect("hexadecimal digits are ASCII"))
+/// `im-id` of a message. Each message without one gets one of the broker's own, which most never tell anybody: so it
+/// is a number until somebody asks.
+#[derive(Clone, Debug)]
+pub(crate) enum MessageId {
+    /// The broker's own: 16 hexadecimal digits.
+    Own(u64),
+    /// The sender's, or read from the log.
+    Given(ByteString),
 }
+
+impl MessageId {
+    /// Gives the id to somebody who reads it, without an allocation.
+    pub(crate) fn with<R>(&self, read: impl FnOnce(&str) -> R) -> R {
+        match self {
+            Self::Own(number) => {
+                let digit = |at: u32| b"0123456789abcdef"[(number >> (60 - 4 * at)) as usize & 15];
+                let digits: [u8; 16] = std::array::from_fn(|at| digit(at as u32));
+                read(std::str::from_utf8(&digits).expect("hexadecimal digits are ASCII"))
+            }
+            Self::Given(id) => read(id),
+        }
+    }
+
+    /// Returns the id as a string.
+    pub(crate) fn text(&self) -> ByteString {
+        match self {
+            Self::Own(_) => self.with(|id| ByteString::from(id)),
+            Self::Given(id) => id.clone(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Own(_) => 16,
+            Self::Given(id) => id.len(),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Default for MessageId {
+    fn default() -> Self {
+        Self::Given(ByteString::new())
+    }
+}
+
+impl From<&str> for MessageId {
+    fn from(id: &str) -> Self {
+        Self::Given(id.into())
+    }
+}
+
+impl From<ByteString> for MessageId {
+    fn from(id: ByteString) -> Self {
+        Self::Given(id)
+    }
+}
+
+impl PartialEq for MessageId {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Own(one), Self::Own(other)) => one == other,
+            (one, other) => one.with(|one| other.with(|other| one == other)),
+        }
+    }
+}
+
+impl Eq for MessageId {}
 
 /// Returns the first value of a user property.
 pub(crate) fn user_property<'a>(properties: &'a UserProperties, name: &str) -> Option<&'a ByteString> {
@@ -215,31 +279,43 @@ impl Message {
         self.body.load().as_ref().is_some_and(|body| body.client == client)
     }
 
-    /// Makes the PUBLISH for one recipient; packet id, DUP and retain are the caller's.
-    pub(crate) fn to_publish(
-        &self,
-        body: &Body,
-        qos: QoS,
-        subscription_identifiers: &[u32],
-        now: Now,
-    ) -> Publish {
+    /// Makes the properties that it goes out with to everybody: those of its sender and the broker's own.
+    pub(crate) fn outgoing(&self, body: &Body) -> Shared<PublishProperties> {
         let of = &body.properties;
         let mut user_properties = Vec::with_capacity(of.user_properties.len() + 4);
         user_properties.extend_from_slice(&of.user_properties);
         body.push_broker_properties(self, &mut user_properties);
         let properties = PublishProperties {
             payload_format_utf8: of.payload_format_utf8,
-            // [MQTT-3.3.2-6] the interval sent is the received one less the time it waited here.
-            message_expiry_interval_s: self.expiry.map(|e| {
-                e.monotonic_ms.saturating_sub(now.monotonic_ms).div_ceil(1000).min(u64::from(u32::MAX)) as u32
-            }),
+            message_expiry_interval_s: None,
             topic_alias: None,
             response_topic: of.response_topic.clone(),
             correlation_data: of.correlation_data.clone(),
             user_properties,
-            subscription_identifiers: subscription_identifiers.to_vec(),
+            subscription_identifiers: Vec::new(),
             content_type: of.content_type.clone(),
         };
+        properties.into()
+    }
+
+    /// Makes the PUBLISH for one recipient, with the properties of all; packet id, DUP and retain are the caller's.
+    pub(crate) fn to_publish(
+        &self,
+        body: &Body,
+        mut properties: Shared<PublishProperties>,
+        qos: QoS,
+        subscription_identifiers: &[u32],
+        now: Now,
+    ) -> Publish {
+        if let Some(expiry) = self.expiry {
+            // [MQTT-3.3.2-6] the interval sent is the received one less the time it waited here.
+            let left_ms = expiry.monotonic_ms.saturating_sub(now.monotonic_ms);
+            let left_s = left_ms.div_ceil(1000).min(u64::from(u32::MAX)) as u32;
+            properties.message_expiry_interval_s = Some(left_s);
+        }
+        if !subscription_identifiers.is_empty() {
+            properties.subscription_identifiers = subscription_identifiers.to_vec();
+        }
         Publish {
             dup: false,
             qos,
@@ -345,7 +421,8 @@ impl Delivery {
 
 #[cfg(test)]
 pub(crate) fn message_for_tests() -> Arc<Message> {
-    let body = Body { id: "id".into(), from: "u".into(), client: "c".into(), ..Body::default() };
+    let body =
+        Body { id: MessageId::Given("id".into()), from: "u".into(), client: "c".into(), ..Body::default() };
     let message = Message {
         no: MsgNo(1),
         record: 0,
@@ -375,7 +452,9 @@ mod tests {
     #[test]
     fn an_id_of_the_brokers_own_has_all_its_digits() {
         for number in [0, 0x0123_4567_89ab_cdef, u64::MAX] {
-            assert_eq!(own_id(number), format!("{number:016x}"));
+            let (own, text) = (MessageId::Own(number), format!("{number:016x}"));
+            assert_eq!(own.text(), text);
+            assert_eq!(own, MessageId::Given(text.into()), "as it is read from the log");
         }
     }
 }

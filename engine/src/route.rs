@@ -144,13 +144,15 @@ pub(crate) struct Routes {
     nodes: Places<Node>,
     root: usize,
     len: usize,
+    /// Counts its changes.
+    epoch: u64,
 }
 
 impl Default for Routes {
     fn default() -> Self {
         let mut nodes = Places::new();
         let root = nodes.insert(Node::default());
-        Self { nodes, root, len: 0 }
+        Self { nodes, root, len: 0, epoch: 0 }
     }
 }
 
@@ -170,6 +172,11 @@ impl Routes {
         self.levels() == 0 && root.hash.list.is_empty() && root.groups.list.is_empty()
     }
 
+    /// Another one after each change: what was found with this one holds as long as it is the same.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// Whether a filter has this first level.
     pub(crate) fn begins_with(&self, level: &str) -> bool {
         self.nodes[self.root].children.contains_key(level)
@@ -177,6 +184,7 @@ impl Routes {
 
     /// Adds a subscription, or replaces the session's one with the same filter.
     pub(crate) fn insert(&mut self, filter: &str, subscriber: Subscriber) {
+        self.epoch += 1;
         let (at, is_hash) = self.end_or_new(filter);
         let node = &mut self.nodes[at];
         let list = if is_hash { &mut node.hash } else { &mut node.here };
@@ -185,12 +193,14 @@ impl Routes {
 
     /// Adds a shared group.
     pub(crate) fn insert_group(&mut self, filter: &str, group: GroupKey) {
+        self.epoch += 1;
         let (at, is_hash) = self.end_or_new(filter);
         self.nodes[at].groups.insert(GroupHere { group, is_hash });
     }
 
     /// Removes a session's subscription; one that is not there is ignored.
     pub(crate) fn remove(&mut self, filter: &str, session: SessionKey) {
+        self.epoch += 1;
         let Some((at, is_hash)) = self.end_of(filter) else { return };
         let node = &mut self.nodes[at];
         let list = if is_hash { &mut node.hash } else { &mut node.here };
@@ -202,6 +212,7 @@ impl Routes {
 
     /// Removes a shared group; one that is not there is ignored.
     pub(crate) fn remove_group(&mut self, filter: &str, group: GroupKey) {
+        self.epoch += 1;
         let Some((at, _)) = self.end_of(filter) else { return };
         self.nodes[at].groups.remove(group);
         self.prune(at);

@@ -24,7 +24,7 @@ use crate::ConnId;
 use crate::behind::Behind;
 use crate::gap::Gaps;
 use crate::memory::{Account, Held, INCOMING_BYTES, SESSION_BYTES, SUBSCRIPTION_BYTES, entry_bytes};
-use crate::message::{Delivery, MsgNo, queue_bytes};
+use crate::message::{Delivery, MessageId, MsgNo, queue_bytes};
 use crate::poison::{SET_ASIDE_BYTES, SetAside, SetAsides, Suspicion};
 use crate::principal::{Principal, SessionLimits};
 use crate::record::{SessionNo, Source};
@@ -66,7 +66,7 @@ pub(crate) struct InFlight {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Incoming {
     pub(crate) seq: Option<u64>,
-    pub(crate) id: ByteString,
+    pub(crate) id: MessageId,
 }
 
 /// How far a session was checked after its rights changed.
@@ -110,8 +110,6 @@ pub(crate) struct Session {
     disconnected: (i64, u64),
     /// Published when its connection ends; change it only by `keep_will` and `take_will`.
     pub(crate) will: Option<Box<Will>>,
-    /// The log has it though the session is none that lasts.
-    pub(crate) is_will_logged: bool,
     /// When a will that waits is due, monotonic.
     pub(crate) will_due_ms: Option<i64>,
     pub(crate) subscriptions: Subscriptions,
@@ -179,7 +177,6 @@ impl Session {
             conn: None,
             disconnected: (CONNECTED, 0),
             will: None,
-            is_will_logged: false,
             will_due_ms: None,
             subscriptions: Subscriptions::default(),
             queue: Seldom::default(),

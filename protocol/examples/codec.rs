@@ -43,9 +43,9 @@ fn cases() -> [Case; 4] {
     };
     let case = |name, version, packet| Case { name, version, packet };
     [
-        case("publish-v3", ProtocolVersion::V311, publish(PublishProperties::default(), 69)),
-        case("publish-v5", ProtocolVersion::V5, publish(PublishProperties::default(), 68)),
-        case("publish-im", ProtocolVersion::V5, publish(im, 68)),
+        case("publish-v3", ProtocolVersion::V311, publish(Default::default(), 69)),
+        case("publish-v5", ProtocolVersion::V5, publish(Default::default(), 68)),
+        case("publish-im", ProtocolVersion::V5, publish(im.into(), 68)),
         case("puback-v5", ProtocolVersion::V5, Packet::PubAck(Ack::new(id, ReasonCode::Success))),
     ]
 }

@@ -275,7 +275,7 @@ impl Decoder {
             PacketType::PingReq => reader.finish().map(|()| Packet::PingReq)?,
             PacketType::PingResp => reader.finish().map(|()| Packet::PingResp)?,
             PacketType::Disconnect => Packet::Disconnect(disconnect::decode(reader, version, role)?),
-            PacketType::Auth => Packet::Auth(auth::decode(reader, role)?),
+            PacketType::Auth => Packet::Auth(Box::new(auth::decode(reader, role)?)),
         })
     }
 

@@ -12,12 +12,14 @@ mod error;
 pub mod im;
 mod packet;
 mod reason;
+mod shared;
 mod topic;
 
 pub use codec::{Decoder, EncodeError, Role, encode, encoded_len};
 pub use error::DecodeError;
 pub use packet::*;
 pub use reason::ReasonCode;
+pub use shared::{Absent, Shared};
 pub use topic::{
     FilterError, TopicError, TopicFilter, filter_covers, filter_matches, filters_overlap, validate_topic_name,
 };

@@ -9,7 +9,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use crate::{ReasonCode, TopicFilter};
+use crate::{ReasonCode, Shared, TopicFilter};
 
 /// The protocol level of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -83,7 +83,7 @@ pub enum Packet {
     /// The last packet of a connection; 5.0 brokers send it too.
     Disconnect(Disconnect),
     /// Enhanced authentication exchange (5.0 only).
-    Auth(Auth),
+    Auth(Box<Auth>),
 }
 
 /// CONNECT (section 3.1). Its `Debug` shows neither the password nor authentication data.
@@ -211,7 +211,7 @@ pub struct Publish {
     /// Packet identifier; `Some` exactly when `qos` is above 0.
     pub packet_id: Option<PacketId>,
     /// 5.0 properties.
-    pub properties: PublishProperties,
+    pub properties: Shared<PublishProperties>,
     /// The application payload.
     pub payload: Bytes,
 }
@@ -245,13 +245,13 @@ pub struct Ack {
     /// Result; always `Success` in 3.1.1.
     pub reason: ReasonCode,
     /// 5.0 properties.
-    pub properties: AckProperties,
+    pub properties: Shared<AckProperties>,
 }
 
 impl Ack {
     /// Makes an acknowledgement without properties.
     pub fn new(packet_id: PacketId, reason: ReasonCode) -> Self {
-        Self { packet_id, reason, properties: AckProperties::default() }
+        Self { packet_id, reason, properties: Shared::NONE }
     }
 }
 
@@ -352,7 +352,7 @@ pub struct Disconnect {
     /// Why; always `Success` (normal disconnection) in 3.1.1.
     pub reason: ReasonCode,
     /// 5.0 properties.
-    pub properties: DisconnectProperties,
+    pub properties: Shared<DisconnectProperties>,
 }
 
 /// Properties of DISCONNECT (section 3.14.2.2).
@@ -473,7 +473,7 @@ mod tests {
             reason_string: None,
             user_properties: Vec::new(),
         };
-        for packet in [Packet::Connect(Box::new(connect)), Packet::Auth(auth)] {
+        for packet in [Packet::Connect(Box::new(connect)), Packet::Auth(Box::new(auth))] {
             let printed = format!("{packet:?}");
             assert!(!printed.contains("hunter2") && printed.contains("[hidden]"), "{printed}");
         }

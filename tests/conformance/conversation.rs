@@ -166,7 +166,7 @@ fn from_and_ts_are_set_on_every_topic() {
         let before = unix_ms();
         publisher.publish_accepted(topic, "x");
         let after = unix_ms();
-        let got = subscriber.expect_message(topic, "x").properties.user_properties;
+        let got = subscriber.expect_message(topic, "x").properties.into_inner().user_properties;
         assert_eq!(property(&got, "im-from"), Some("anon:truck-7"), "{topic}");
         let ts = number(&got, "im-ts").expect("im-ts");
         assert!((before..=after).contains(&ts), "{topic}: {ts} is not within {before} and {after}");
@@ -207,7 +207,7 @@ fn the_senders_id_is_kept_and_a_missing_one_is_made() {
     let named = with_properties(message("im/a", "named", QoS::AtLeastOnce), &[("im-id", "order-4711")]);
     let ack = publisher.publish(named).expect("an ack");
     assert_eq!(property(&ack.properties.user_properties, "im-id"), Some("order-4711"));
-    let got = subscriber.expect_message("im/a", "named").properties.user_properties;
+    let got = subscriber.expect_message("im/a", "named").properties.into_inner().user_properties;
     assert_eq!(property(&got, "im-id"), Some("order-4711"));
     assert_eq!(got.iter().filter(|(name, _)| name == "im-id").count(), 1, "{got:?}");
 
@@ -216,7 +216,7 @@ fn the_senders_id_is_kept_and_a_missing_one_is_made() {
         let ack = publisher.publish(message("im/a", "unnamed", QoS::AtLeastOnce)).expect("an ack");
         let id = property(&ack.properties.user_properties, "im-id").expect("the broker's id").to_owned();
         assert!((1..=64).contains(&id.chars().count()), "{id}");
-        let got = subscriber.expect_message("im/a", "unnamed").properties.user_properties;
+        let got = subscriber.expect_message("im/a", "unnamed").properties.into_inner().user_properties;
         assert_eq!(property(&got, "im-id"), Some(&*id));
         made.push(id);
     }
@@ -242,7 +242,7 @@ fn forged_properties_are_removed_and_others_stay_in_order() {
     ];
     for topic in ["im/a", "plain"] {
         publisher.publish(with_properties(message(topic, "x", QoS::AtLeastOnce), &forged));
-        let got = subscriber.expect_message(topic, "x").properties.user_properties;
+        let got = subscriber.expect_message(topic, "x").properties.into_inner().user_properties;
         let mut count = BTreeMap::new();
         for (name, _) in &got {
             *count.entry(&**name).or_insert(0) += 1;
@@ -271,7 +271,7 @@ fn forged_properties_are_removed_from_wills() {
         user_properties(&[("im-seq", "77"), ("kept", "yes"), ("im-from", "anon:victim"), ("im-ts", "0")]);
     connect.will = Some(the_will);
     RawClient::connect_with(broker.address(), connect).0.lose();
-    let got = subscriber.expect_message("im/gone", "x").properties.user_properties;
+    let got = subscriber.expect_message("im/gone", "x").properties.into_inner().user_properties;
     assert_eq!(got[0], ("kept".into(), "yes".into()));
     assert_eq!(property(&got, "im-from"), Some("anon:forger"));
     assert_eq!(property(&got, "im-seq"), Some("1"));

@@ -23,7 +23,7 @@ fn properties_pass_unaltered() {
         user_properties: user_properties(&pairs),
         ..PublishProperties::default()
     };
-    let publish = Publish { properties: sent.clone(), ..message("a", "x", QoS::AtLeastOnce) };
+    let publish = Publish { properties: sent.clone().into(), ..message("a", "x", QoS::AtLeastOnce) };
     broker.client("publisher", V5).publish(publish);
     let got = subscriber.expect_message("a", "x").properties;
     assert_eq!(got.payload_format_utf8, sent.payload_format_utf8, "[MQTT-3.3.2-4]");
@@ -199,5 +199,5 @@ fn a_refusal_carries_a_reason_string_by_default() {
     let mut client = broker.client("curious", V5);
     let ack = client.publish(message("$im/forbidden", "x", QoS::AtLeastOnce)).expect("an ack");
     assert!(ack.reason.is_failure());
-    assert!(ack.properties.reason_string.is_some_and(|why| !why.is_empty()), "it must say why");
+    assert!(ack.properties.into_inner().reason_string.is_some_and(|why| !why.is_empty()), "it must say why");
 }

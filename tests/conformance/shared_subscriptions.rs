@@ -60,8 +60,11 @@ fn a_group_and_an_ordinary_subscription_bring_a_copy_each_with_their_identifiers
     client.subscribe_raw(&[(GROUP, at(QoS::AtLeastOnce))], Some(2));
     client.subscribe_raw(&[("$share/others/jobs/1", at(QoS::AtLeastOnce))], Some(3));
     broker.client("publisher", V5).publish_accepted("jobs/1", "x");
-    let mut identifiers: Vec<_> =
-        client.messages_until_pong().into_iter().map(|m| m.properties.subscription_identifiers).collect();
+    let mut identifiers: Vec<_> = client
+        .messages_until_pong()
+        .into_iter()
+        .map(|m| m.properties.into_inner().subscription_identifiers)
+        .collect();
     identifiers.sort_unstable();
     assert_eq!(identifiers, [[1], [2], [3]]);
 }

@@ -55,8 +55,13 @@ fn overlapping_subscriptions_give_all_their_identifiers() {
     client.subscribe("a/b", QoS::AtMostOnce);
     client.publish_accepted("a/b", "x");
     // [MQTT-3.3.4-4]
-    let got: BTreeSet<u32> =
-        client.expect_message("a/b", "x").properties.subscription_identifiers.into_iter().collect();
+    let got: BTreeSet<u32> = client
+        .expect_message("a/b", "x")
+        .properties
+        .into_inner()
+        .subscription_identifiers
+        .into_iter()
+        .collect();
     assert_eq!(got, BTreeSet::from([7, 8]));
     client.expect_no_message();
 }

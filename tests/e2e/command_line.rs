@@ -89,7 +89,7 @@ fn pub_sends_user_properties_in_order() {
             &[&["-t", "t", "-q", "1", "-m", "x", "-V", "mqttv5"], &properties[..]].concat(),
             b"",
         );
-        let got = subscriber.expect_message("t", "x").properties.user_properties;
+        let got = subscriber.expect_message("t", "x").properties.into_inner().user_properties;
         assert_eq!(got[..2], user_properties(&[("b", "2"), ("a", "1")])[..]);
     }
 }

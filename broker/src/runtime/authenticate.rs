@@ -401,11 +401,11 @@ impl Logins {
 
 // [MQTT-3.15.2-2] [MQTT-3.15.2-3] without what could be left out, so that it is never too large because of that.
 fn auth_packet(reason: ReasonCode, method: ByteString, data: Option<String>) -> Packet {
-    Packet::Auth(AuthPacket {
+    Packet::Auth(Box::new(AuthPacket {
         reason,
         authentication_method: Some(method),
         authentication_data: data.map(Bytes::from),
         reason_string: None,
         user_properties: Vec::new(),
-    })
+    }))
 }

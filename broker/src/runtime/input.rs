@@ -249,7 +249,7 @@ impl Core {
                 self.publish(now, id, publish, bytes, 0);
             }
             Packet::Auth(auth) if connection.login.as_ref().is_some_and(|login| login.has_method()) => {
-                self.authenticate_again(now, id, auth);
+                self.authenticate_again(now, id, *auth);
             }
             packet => {
                 self.refresh_sys(now, &packet);

@@ -88,7 +88,7 @@ fn over_its_rate_a_client_of_5_0_is_refused_at_qos_1_and_2_and_told_the_rate() {
                 other => panic!("expected {what}, got {other:?}"),
             };
             if ack.reason == ReasonCode::QuotaExceeded {
-                let why = ack.properties.reason_string.unwrap_or_default();
+                let why = ack.properties.into_inner().reason_string.unwrap_or_default();
                 assert!(why.ends_with("this client may publish 50 messages a second"), "{why}");
                 refused += 1;
             }

@@ -180,7 +180,7 @@ fn incoming(publish: Publish, ack: Option<AckToken>) -> Incoming {
         qos: publish.qos,
         retain: publish.retain,
         dup: publish.dup,
-        properties: publish.properties,
+        properties: publish.properties.into_inner(),
         ack,
     }
 }

@@ -397,7 +397,10 @@ impl Core {
 
     fn send_disconnect(&mut self, reason: ReasonCode) {
         let properties = DisconnectProperties::default();
-        self.outputs.push_back(Output::Send(Packet::Disconnect(Disconnect { reason, properties })));
+        self.outputs.push_back(Output::Send(Packet::Disconnect(Disconnect {
+            reason,
+            properties: properties.into(),
+        })));
     }
 
     fn close(&mut self, why: String) {

@@ -343,7 +343,11 @@ fn an_acknowledgement_tells_the_conversations_number() {
     let user_properties =
         vec![("im-id".into(), "x".into()), ("im-seq".into(), "42".into()), ("im-dup".into(), "1".into())];
     let properties = AckProperties { reason_string: None, user_properties };
-    script.receive(Packet::PubAck(Ack { packet_id: id(1), reason: ReasonCode::Success, properties }));
+    script.receive(Packet::PubAck(Ack {
+        packet_id: id(1),
+        reason: ReasonCode::Success,
+        properties: properties.into(),
+    }));
     let published = script.result().unwrap().clone().unwrap();
     assert_eq!((published.seq, published.id.as_deref(), published.duplicate), (Some(42), Some("x"), true));
 }
@@ -434,7 +438,10 @@ fn the_brokers_disconnect_is_told_in_its_words() {
     let mut script = Script::up(ProtocolVersion::V5);
     let properties =
         DisconnectProperties { reason_string: Some("maintenance".into()), ..DisconnectProperties::default() };
-    script.receive(Packet::Disconnect(Disconnect { reason: ReasonCode::ServerShuttingDown, properties }));
+    script.receive(Packet::Disconnect(Disconnect {
+        reason: ReasonCode::ServerShuttingDown,
+        properties: properties.into(),
+    }));
     assert_eq!(script.closed_why(), Some("the broker disconnected: maintenance (0x8b)"));
 }
 

@@ -69,8 +69,6 @@ pub(super) mod kind {
     pub(in crate::record) const READER_LEFT: u8 = 47;
     pub(in crate::record) const BEHIND: u8 = 48;
     pub(in crate::record) const PRESENCE_FORGOTTEN: u8 = 49;
-    pub(in crate::record) const WILL_LEFT: u8 = 50;
-    pub(in crate::record) const WILL_GONE: u8 = 51;
 }
 
 pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
@@ -142,12 +140,6 @@ pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
         Entry::Away { session, since } => {
             w.u8(kind::AWAY).u64(session.0).u64(since.0);
         }
-        Entry::WillLeft { session, client_id, user, will } => {
-            w.u8(kind::WILL_LEFT).u64(session.0).str(client_id).str(user).will(will);
-        }
-        Entry::WillGone { session } => {
-            w.u8(kind::WILL_GONE).u64(session.0);
-        }
         Entry::Behind { session, behind } => {
             w.u8(kind::BEHIND).u64(session.0).u16(behind.stretches().len() as u16);
             for Stretch { after, since } in behind.stretches() {
@@ -174,7 +166,10 @@ pub(super) fn write_message(w: &mut Writer<'_>, m: &Message, set_retained: bool)
     let body = m.body.load();
     // A message is written while its body is in memory: `Shard::write_message` sees to it.
     let Some(body) = body.as_deref() else { return debug_assert!(false, "a message without its body") };
-    w.str(&body.id).str(&body.from).str(&body.client).str(&m.topic).bytes(&body.payload);
+    body.id.with(|id| {
+        w.str(id);
+    });
+    w.str(&body.from).str(&body.client).str(&m.topic).bytes(&body.payload);
     w.properties(&body.properties);
 }
 
@@ -260,10 +255,6 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
         kind::TAKEN_BACK => Entry::TakenBack { session: r.session()?, message: r.message()? },
         kind::GROUP_FORGOTTEN => Entry::GroupForgotten { group: GroupNo(r.u64()?) },
         kind::GROUP => Entry::Group { group: GroupNo(r.u64()?), filter: r.str()? },
-        kind::WILL_LEFT => {
-            Entry::WillLeft { session: r.session()?, client_id: r.str()?, user: r.str()?, will: r.will()? }
-        }
-        kind::WILL_GONE => Entry::WillGone { session: r.session()? },
         kind::AWAY => Entry::Away { session: r.session()?, since: r.message()? },
         kind::BEHIND => {
             let (session, count) = (r.session()?, r.u16()?);
@@ -281,8 +272,8 @@ fn read_message(r: &mut Reader<'_>, form: u8) -> Result<MessageEntry, String> {
     let (expiry, seq, ts_unix_ms) = (r.option(Reader::u64)?, r.option(Reader::u64)?, r.u64()?);
     let collapse = if form == kind::MESSAGE { None } else { r.collapse()? };
     let (id, from, client, topic) = (r.str()?, r.str()?, r.str()?, r.str()?);
-    let (payload, properties) = (r.bytes()?, r.properties()?);
-    let body = Body { payload, id, from, client, properties, ..Body::default() };
+    let (payload, properties) = (r.bytes()?, r.properties()?.into());
+    let body = Body { payload, id: id.into(), from, client, properties, ..Body::default() };
     let message = Message {
         no,
         record: 0,

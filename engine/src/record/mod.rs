@@ -432,18 +432,6 @@ pub(crate) enum Entry {
         session: SessionNo,
         behind: Behind,
     },
-    /// A connection began to a session that ends with it and leaves a will: it is published when that session is found
-    /// to be gone, or taken back.
-    WillLeft {
-        session: SessionNo,
-        client_id: ByteString,
-        user: ByteString,
-        will: Box<Will>,
-    },
-    /// It was.
-    WillGone {
-        session: SessionNo,
-    },
     /// The next numbers to give.
     Counters {
         message: u64,

@@ -39,7 +39,8 @@ fn message() -> MessageEntry {
             correlation_data: Some(Bytes::from_static(&[1, 2])),
             user_properties: vec![("a".into(), "1".into()), ("a".into(), "2".into())],
             ..PublishProperties::default()
-        },
+        }
+        .into(),
         ..Body::default()
     };
     let message = Message {
@@ -276,8 +277,6 @@ fn counts_added_by_version_3() -> Vec<Entry> {
             ]),
         },
         Entry::PresenceForgotten { epoch: 1_800_000_000_001 },
-        Entry::WillLeft { session, client_id: "c".into(), user: "u".into(), will: will() },
-        Entry::WillGone { session },
     ]
 }
 

@@ -5,20 +5,21 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use protocol::{PacketId, PublishProperties, QoS, ReasonCode, im};
+use protocol::{PacketId, PublishProperties, QoS, ReasonCode, Shared, im};
 
 use super::Shard;
+use super::heard::{Known, Targets};
 use super::limits::levels_of;
 use super::share::Load;
 use crate::Now;
-use crate::body::Body;
+use crate::body::{Body, BodySlot};
 use crate::config::ReceiptsWanted;
 use crate::conversation::Head;
 use crate::dedup::Fingerprint;
 use crate::memory::Held;
 use crate::message::{
-    Delivery, Expiry, Flag, Message, MsgNo, Origin, Share, compact, compact_properties, own_id, queue_bytes,
-    strip_broker_properties, user_property,
+    Delivery, Expiry, Flag, Identifiers, Message, MessageId, MsgNo, Origin, Share, compact,
+    compact_properties, queue_bytes, strip_broker_properties, user_property,
 };
 use crate::planted::Planted;
 use crate::principal::Principal;
@@ -45,11 +46,9 @@ pub(super) struct Offer {
     pub(super) payload: Bytes,
     pub(super) qos: QoS,
     pub(super) retain: bool,
-    pub(super) properties: PublishProperties,
+    pub(super) properties: Shared<PublishProperties>,
     /// The packet id that a QoS 2 publish is remembered under.
     pub(super) incoming: Option<PacketId>,
-    /// Whether it is a will: the broker publishes each once, so an id that it has is none of a message sent again.
-    pub(super) is_will: bool,
 }
 
 /// Bytes of a recipient's queue entry in a record, without subscription identifiers, and of its end when it
@@ -69,7 +68,7 @@ const COUNTED_BYTES: usize = 5;
 pub(super) struct Accepted {
     pub(super) reason: ReasonCode,
     pub(super) seq: Option<u64>,
-    pub(super) id: ByteString,
+    pub(super) id: MessageId,
     /// Whether it was accepted before.
     pub(super) is_repeat: bool,
 }
@@ -92,11 +91,12 @@ impl Refused {
 }
 
 /// One recipient: all of its subscriptions that match, taken together.
+#[derive(Clone, Debug)]
 pub(super) struct Target {
     pub(super) session: SessionKey,
     pub(super) qos: QoS,
     pub(super) retain_as_published: bool,
-    pub(super) identifiers: Vec<u32>,
+    pub(super) identifiers: Identifiers,
     /// The shared group that chose the session, if one did: then the group is the recipient.
     pub(super) share: Option<Arc<Share>>,
     /// See [`Origin::Group`].
@@ -125,7 +125,7 @@ struct Plan {
     read_wanted: bool,
     /// Which, if there is somebody to have receipts of.
     tracked: Option<ReceiptsWanted>,
-    targets: Vec<Target>,
+    targets: Targets,
     /// Whether the message goes into a queue or a flight that survives a restart.
     stored_recipient: bool,
     set_retained: bool,
@@ -136,38 +136,49 @@ struct Plan {
 
 impl Shard {
     /// Takes a message: number, record, retained, queues. One atomic record, or nothing.
-    pub(super) fn accept(&mut self, now: Now, mut offer: Offer) -> Result<Accepted, Refused> {
-        let id = self.check_offer(&mut offer)?;
-        let given_id = self.given_id(&offer.topic, &offer.properties).filter(|_| !offer.is_will);
-        let known = given_id.and_then(|given| self.dedup.find(&offer.by.user, given, now.unix_ms));
-        if let Some(known) = known {
-            return Ok(self.accept_again(offer, known));
+    pub(super) fn accept(&mut self, now: Now, offer: &mut Offer) -> Result<Accepted, Refused> {
+        let known = self.known_of(&offer.topic);
+        let id = self.check_offer(offer, known.as_ref())?;
+        let given_id = self.given_id(&offer.topic, &offer.properties);
+        let before = given_id.and_then(|given| self.dedup.find(&offer.by.user, given, now.unix_ms));
+        if let Some(before) = before {
+            return Ok(self.accept_again(offer, before));
         }
-        let plan = self.plan(&mut offer, given_id)?;
+        let plan = self.plan(offer, given_id, known.as_ref())?;
         // The last that can refuse.
         let head = if plan.is_conversation { Some(self.next_head(now, &offer.topic)?) } else { None };
         // Another one is gone when its turn ends.
         let may_stay = plan.recorded || offer.qos > QoS::AtMostOnce;
         if may_stay {
             // It may stay for long: a slice would keep the read buffer that it came in.
-            (offer.topic, offer.payload) = (compact(&offer.topic), Bytes::copy_from_slice(&offer.payload));
-            compact_properties(&mut offer.properties);
+            offer.payload = Bytes::copy_from_slice(&offer.payload);
+            if known.is_none() {
+                offer.topic = compact(&offer.topic);
+            }
+            if let Some(properties) = offer.properties.get_mut() {
+                compact_properties(properties);
+            }
         }
+        if let Some(Known { topic, .. }) = known {
+            offer.topic = topic;
+        }
+        let (topic, payload) = (std::mem::take(&mut offer.topic), std::mem::take(&mut offer.payload));
         let no = self.take_message_no();
         // QoS 0 skips the gate, except in a conversation.
         let gated = plan.recorded && (plan.is_conversation || offer.qos > QoS::AtMostOnce);
-        let expiry = offer.properties.message_expiry_interval_s.take().map(|s| Expiry::after(s, now));
-        let (bytes, payload_bytes) = (plan.bytes.min(u32::MAX as usize) as u32, offer.payload.len() as u32);
+        let expiry_s = offer.properties.get_mut().and_then(|p| p.message_expiry_interval_s.take());
+        let expiry = expiry_s.map(|s| Expiry::after(s, now));
+        let (bytes, payload_bytes) = (plan.bytes.min(u32::MAX as usize) as u32, payload.len() as u32);
         let body = Body {
-            payload: offer.payload,
+            payload,
             id: id.clone(),
             from: offer.by.user.clone(),
-            client: offer.by.client,
-            properties: offer.properties,
+            client: std::mem::take(&mut offer.by.client),
+            properties: std::mem::take(&mut offer.properties),
             is_lost: false,
             // Before it stands where others see it: to change it there costs more than to make it.
             held: match may_stay {
-                true => self.bodies.hold((bytes as usize).saturating_sub(offer.topic.len())),
+                true => self.bodies.hold((bytes as usize).saturating_sub(topic.len())),
                 false => Held::default(),
             },
         };
@@ -180,14 +191,14 @@ impl Shard {
             is_high: plan.is_high,
             qos: offer.qos,
             retain: offer.retain,
-            topic: offer.topic,
+            topic,
             expiry,
             seq: head.map(|h| h.seq),
             ts_unix_ms: head.map_or(now.unix_ms, |h| h.ts_unix_ms),
             collapse: plan.collapse,
             bytes,
             payload_bytes,
-            body: body.into(),
+            body: if plan.recorded { body.into() } else { BodySlot::of_one_that_stays(body) },
             held: Held::default(),
         };
         let message = if may_stay { self.bodies.count_head(message) } else { Arc::new(message) };
@@ -199,18 +210,18 @@ impl Shard {
         self.posted(now, &message);
         if plan.read_wanted {
             let recipients = plan.targets.iter().filter(|t| t.is_other_than(offer.by.session)).count();
-            self.wish_read(now, &message, &id, &offer.by.user, recipients);
+            self.wish_read(now, &message, &id.text(), &offer.by.user, recipients);
         }
         if let Some((packet_id, key)) = offer.incoming.zip(offer.by.session) {
             self.take_incoming(key, packet_id, message.seq, id.clone());
         }
         if let Some(wanted) = plan.tracked {
-            self.track(&message, &id, wanted, &offer.by.user, &plan.targets, offer.by.session);
+            self.track(&message, &id.text(), wanted, &offer.by.user, &plan.targets, offer.by.session);
         } else if plan.wanted && !plan.is_conversation {
-            let payload = receipt::undeliverable(&message.topic, &id, now.unix_ms);
-            self.turn.told.push(receipt::Told { sender: offer.by.user, payload });
+            let payload = receipt::undeliverable(&message.topic, &id.text(), now.unix_ms);
+            self.turn.told.push(receipt::Told { sender: offer.by.user.clone(), payload });
         }
-        for target in plan.targets {
+        for target in plan.targets.iter() {
             self.deliver_to(now, target, &message);
         }
         let reason = if nobody { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success };
@@ -218,19 +229,19 @@ impl Shard {
     }
 
     /// Gives a message to one of its recipients.
-    pub(super) fn deliver_to(&mut self, now: Now, target: Target, message: &Arc<Message>) {
+    pub(super) fn deliver_to(&mut self, now: Now, target: &Target, message: &Arc<Message>) {
         let retain = message.retain && target.retain_as_published;
         // [MQTT-3.8.4-8], [MQTT-4.8.2-3] the lower of the two levels.
         let qos = target.qos.min(message.qos);
-        let subscription_identifiers = target.identifiers.into();
         if target.is_covered {
             return;
         }
+        let subscription_identifiers = target.identifiers.clone();
         let message = message.clone();
-        let origin = match target.share {
+        let origin = match &target.share {
             Some(share) => {
                 self.chose(share.no, target.session);
-                Origin::Group { share, kept: target.kept }
+                Origin::Group { share: share.clone(), kept: target.kept }
             }
             None if target.form == Form::Envelope => Origin::Envelope,
             None => Origin::Subscriptions,
@@ -240,20 +251,29 @@ impl Shard {
     }
 
     /// Checks a message by itself; returns its id.
-    fn check_offer(&mut self, offer: &mut Offer) -> Result<ByteString, Refused> {
+    fn check_offer(&mut self, offer: &mut Offer, known: Option<&Known>) -> Result<MessageId, Refused> {
         let levels_max = self.topic_levels_max(offer.by.session);
-        self.check_topic(&offer.topic, levels_max)?;
+        if known.is_none_or(|known| known.levels > levels_max) {
+            self.check_topic(&offer.topic, levels_max)?;
+        }
         if let Some(key) = offer.by.session {
             self.check_publish(key, &offer.topic)?;
         }
         check_payload_format(&offer.properties, &offer.payload)?;
-        strip_broker_properties(&mut offer.properties.user_properties);
+        if let Some(properties) = offer.properties.get_mut() {
+            strip_broker_properties(&mut properties.user_properties);
+        }
         self.message_id(&offer.properties)
     }
 
     /// Finds out what a message means; changes nothing.
-    fn plan(&mut self, offer: &mut Offer, given_id: Option<Fingerprint>) -> Result<Plan, Refused> {
-        let rule = self.conversations.rule(&offer.topic);
+    fn plan(
+        &mut self,
+        offer: &mut Offer,
+        given_id: Option<Fingerprint>,
+        known: Option<&Known>,
+    ) -> Result<Plan, Refused> {
+        let rule = if known.is_some() { None } else { self.conversations.rule(&offer.topic) };
         let is_conversation = rule.is_some();
         let asked = user_property(&offer.properties.user_properties, im::IM_RECEIPT);
         let by_rule = rule.and_then(|rule| rule.receipts);
@@ -263,15 +283,10 @@ impl Shard {
         let (collapse, is_high) = queueing::asked(user_properties, rule, owner, &offer.topic);
 
         let bytes = queue_bytes(&offer.topic, &offer.payload, &offer.properties);
-        let load = Load {
-            topic: &offer.topic,
-            qos: offer.qos,
-            in_conversation: is_conversation,
-            bytes,
-            packet_bytes_min: offer.topic.len() + offer.payload.len(),
-            is_tracked: wanted.is_some(),
+        let targets = match known {
+            Some(known) => Targets::Known(known.targets.clone()),
+            None => Targets::Own(self.targets_of(offer, is_conversation, bytes, wanted.is_some())),
         };
-        let targets = self.targets(load, offer.by.session);
         let stored_recipient = targets
             .iter()
             .any(|t| self.is_logged(t) && (is_conversation || t.qos.min(offer.qos) > QoS::AtMostOnce));
@@ -280,8 +295,8 @@ impl Shard {
         let clear_retained =
             offer.retain && offer.payload.is_empty() && self.retained.get(&offer.topic).is_some();
         let remembered = offer.incoming.and(offer.by.session).is_some_and(|key| self.sessions[key].durable);
-        let has_recipient = targets.iter().any(|t| t.is_other_than(offer.by.session));
-        let tracked = wanted.filter(|_| has_recipient);
+        let has_recipient = || targets.iter().any(|t| t.is_other_than(offer.by.session));
+        let tracked = wanted.filter(|_| has_recipient());
         let recorded = stored_recipient
             || set_retained
             || clear_retained
@@ -316,6 +331,35 @@ impl Shard {
             clear_retained,
             recorded,
         })
+    }
+
+    /// Returns what is known of a topic, if that is all there is to know.
+    fn known_of(&self, topic: &str) -> Option<Known> {
+        let known = self.heard.find(topic, self.routes.epoch())?;
+        self.envelope_routes.is_empty().then(|| known.clone())
+    }
+
+    /// Searches who gets an offer, and remembers it where it is the same for the next one.
+    fn targets_of(
+        &mut self,
+        offer: &Offer,
+        in_conversation: bool,
+        bytes: usize,
+        is_tracked: bool,
+    ) -> Vec<Target> {
+        let load = Load {
+            topic: &offer.topic,
+            qos: offer.qos,
+            in_conversation,
+            bytes,
+            packet_bytes_min: offer.topic.len() + offer.payload.len(),
+            is_tracked,
+        };
+        let targets = self.targets(load, offer.by.session);
+        if self.turn.is_general && !in_conversation && self.config.planted.is_none() {
+            self.heard.note(&offer.topic, self.routes.epoch(), levels_of(&offer.topic), &targets);
+        }
+        targets
     }
 
     fn next_head(&mut self, now: Now, topic: &ByteString) -> Result<Head, Refused> {
@@ -395,10 +439,12 @@ impl Shard {
         Err(Refused::new(ReasonCode::QuotaExceeded, what))
     }
 
-    pub(super) fn message_id(&mut self, properties: &PublishProperties) -> Result<ByteString, Refused> {
+    pub(super) fn message_id(&mut self, properties: &PublishProperties) -> Result<MessageId, Refused> {
         match user_property(&properties.user_properties, im::IM_ID) {
-            None => Ok(own_id(self.rng.u64(..))),
-            Some(id) if (1..=im::IM_ID_CHARS_MAX).contains(&id.chars().count()) => Ok(compact(id)),
+            None => Ok(MessageId::Own(self.rng.u64(..))),
+            Some(id) if (1..=im::IM_ID_CHARS_MAX).contains(&id.chars().count()) => {
+                Ok(MessageId::Given(compact(id)))
+            }
             Some(id) => {
                 let what = format!(
                     "im-id has {} characters, 1 to {} are allowed",
@@ -415,6 +461,7 @@ impl Shard {
     /// besides (section 4.8.2).
     pub(super) fn targets(&mut self, load: Load<'_>, publisher: Option<SessionKey>) -> Vec<Target> {
         let mut targets = Vec::new();
+        self.turn.is_general = self.envelope_routes.is_empty();
         self.add_targets(Form::Plain, load, publisher, &mut targets);
         if !self.envelope_routes.is_empty() {
             self.add_targets(Form::Envelope, load, publisher, &mut targets);
@@ -437,6 +484,7 @@ impl Shard {
         if load.in_conversation && form == Form::Plain {
             self.add_hearers(load, subscribers);
         }
+        self.turn.is_general &= groups.is_empty() && !subscribers.iter().any(|m| m.options.no_local);
         subscribers.retain(|m| !(m.options.no_local && Some(m.session) == publisher));
         subscribers.sort_unstable_by_key(|m| (m.session, m.identifier));
         // Each in the order of its sessions.
@@ -543,7 +591,7 @@ impl Target {
         self.qos.min(published) > QoS::AtMostOnce
     }
 
-    fn of(matches: &[Subscriber]) -> Self {
+    pub(super) fn of(matches: &[Subscriber]) -> Self {
         let mut identifiers: Vec<u32> = matches.iter().map(|m| m.identifier).filter(|i| *i != 0).collect();
         identifiers.dedup();
         identifiers.truncate(usize::from(u16::MAX));
@@ -551,7 +599,7 @@ impl Target {
             session: matches[0].session,
             qos: matches.iter().map(|m| m.options.qos).max().unwrap_or_default(),
             retain_as_published: matches.iter().any(|m| m.options.retain_as_published),
-            identifiers,
+            identifiers: identifiers.into(),
             share: None,
             kept: false,
             form: Form::Plain,

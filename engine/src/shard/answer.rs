@@ -3,7 +3,7 @@
 use bytestring::ByteString;
 use protocol::{
     Ack, AckProperties, DecodeError, Disconnect, DisconnectProperties, Packet, PacketId, ProtocolVersion,
-    ReasonCode, SubAck,
+    ReasonCode, Shared, SubAck,
 };
 
 use super::{Shard, Wait};
@@ -48,7 +48,11 @@ impl Shard {
             let server_reference = self.server_reference(reason);
             let properties =
                 DisconnectProperties { reason_string, server_reference, ..DisconnectProperties::default() };
-            self.send_fitting(conn, Wait::Record, Packet::Disconnect(Disconnect { reason, properties }));
+            self.send_fitting(
+                conn,
+                Wait::Record,
+                Packet::Disconnect(Disconnect { reason, properties: properties.into() }),
+            );
         }
     }
 
@@ -91,7 +95,7 @@ impl Shard {
         {
             match &mut packet {
                 Packet::PubAck(a) | Packet::PubRec(a) | Packet::PubRel(a) | Packet::PubComp(a) => {
-                    a.properties = AckProperties::default();
+                    a.properties = Shared::NONE;
                 }
                 Packet::SubAck(a) => a.properties = AckProperties::default(),
                 Packet::UnsubAck(a) => a.properties = AckProperties::default(),
@@ -99,7 +103,7 @@ impl Shard {
                     // Where to go matters more than why.
                     d.properties.reason_string = None;
                     if protocol::encoded_len(&Packet::Disconnect(d.clone()), version) > limit {
-                        d.properties = DisconnectProperties::default();
+                        d.properties = Shared::NONE;
                     }
                 }
                 _ => {}
@@ -121,7 +125,9 @@ impl Shard {
         let mut ack = Ack::new(packet_id, reason);
         // [MQTT-3.1.2-29] no reason string on acks when the client does not want problem information.
         if self.conns.get(&conn).is_some_and(|c| c.problem_information) {
-            ack.properties.reason_string = what.map(reason_string);
+            if let Some(what) = what {
+                ack.properties.reason_string = Some(reason_string(what));
+            }
         }
         ack
     }

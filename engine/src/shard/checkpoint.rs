@@ -109,7 +109,6 @@ impl Shard {
             out.push(&Entry::ReadWished { topic: topic.clone(), wish: wish.clone() });
             out.close_if_full();
         }
-        self.wills(&mut out);
         // Before the sessions: a client that came back after its session ended has another one there.
         for (session, left) in self.left_to_groups() {
             out.left(session, left);
@@ -200,19 +199,6 @@ impl Shard {
         }
     }
 
-    /// Names the wills of sessions that do not last.
-    fn wills(&self, out: &mut Checkpoint) {
-        let here = self.sessions.iter().filter(|(_, session)| session.is_will_logged);
-        let here = here.filter_map(|(_, s)| Some((s.no, &s.client_id, &s.user, s.will.as_ref()?)));
-        let left = self.left_wills.iter().map(|(no, left)| (*no, &left.client_id, &left.user, &left.will));
-        let all: BTreeMap<_, _> = here.chain(left).map(|(no, c, u, will)| (no, (c, u, will))).collect();
-        for (session, (client_id, user, will)) in all {
-            let (client_id, user, will) = (client_id.clone(), user.clone(), will.clone());
-            out.push(&Entry::WillLeft { session, client_id, user, will });
-            out.close_if_full();
-        }
-    }
-
     fn members(&self, out: &mut Checkpoint) {
         let all = self.members.iter().map(|(topic, user, member)| ((topic, user), member));
         for ((topic, user), member) in all.collect::<BTreeMap<_, _>>() {
@@ -268,7 +254,7 @@ impl Checkpoint {
         }
         let incoming: BTreeMap<_, _> = s.incoming.iter().collect();
         for (packet_id, Incoming { seq, id }) in incoming {
-            let (packet_id, seq, id) = (*packet_id, *seq, id.clone());
+            let (packet_id, seq, id) = (*packet_id, *seq, id.text());
             self.push(&Entry::IncomingTaken { session, packet_id, seq, id });
             self.close_if_full();
         }

@@ -306,11 +306,9 @@ impl Shard {
         self.timers.clear(Deadline::WillDelay(session.no));
         session.expiry_s = expiry_s;
         session.keep_will(will.clone());
-        let (no, durable) = (session.no, session.durable);
-        match will {
-            will if durable => self.write(&Entry::SessionConnected { session: no, expiry_s, will }),
-            Some(will) if !self.store_full => self.log_will(key, will),
-            _ => {}
+        if session.durable {
+            let session = session.no;
+            self.write(&Entry::SessionConnected { session, expiry_s, will });
         }
         self.come_back(key);
         self.member_moved(key);

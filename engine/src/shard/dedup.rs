@@ -7,7 +7,7 @@ use super::Shard;
 use super::accept::{Accepted, Offer};
 use crate::Now;
 use crate::dedup::{Fingerprint, Published};
-use crate::message::{Message, user_property};
+use crate::message::{Message, MessageId, user_property};
 use crate::planted::Planted;
 use crate::record::Entry;
 use crate::timers::Deadline;
@@ -27,11 +27,12 @@ impl Shard {
     }
 
     /// Answers a message that was accepted before. A QoS 2 packet id is taken like any other.
-    pub(super) fn accept_again(&mut self, offer: Offer, known: Published) -> Accepted {
+    pub(super) fn accept_again(&mut self, offer: &Offer, known: Published) -> Accepted {
         self.stats.duplicates += 1;
-        let id = user_property(&offer.properties.user_properties, im::IM_ID).cloned().unwrap_or_default();
+        let id = user_property(&offer.properties.user_properties, im::IM_ID);
+        let id = MessageId::Given(id.map(crate::message::compact).unwrap_or_default());
         if let Some((packet_id, key)) = offer.incoming.zip(offer.by.session) {
-            self.take_incoming(key, packet_id, known.seq(), crate::message::compact(&id));
+            self.take_incoming(key, packet_id, known.seq(), id.clone());
         }
         let reason = if known.had_nobody() { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success };
         Accepted { reason, seq: known.seq(), id, is_repeat: true }

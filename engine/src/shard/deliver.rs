@@ -1,7 +1,9 @@
 //! A message goes to one session: at once, or into its queue and later out of it.
 
 use bytestring::ByteString;
-use protocol::{Ack, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, im};
+use protocol::{
+    Ack, Packet, PacketId, ProtocolVersion, Publish, PublishProperties, QoS, ReasonCode, Shared, im,
+};
 
 use super::backlog::ENDS_PER_TURN_MAX;
 use super::checkpoint::RECORD_BYTES;
@@ -14,7 +16,7 @@ use crate::alias::Alias;
 use crate::body::Body;
 use crate::envelope;
 use crate::memory::MemoryLevel;
-use crate::message::{Delivery, Message};
+use crate::message::{Delivery, Message, MsgNo};
 use crate::planted::Planted;
 use crate::receipt::Outcome;
 use crate::record::{Entry, Form, SessionNo};
@@ -277,12 +279,14 @@ impl Shard {
         }
         let may_learn = self.memory.level == MemoryLevel::Normal;
         let body = delivery.message.body.load();
-        debug_assert!(body.is_some(), "a message is sent whose body was not waited for");
+        debug_assert!(body.as_ref().is_some(), "a message is sent whose body was not waited for");
         let body = body.as_ref().filter(|body| !body.is_lost).ok_or(STORAGE_ERROR)?;
         let tells_gap = self.tells_gap(key, delivery);
         let c = self.conns.get_mut(&conn);
+        let outgoing = &mut self.outgoing;
+        let sending = Sending { packet_id, tells_gap, may_learn };
         // [MQTT-3.1.2-24]
-        let publish = c.and_then(|c| c.publish(now, delivery, body, packet_id, tells_gap, may_learn));
+        let publish = c.and_then(|c| c.publish(now, delivery, body, outgoing, sending));
         let publish = publish.ok_or("too_large")?;
         if tells_gap {
             self.told_gap(key, delivery);
@@ -319,22 +323,53 @@ impl Shard {
     }
 }
 
+/// The properties that the message sent last goes out with: a message to many is sent to all of them in a row.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    /// See [`Message::no`]; 0 = none.
+    message: MsgNo,
+    /// What of it changes when it is another one with that number.
+    seq_and_ts: (Option<u64>, u64),
+    properties: Shared<PublishProperties>,
+}
+
+/// How one PUBLISH goes out.
+#[derive(Clone, Copy)]
+struct Sending {
+    packet_id: Option<PacketId>,
+    /// It says that there is a hole before it.
+    tells_gap: bool,
+    /// Its topic may get an alias.
+    may_learn: bool,
+}
+
+impl Outgoing {
+    fn of(&mut self, message: &Message, body: &Body) -> Shared<PublishProperties> {
+        let seq_and_ts = (message.seq, message.ts_unix_ms);
+        if message.no == MsgNo(0) || (self.message, self.seq_and_ts) != (message.no, seq_and_ts) {
+            (self.message, self.seq_and_ts) = (message.no, seq_and_ts);
+            self.properties = message.outgoing(body);
+        }
+        self.properties.clone()
+    }
+}
+
 impl Conn {
-    /// Makes the PUBLISH for the client; `None` when it is over the client's Maximum Packet Size. `may_learn`
-    /// says whether its topic may get an alias.
+    /// Makes the PUBLISH for the client; `None` when it is over the client's Maximum Packet Size.
     fn publish(
         &mut self,
         now: Now,
         delivery: &Delivery,
         body: &Body,
-        packet_id: Option<PacketId>,
-        tells_gap: bool,
-        may_learn: bool,
+        outgoing: &mut Outgoing,
+        sending: Sending,
     ) -> Option<Publish> {
+        let Sending { packet_id, tells_gap, may_learn } = sending;
         let message = &delivery.message;
         self.last_sent_ms = now.monotonic_ms;
         let mut publish = if self.version == ProtocolVersion::V5 {
-            message.to_publish(body, delivery.qos, &delivery.subscription_identifiers, now)
+            let properties = outgoing.of(message, body);
+            message.to_publish(body, properties, delivery.qos, &delivery.subscription_identifiers, now)
         } else {
             let (topic, payload) = (message.topic.clone(), body.payload.clone());
             Publish { qos: delivery.qos, topic, payload, ..Publish::default() }

@@ -13,7 +13,7 @@ use super::backlog::{ENDS_PER_TURN_MAX, Work};
 use super::share::Remains;
 use crate::body::Body;
 use crate::memory::Held;
-use crate::message::{Delivery, Flag, Message, MsgNo, Origin, own_id};
+use crate::message::{Delivery, Flag, Message, MessageId, MsgNo, Origin};
 use crate::receipt::{Names, Outcome, Told};
 use crate::record::{Entry, Recipient, SessionNo, Source};
 use crate::route::SessionKey;
@@ -139,7 +139,7 @@ impl Shard {
         payload: Bytes,
         qos: QoS,
     ) -> Arc<Message> {
-        let body = Body { payload, id: own_id(self.rng.u64(..)), ..Body::default() };
+        let body = Body { payload, id: MessageId::Own(self.rng.u64(..)), ..Body::default() };
         let message = Message {
             no: self.take_message_no(),
             record: self.gate.next_ticket(),
@@ -216,7 +216,6 @@ impl Shard {
     /// Ends a session with all it holds. [MQTT-3.1.2-8] its will, if one waits, is published now.
     pub(super) fn end_session(&mut self, now: Now, key: SessionKey) {
         self.end_all_missed(key);
-        self.forget_logged_will(key);
         let mut session = self.take_session(key);
         if let Some(will) = session.take_will() {
             self.publish_will(now, publisher(None, &session), *will);

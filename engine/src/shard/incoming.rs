@@ -142,7 +142,6 @@ impl Shard {
         // [MQTT-3.14.4-3] only a normal DISCONNECT takes the will away.
         if disconnect.reason == ReasonCode::Success {
             self.sessions[key].take_will();
-            self.forget_logged_will(key);
         }
         self.connection_ended(now, conn, CloseReason::Disconnected);
     }

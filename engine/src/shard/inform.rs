@@ -45,7 +45,7 @@ impl Shard {
                         Form::Plain => Origin::Retained,
                         Form::Envelope => Origin::RetainedEnvelope,
                     },
-                    subscription_identifiers: target.identifiers.into(),
+                    subscription_identifiers: target.identifiers,
                 };
                 self.send_at_most_once(now, target.session, conn, delivery);
             }

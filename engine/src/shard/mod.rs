@@ -17,6 +17,7 @@ mod deliver;
 mod end;
 mod fetch;
 mod gap;
+mod heard;
 mod inbox;
 mod incoming;
 mod inform;
@@ -40,9 +41,8 @@ mod rights;
 mod share;
 mod stored;
 mod subscribe;
-mod wills;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
@@ -76,11 +76,12 @@ use crate::timers::{Deadline, Timers};
 use crate::{CloseReason, Config, ConnId, Input, Now, OnFull, Output, Stats, Ticket};
 use asked::Asked;
 use backlog::Work;
+use deliver::Outgoing;
 use fetch::Fetches;
+use heard::Heard;
 use inbox::Inboxes;
 use keepalive::Path;
 use share::Remains;
-use wills::LeftWill;
 
 /// One shard of the broker. One owner, no locks. Same inputs, same outputs.
 #[derive(Debug)]
@@ -99,10 +100,10 @@ pub struct Shard {
     /// Subscriptions to envelopes, by what their messages' own topics are matched against.
     envelope_routes: Routes,
     groups: Groups,
+    heard: Heard,
+    outgoing: Outgoing,
     /// What sessions that ended left to their groups, until it is handed on.
     remains: FxHashMap<SessionNo, Remains>,
-    /// What sessions that ended with the last process left to be published.
-    left_wills: BTreeMap<SessionNo, LeftWill>,
     retained: Retained,
     /// Messages of the broker's own.
     informed: Retained,
@@ -165,6 +166,8 @@ struct Turn {
     is_presence: bool,
     /// Scratch for route matches.
     matches: Matches,
+    /// The recipients found last are those of any message of the topic, whoever publishes it.
+    is_general: bool,
 }
 
 /// What a send waits for, besides everything sent on the connection before.
@@ -243,8 +246,9 @@ impl Shard {
             routes: Routes::default(),
             envelope_routes: Routes::default(),
             groups: Groups::new(&account),
+            heard: Heard::default(),
+            outgoing: Outgoing::default(),
             remains: FxHashMap::default(),
-            left_wills: BTreeMap::new(),
             retained: Retained::default(),
             informed: Retained::default(),
             conversations: Conversations::new(

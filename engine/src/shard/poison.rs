@@ -92,7 +92,7 @@ impl Shard {
             let (m, body) = (&s.message, s.message.body.load());
             let body = body.as_deref();
             serde_json::json!({
-                "message": m.no.0, "topic": &*m.topic, "seq": m.seq, "id": body.map(|b| &*b.id),
+                "message": m.no.0, "topic": &*m.topic, "seq": m.seq, "id": body.map(|b| b.id.text().to_string()),
                 "from": body.map(|b| &*b.from), "ts": m.ts_unix_ms, "qos": s.qos as u8,
                 "bytes": m.payload_bytes, "set_aside_at": s.at_unix_ms,
             })

@@ -202,7 +202,7 @@ impl Shard {
         if targets.iter().any(|target| target.qos > QoS::AtMostOnce && self.is_logged(target)) {
             self.write_message(&message, false);
         }
-        for target in targets {
+        for target in &targets {
             self.deliver_to(now, target, &message);
         }
     }

@@ -8,7 +8,7 @@ use super::answer::quoted;
 use super::request::Request;
 use super::{Shard, Wait};
 use crate::memory::ALIAS_BYTES;
-use crate::message::compact;
+use crate::message::{MessageId, compact};
 use crate::record::Entry;
 use crate::rights::Rights;
 use crate::route::SessionKey;
@@ -44,9 +44,8 @@ impl Shard {
             return self.request(now, conn, request, &publish, packet_id);
         }
         let qos = publish.qos;
-        let topic = publish.topic.clone();
         let session = &self.sessions[key];
-        let offer = Offer {
+        let mut offer = Offer {
             by: Publisher {
                 session: Some(key),
                 user: session.user.clone(),
@@ -59,12 +58,11 @@ impl Shard {
             retain: publish.retain,
             properties: publish.properties,
             incoming: packet_id.filter(|_| qos == QoS::ExactlyOnce),
-            is_will: false,
         };
-        match (self.accept(now, offer), packet_id) {
+        match (self.accept(now, &mut offer), packet_id) {
             (Ok(accepted), Some(packet_id)) => self.acknowledge(conn, qos, packet_id, &accepted),
             (Ok(_), None) => {}
-            (Err(refused), packet_id) => self.refuse(now, conn, qos, packet_id, &topic, &refused),
+            (Err(refused), packet_id) => self.refuse(now, conn, qos, packet_id, &offer.topic, &refused),
         }
     }
 
@@ -74,7 +72,8 @@ impl Shard {
         conn: ConnId,
         publish: &mut Publish,
     ) -> Result<(), (ReasonCode, String)> {
-        let Some(alias) = publish.properties.topic_alias.take() else { return Ok(()) };
+        let alias = publish.properties.get_mut().and_then(|properties| properties.topic_alias.take());
+        let Some(alias) = alias else { return Ok(()) };
         let Some(c) = self.conns.get_mut(&conn) else { return Ok(()) };
         let max = self.config.topic_alias_max;
         // [MQTT-3.3.2-9] no alias above the broker's Topic Alias Maximum.
@@ -129,7 +128,7 @@ impl Shard {
             let properties = &mut ack.properties.user_properties;
             // A request has none.
             if !accepted.id.is_empty() {
-                properties.push((im::IM_ID.into(), accepted.id.clone()));
+                properties.push((im::IM_ID.into(), accepted.id.text()));
             }
             if let Some(seq) = accepted.seq {
                 properties.push((im::IM_SEQ.into(), seq.to_string().into()));
@@ -173,10 +172,10 @@ impl Shard {
         }
         // [MQTT-3.3.5-2] (3.1.1) what is forbidden for good is acknowledged and discarded.
         self.tell_error(now, key, topic, &what);
-        let (reason, id) = (ReasonCode::Success, ByteString::new());
+        let (reason, id) = (ReasonCode::Success, MessageId::default());
         let accepted = Accepted { reason, seq: None, id, is_repeat: false };
         if qos == QoS::ExactlyOnce {
-            self.take_incoming(key, packet_id, None, ByteString::new());
+            self.take_incoming(key, packet_id, None, MessageId::default());
         }
         self.acknowledge(conn, qos, packet_id, &accepted);
     }
@@ -187,13 +186,13 @@ impl Shard {
         key: SessionKey,
         packet_id: PacketId,
         seq: Option<u64>,
-        id: ByteString,
+        id: MessageId,
     ) {
         let session = &mut self.sessions[key];
         session.take_incoming(packet_id, Incoming { seq, id: id.clone() });
         if session.durable {
             let session = session.no;
-            self.write(&Entry::IncomingTaken { session, packet_id, seq, id });
+            self.write(&Entry::IncomingTaken { session, packet_id, seq, id: id.text() });
         }
     }
 
@@ -202,8 +201,9 @@ impl Shard {
         let Will { topic, payload, qos, retain, properties, .. } = will;
         // Rules may have changed since it was left.
         let allowed = self.check_will_now(&by, &topic);
-        let offer = Offer { by, topic, payload, qos, retain, properties, incoming: None, is_will: true };
-        if allowed.and_then(|()| self.accept(now, offer)).is_err() {
+        let properties = properties.into();
+        let mut offer = Offer { by, topic, payload, qos, retain, properties, incoming: None };
+        if allowed.and_then(|()| self.accept(now, &mut offer)).is_err() {
             self.stats.dropped += 1;
         }
     }

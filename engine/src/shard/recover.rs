@@ -14,7 +14,6 @@ use super::Shard;
 use super::backlog::Work;
 use super::checkpoint::RECORD_BYTES;
 use super::share::Remains;
-use super::wills::LeftWill;
 use crate::behind::Behind;
 use crate::conversation::{Head, SenderNo, Stored};
 use crate::message::{Delivery, Expiry, Message, Origin};
@@ -174,7 +173,7 @@ impl Shard {
                 self.receipts.track(message, topic, seq, id, sender, wanted, of, ended, recipients);
             }
             Entry::IncomingTaken { session, packet_id, seq, id } => {
-                self.logged_session(session)?.take_incoming(packet_id, Incoming { seq, id });
+                self.logged_session(session)?.take_incoming(packet_id, Incoming { seq, id: id.into() });
             }
             Entry::IncomingReleased { session, packet_id } => {
                 self.logged_session(session)?.release_incoming(packet_id);
@@ -231,10 +230,6 @@ impl Shard {
                 let some = !behind.stretches().is_empty();
                 self.logged_session(session)?.behind = some.then(|| Box::new(behind));
             }
-            Entry::WillLeft { session, client_id, user, will } => {
-                self.restore_will(session, LeftWill { client_id, user, will });
-            }
-            Entry::WillGone { session } => drop(self.left_wills.remove(&session)),
             Entry::PublishedForgotten(forgotten) => self.dedup.forget(&forgotten),
             Entry::Member { topic, user, joined, read } => {
                 let is_lost = self.has_planted(Planted::ReadPositionLostAtRestart);
@@ -500,7 +495,6 @@ impl Shard {
         self.resume_groups();
         self.find_lost();
         self.resume_presences(now);
-        self.publish_left_wills(now);
         self.work_off(now);
         // The log names groups for as long as it is; those that nothing is left of go now.
         self.groups.sweep_now();

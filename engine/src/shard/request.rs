@@ -2,12 +2,12 @@
 //! 7 and 11). Nobody receives such a PUBLISH; what cannot be met is told in the acknowledgement, where the
 //! version has room for it, and on `$im/errors`.
 
-use bytestring::ByteString;
 use protocol::im::{KEEPALIVE_TOPIC, PROBE_TOPIC, READ_TOPIC};
 use protocol::{Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode};
 
 use super::accept::Refused;
 use super::{Shard, Wait};
+use crate::message::MessageId;
 use crate::{ConnId, Now};
 
 /// What a client asks for.
@@ -61,7 +61,7 @@ impl Shard {
             _ => ReasonCode::Success,
         };
         if publish.qos == QoS::ExactlyOnce && !reason.is_failure() {
-            self.take_incoming(key, packet_id, None, ByteString::new());
+            self.take_incoming(key, packet_id, None, MessageId::default());
         }
         let ack = self.ack(conn, packet_id, reason, what.as_deref());
         let packet = if publish.qos == QoS::ExactlyOnce { Packet::PubRec(ack) } else { Packet::PubAck(ack) };

@@ -9,7 +9,6 @@ use protocol::{
 
 use super::Shard;
 use super::answer::quoted;
-use super::checkpoint::RECORD_BYTES;
 use super::limits::levels_of;
 use crate::message::{Delivery, Message, Origin, compact, user_property};
 use crate::principal::lower;
@@ -37,9 +36,6 @@ impl Wanted {
         matches!(self.class, FilterClass::Ordinary | FilterClass::Envelope | FilterClass::Mine)
     }
 }
-
-/// Bytes of a client's state in a record, about, its name excepted.
-const PRESENCE_BYTES: usize = 600;
 
 /// Retained messages, and the clients whose presence comes like one.
 type Retained = (Vec<Arc<Message>>, Vec<ByteString>);
@@ -73,24 +69,13 @@ impl Shard {
                 }
             }
         }
-        // States of many clients come in several records: then the SUBACK vouches for the last of them.
-        let clients = presences.iter().flat_map(|(_, clients)| clients);
-        let presences_bytes: usize = clients.map(|client| PRESENCE_BYTES + 6 * client.len()).sum();
-        let mut unanswered = Some(asked);
-        if presences_bytes <= RECORD_BYTES
-            && let Some(asked) = unanswered.take()
-        {
-            self.answer_subscribe(conn, packet_id, asked, filters_left);
-        }
+        self.answer_subscribe(conn, packet_id, asked, filters_left);
         // Section 3.8.4: before the SUBACK of all parts too, so that no newer message goes out before them.
         for delivery in retained {
             self.deliver(now, key, delivery);
         }
         for (filter, clients) in presences {
             self.bring_presences(now, key, clients, filter, subscribe.subscription_identifier);
-        }
-        if let Some(asked) = unanswered {
-            self.answer_subscribe(conn, packet_id, asked, filters_left);
         }
         if subscribe.filters.iter().any(|asked| *asked.filter == *im::INBOX_TOPIC) {
             self.show_inbox(now, key);

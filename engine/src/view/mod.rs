@@ -275,9 +275,7 @@ impl Projector {
                 messages.iter().for_each(|kept| raise(0, kept.message.0.saturating_add(1)));
             }
             // Also of sessions that the log does not know: their groups keep what they have.
-            Entry::SessionOpened { session, .. }
-            | Entry::Queued { session, .. }
-            | Entry::WillLeft { session, .. } => {
+            Entry::SessionOpened { session, .. } | Entry::Queued { session, .. } => {
                 raise(1, session.0.saturating_add(1));
             }
             Entry::Group { group, .. } => raise(2, group.0.saturating_add(1)),

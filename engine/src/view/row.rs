@@ -65,8 +65,6 @@ pub(crate) enum Family {
     ReadWishes = 105,
     /// The highest epoch of a client that was forgotten.
     PresenceForgotten = 106,
-    /// The will of a session that ends with its connection, by the session's number.
-    Will = 107,
     // What follows is for the view's own use: it is not taken back.
     /// Which records hold something that is needed, by pages of their numbers.
     Places = 200,
@@ -192,8 +190,6 @@ impl Row {
                 Self::DeleteRange(published(user, *from), published(user, *to))
             }
             Entry::Presence { client, .. } => Self::Put(Key::new(Family::Presence).last(client)),
-            Entry::WillLeft { session, .. } => Self::Put(Key::new(Family::Will).u64(session.0)),
-            Entry::WillGone { session } => Self::Delete(Key::new(Family::Will).u64(session.0)),
             Entry::PresenceForgotten { .. } => Self::Put(Key::new(Family::PresenceForgotten)),
             Entry::PresenceCleared { client } => Self::Delete(Key::new(Family::Presence).last(client)),
             Entry::NetVote { net, user, interval_s, .. } => {

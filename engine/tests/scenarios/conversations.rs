@@ -35,7 +35,7 @@ fn forged_broker_properties_are_removed_and_the_others_kept_in_order() {
     ];
     p.properties.user_properties = given.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
     node.packet(1, Packet::Publish(p));
-    let got = node.publishes(2).remove(0).properties.user_properties;
+    let got = node.publishes(2).remove(0).properties.into_inner().user_properties;
     let names: Vec<_> = got.iter().map(|(n, _)| &**n).collect();
     assert_eq!(names, ["b", "a", "b", "im-id", "im-from", "im-ts"]);
     assert_eq!(property(&got, "im-from"), Some("anon:truck"));

@@ -225,7 +225,10 @@ fn connack_of_a_new_session_waits_for_the_end_of_the_old_one() {
     node.auto_commit = false;
     let session_expiry_interval_s = Some(0);
     let properties = DisconnectProperties { session_expiry_interval_s, ..Default::default() };
-    node.packet(1, Packet::Disconnect(Disconnect { reason: ReasonCode::Success, properties }));
+    node.packet(
+        1,
+        Packet::Disconnect(Disconnect { reason: ReasonCode::Success, properties: properties.into() }),
+    );
     // A crash now would bring the old session back, after the client was told that it is gone.
     node.connect_with(2, Connect { clean_start: false, ..volatile("truck") });
     assert_eq!(node.seen(2), []);

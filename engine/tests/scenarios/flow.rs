@@ -122,7 +122,7 @@ fn request_problem_information_0_leaves_reasons_and_ids_out_of_acknowledgements(
     for packet in node.seen(1) {
         let properties = match packet {
             Packet::PubAck(ack) | Packet::PubRec(ack) => ack.properties,
-            Packet::SubAck(suback) => suback.properties,
+            Packet::SubAck(suback) => suback.properties.into(),
             other => panic!("{other:?}"),
         };
         assert_eq!(properties, AckProperties::default());

@@ -84,10 +84,7 @@ fn prove(node: &mut Node, conn: u64, user: &'static str, silence_s: u64) {
     }
     node.packet(
         conn,
-        Packet::Disconnect(Disconnect {
-            reason: ReasonCode::Success,
-            properties: DisconnectProperties::default(),
-        }),
+        Packet::Disconnect(Disconnect { reason: ReasonCode::Success, properties: Default::default() }),
     );
     node.seen(conn);
 }

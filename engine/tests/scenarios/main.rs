@@ -14,6 +14,7 @@ mod flow;
 mod full_queues;
 mod gaps;
 mod hand_over;
+mod heard;
 mod inbox;
 mod keepalive;
 mod limits;

@@ -232,7 +232,7 @@ fn a_will_is_counted_until_it_is_published_or_taken_away() {
         match reason {
             Some(reason) => {
                 let properties = DisconnectProperties::default();
-                node.packet(2, Packet::Disconnect(Disconnect { reason, properties }));
+                node.packet(2, Packet::Disconnect(Disconnect { reason, properties: properties.into() }));
             }
             None => node.drop_connection(2),
         }

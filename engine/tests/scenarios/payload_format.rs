@@ -62,7 +62,7 @@ fn a_will_that_is_not_the_text_it_says_is_refused_at_connect() {
             qos,
             retain,
             delay_interval_s,
-            properties: of.properties,
+            properties: of.properties.into_inner(),
         };
         let connect = Connect { will: Some(Box::new(will)), ..durable("truck") };
         assert_eq!(node.connack(1, connect).reason, ReasonCode::PayloadFormatInvalid);

@@ -95,7 +95,7 @@ fn ends_that_are_not_the_messages_doing_do_not_count() {
         },
         |node, conn| {
             let (reason, properties) = (ReasonCode::Success, DisconnectProperties::default());
-            node.packet(conn, Packet::Disconnect(Disconnect { reason, properties }));
+            node.packet(conn, Packet::Disconnect(Disconnect { reason, properties: properties.into() }));
         },
         |node, conn| {
             let (reason, what) = (ReasonCode::AdministrativeAction, "an operator".to_owned());

@@ -122,7 +122,7 @@ fn a_session_ends_after_the_principals_expiry_also_when_disconnect_asks_for_more
     connack(&mut node, 1, durable("c"), limits);
     let properties =
         DisconnectProperties { session_expiry_interval_s: Some(3_600), ..DisconnectProperties::default() };
-    let disconnect = Disconnect { reason: ReasonCode::Success, properties };
+    let disconnect = Disconnect { reason: ReasonCode::Success, properties: properties.into() };
     node.packet(1, Packet::Disconnect(disconnect));
     node.pass_s(9);
     assert_eq!(node.shard.stats().sessions, 1);

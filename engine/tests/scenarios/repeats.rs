@@ -220,6 +220,29 @@ fn the_window_ends_by_age_and_by_number() {
 }
 
 #[test]
+fn a_will_with_an_id_is_published_once() {
+    let mut node = node();
+    for conn in [3, 4] {
+        let mut connect = volatile("phone");
+        let properties = PublishProperties {
+            user_properties: vec![(im::IM_ID.into(), "gone".into())],
+            ..PublishProperties::default()
+        };
+        connect.will = Some(Box::new(Will {
+            topic: "im/room".into(),
+            payload: Bytes::from_static(b"gone"),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            delay_interval_s: None,
+            properties,
+        }));
+        node.connect_as(conn, connect, Some("ann"));
+        node.drop_connection(conn);
+    }
+    assert_eq!(node.payloads(2), ["gone"]);
+}
+
+#[test]
 fn ids_of_the_brokers_own_leave_nothing_in_the_log() {
     let mut node = node();
     node.drop_connection(2);

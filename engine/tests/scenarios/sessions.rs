@@ -86,7 +86,7 @@ fn disconnect_may_change_the_expiry_but_not_make_a_passing_session_stay() {
     let bye = |expiry_s| {
         let session_expiry_interval_s = Some(expiry_s);
         let properties = DisconnectProperties { session_expiry_interval_s, ..Default::default() };
-        Packet::Disconnect(Disconnect { reason: ReasonCode::Success, properties })
+        Packet::Disconnect(Disconnect { reason: ReasonCode::Success, properties: properties.into() })
     };
     let mut node = Node::new();
     node.connect(1, "truck");

@@ -123,8 +123,11 @@ fn groups_and_ordinary_subscriptions_each_bring_their_own_copy() {
             node.restart_from_checkpoint();
             node.connect_with(conn, durable("both"));
         }
-        let mut identifiers: Vec<_> =
-            node.publishes(conn).into_iter().map(|p| p.properties.subscription_identifiers).collect();
+        let mut identifiers: Vec<_> = node
+            .publishes(conn)
+            .into_iter()
+            .map(|p| p.properties.into_inner().subscription_identifiers)
+            .collect();
         identifiers.sort_unstable();
         assert_eq!(identifiers, [vec![1, 2], vec![3], vec![4], vec![5]]);
     }

@@ -199,7 +199,10 @@ fn a_disconnect_with_will_leaves_it_to_its_delay() {
     };
     let bye = |session_expiry_interval_s| {
         let properties = DisconnectProperties { session_expiry_interval_s, ..Default::default() };
-        Packet::Disconnect(Disconnect { reason: ReasonCode::DisconnectWithWill, properties })
+        Packet::Disconnect(Disconnect {
+            reason: ReasonCode::DisconnectWithWill,
+            properties: properties.into(),
+        })
     };
     node.connect_with(3, Connect { will: will(Some(10)), ..durable("w") });
     node.packet(3, bye(None));

@@ -129,7 +129,8 @@ fn properties_of_a_message_are_forwarded_unaltered() {
         content_type: Some("text/plain".into()),
         user_properties: vec![("b".into(), "1".into()), ("a".into(), "2".into()), ("b".into(), "3".into())],
         ..PublishProperties::default()
-    };
+    }
+    .into();
     node.publish(1, p.clone());
     node.restart_from_checkpoint();
     node.connect_with(3, durable("dispatcher"));

@@ -28,7 +28,7 @@ fn watched() -> Node {
 }
 
 fn bye(reason: ReasonCode) -> Packet {
-    Packet::Disconnect(Disconnect { reason, properties: DisconnectProperties::default() })
+    Packet::Disconnect(Disconnect { reason, properties: Default::default() })
 }
 
 #[test]
@@ -188,62 +188,4 @@ fn at_shutdown_clients_are_told_and_every_will_is_published_then_or_after_the_re
     node.pass_ms(1);
     node.connect_with(5, durable("watcher"));
     assert_eq!(node.payloads(5), ["gone", "gone"]);
-}
-
-#[test]
-fn the_will_of_a_session_that_ends_with_its_connection_outlives_a_crash_too_and_is_published_once() {
-    // [MQTT-3.1.2-8] section 3.1.2.5: a server that failed may publish it when it is there again.
-    for from_view in [false, true] {
-        let mut node = watched();
-        node.connect_with(2, with_will(volatile("truck"), None));
-        node.connect_with(3, with_will(volatile("delayed"), Some(60)));
-        // Its session ends, and its will with it.
-        node.connect_with(4, with_will(volatile("polite"), None));
-        node.packet(4, bye(ReasonCode::Success));
-        node.connect_with(5, with_will(volatile("lost"), None));
-        node.drop_connection(5);
-        node.connect_with(6, volatile("without"));
-        assert_eq!(node.payloads(1), ["gone"]);
-        for (conn, expected) in [(10, 3), (20, 3)] {
-            match from_view {
-                true => node.restart_from_view(&[3, 5]),
-                false => node.restart(usize::MAX),
-            }
-            node.connect_with(conn, durable("watcher"));
-            // The one before was sent and not acknowledged.
-            assert_eq!(node.payloads(conn).len(), expected, "{from_view}");
-        }
-        node.connect_with(30, with_will(volatile("truck"), None));
-        node.packet(30, bye(ReasonCode::Success));
-        node.restart(usize::MAX);
-        node.connect_with(40, durable("watcher"));
-        assert_eq!(node.payloads(40).len(), 3, "it said goodbye");
-    }
-}
-
-#[test]
-fn a_goodbye_of_a_session_that_ends_in_portions_holds_over_a_crash() {
-    let mut node = watched();
-    node.connect_with(2, with_will(volatile("truck"), None));
-    for n in 0..2_000 {
-        node.subscribe(2, &format!("t/{n}"), QoS::AtMostOnce);
-    }
-    node.packet(2, bye(ReasonCode::Success));
-    assert_eq!(node.shard.next_deadline_ms(), Some(0), "it has not ended yet");
-    node.restart(usize::MAX);
-    node.connect_with(10, durable("watcher"));
-    assert_eq!(node.payloads(10), [""; 0]);
-}
-
-#[test]
-fn a_will_with_the_same_id_is_published_each_time() {
-    let mut node = watched();
-    for conn in 2..5 {
-        let mut connect = with_will(volatile("truck"), None);
-        let properties = &mut connect.will.as_mut().unwrap().properties.user_properties;
-        properties.push((im::IM_ID.into(), "gone".into()));
-        node.connect_with(conn, connect);
-        node.drop_connection(conn);
-        assert_eq!(node.payloads(1), ["gone"], "{conn}");
-    }
 }

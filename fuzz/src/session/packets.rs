@@ -251,11 +251,11 @@ pub(super) fn publish(source: &mut Source<'_>) -> Publish {
         retain: source.one_in(4),
         topic: topic.into(),
         packet_id: (qos > QoS::AtMostOnce).then(|| packet_id(source)),
-        properties: PublishProperties::default(),
+        properties: Default::default(),
         payload: payload(source),
     };
     if source.one_in(3) {
-        publish.properties = publish_properties(source);
+        publish.properties = publish_properties(source).into();
     }
     // The decoder lets an empty topic pass only with an alias.
     if publish.topic.is_empty() && publish.properties.topic_alias.is_none() {
@@ -343,14 +343,15 @@ pub(super) fn other(source: &mut Source<'_>) -> Packet {
             properties: DisconnectProperties {
                 session_expiry_interval_s: source.pick(&[None, Some(0), Some(20), Some(u32::MAX)]),
                 ..DisconnectProperties::default()
-            },
+            }
+            .into(),
         }),
-        _ => Packet::Auth(Auth {
+        _ => Packet::Auth(Box::new(Auth {
             reason: ReasonCode::ReAuthenticate,
             authentication_method: Some("X".into()),
             authentication_data: None,
             reason_string: None,
             user_properties: Vec::new(),
-        }),
+        })),
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn decode(
         ack.reason = reader.reason(|reason| is_allowed(packet, reason))?;
     }
     if !reader.is_empty() {
-        ack.properties = read_properties(reader)?;
+        ack.properties = read_properties(reader)?.into();
     }
     reader.finish()?;
     Ok(ack)
@@ -56,12 +56,12 @@ pub(super) fn write<S: Sink>(ack: &Ack, packet: PacketType, version: ProtocolVer
     if version == ProtocolVersion::V311 {
         return;
     }
-    let has_properties = ack.properties.reason_string.is_some() || !ack.properties.user_properties.is_empty();
+    let has_properties = ack.properties != AckProperties::default();
     if has_properties || ack.reason != ReasonCode::Success {
         sink.reason(packet.name(), ack.reason, |reason| is_allowed(packet, reason));
     }
     if has_properties {
-        sink.section(&ack.properties);
+        sink.section(&*ack.properties);
     }
 }
 

@@ -3,19 +3,19 @@
 use super::property::{Properties, Property, PutProperty, Section};
 use super::wire::{Reader, Sink};
 use super::{EncodeError, Role};
-use crate::{DecodeError, Disconnect, DisconnectProperties, ProtocolVersion, ReasonCode};
+use crate::{DecodeError, Disconnect, DisconnectProperties, ProtocolVersion, ReasonCode, Shared};
 
 pub(super) fn decode(
     reader: &mut Reader<'_>,
     version: ProtocolVersion,
     role: Role,
 ) -> Result<Disconnect, DecodeError> {
-    let mut packet = Disconnect { reason: ReasonCode::Success, properties: DisconnectProperties::default() };
+    let mut packet = Disconnect { reason: ReasonCode::Success, properties: Shared::NONE };
     // Sections 3.14.2.1 and 3.14.2.2.1: success may be left out, and an empty property section with it.
     if version == ProtocolVersion::V5 && !reader.is_empty() {
         packet.reason = reader.reason(|reason| may_receive(role, reason))?;
         if !reader.is_empty() {
-            packet.properties = read_properties(reader, role)?;
+            packet.properties = read_properties(reader, role)?.into();
         }
     }
     reader.finish()?;
@@ -69,7 +69,7 @@ pub(super) fn write<S: Sink>(packet: &Disconnect, version: ProtocolVersion, sink
         });
     }
     if has_properties {
-        sink.section(&packet.properties);
+        sink.section(&*packet.properties);
     }
 }
 

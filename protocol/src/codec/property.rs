@@ -78,6 +78,11 @@ impl<'a> Section<'a> {
         Ok(Self { reader: part, current: Property::User, seen: 0 })
     }
 
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.reader.is_empty()
+    }
+
     /// Reads the next identifier; `None` at the section's end.
     #[inline]
     pub(super) fn next(&mut self) -> Result<Option<Property>, DecodeError> {

@@ -6,7 +6,7 @@ use super::property::{Properties, Property, PutProperty, Section};
 use super::wire::{Reader, Sink};
 use super::{EncodeError, Role, packet_id};
 use crate::topic::validate_topic_name;
-use crate::{DecodeError, ProtocolVersion, Publish, PublishProperties, QoS, TopicError};
+use crate::{DecodeError, ProtocolVersion, Publish, PublishProperties, QoS, Shared, TopicError};
 
 /// How much of a wrong topic name an error repeats.
 const TOPIC_SHOWN_CHARS_MAX: usize = 128;
@@ -43,10 +43,10 @@ pub(super) fn decode(
 ) -> Result<Publish, DecodeError> {
     let topic = reader.string("topic name")?;
     let packet_id = if flags.qos == QoS::AtMostOnce { None } else { Some(packet_id(reader)?) };
-    let mut properties = PublishProperties::default();
-    if version == ProtocolVersion::V5 {
-        read_properties(reader, role, &mut properties)?;
-    }
+    let properties = match version {
+        ProtocolVersion::V5 => read_properties(reader, role)?,
+        ProtocolVersion::V311 => Shared::NONE,
+    };
     if topic.is_empty() && version == ProtocolVersion::V5 {
         // Section 3.3.2.1: an empty name stands for the alias.
         if properties.topic_alias.is_none() {
@@ -68,12 +68,13 @@ pub(super) fn decode(
 }
 
 #[inline]
-fn read_properties(
-    reader: &mut Reader<'_>,
-    role: Role,
-    into: &mut PublishProperties,
-) -> Result<(), DecodeError> {
+fn read_properties(reader: &mut Reader<'_>, role: Role) -> Result<Shared<PublishProperties>, DecodeError> {
     let mut section = Section::read(reader)?;
+    if section.is_empty() {
+        return Ok(Shared::NONE);
+    }
+    let mut properties = PublishProperties::default();
+    let into = &mut properties;
     while let Some(property) = section.next()? {
         match property {
             // [MQTT-3.3.2-8]; of the reason codes 0x94 is the one that says it.
@@ -93,7 +94,7 @@ fn read_properties(
             property => read_message_property(&mut section, property, into)?,
         }
     }
-    Ok(())
+    Ok(properties.into())
 }
 
 /// Reads a property that PUBLISH and will share.
@@ -148,7 +149,10 @@ pub(super) fn write<S: Sink>(packet: &Publish, version: ProtocolVersion, sink: &
         sink.u16(id.get());
     }
     if version == ProtocolVersion::V5 {
-        sink.section(&packet.properties);
+        match packet.properties.is_none() {
+            true => sink.u8(0),
+            false => sink.section(&*packet.properties),
+        }
     }
     sink.raw(&packet.payload);
 }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::{BufMut, BytesMut};
 use mio::{Events, Interest, Poll, Token, net::TcpStream};
 use protocol::{
-    ConnAck, Connect, ConnectProperties, Decoder, Disconnect, DisconnectProperties, Packet, PacketId,
+    ConnAck, Connect, ConnectProperties, Decoder, Disconnect, Packet, PacketId,
     ProtocolVersion, QoS, ReasonCode, Role, Subscribe, SubscribeFilter, SubscribeOptions,
 };
 
@@ -152,7 +152,7 @@ impl Clients {
 
     /// Says goodbye and closes the socket.
     pub(crate) fn disconnect(&mut self, id: usize) -> Result<()> {
-        let properties = DisconnectProperties::default();
+        let properties = Default::default();
         self.send(id, &Packet::Disconnect(Disconnect { reason: ReasonCode::Success, properties }))?;
         self.flush()?;
         self.close(id)

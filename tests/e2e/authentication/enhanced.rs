@@ -47,13 +47,13 @@ fn client_final(user: &str, password: &str, server_first: &str) -> (String, Stri
 }
 
 fn auth(reason: ReasonCode, method: &str, data: Option<&str>) -> Packet {
-    Packet::Auth(Auth {
+    Packet::Auth(Box::new(Auth {
         reason,
         authentication_method: Some(method.into()),
         authentication_data: data.map(|data| Bytes::copy_from_slice(data.as_bytes())),
         reason_string: None,
         user_properties: Vec::new(),
-    })
+    }))
 }
 
 fn scram_connect(client_id: &str, method: &str, data: Option<&str>) -> Connect {
@@ -180,7 +180,7 @@ fn what_breaks_the_exchange_is_refused_with_its_code() {
     let (mut client, _) = challenged(&broker, "c", "alice");
     client.send(&Packet::Disconnect(protocol::Disconnect {
         reason: ReasonCode::Success,
-        properties: protocol::DisconnectProperties::default(),
+        properties: Default::default(),
     }));
     client.expect_closed();
     let (mut client, challenge) = challenged(&broker, "c", "alice");

@@ -194,7 +194,8 @@ pub(super) fn publish_packet(
             message_expiry_interval_s: made.expiry_s,
             user_properties,
             ..PublishProperties::default()
-        },
+        }
+        .into(),
     })
 }
 

@@ -178,7 +178,7 @@ impl Device {
                     dup: incoming.dup,
                     qos: incoming.qos,
                     retain: incoming.retain,
-                    properties: incoming.properties,
+                    properties: incoming.properties.into(),
                     ..protocol::Publish::default()
                 };
                 let taken = taken(&incoming.topic, &incoming.payload, &publish, sent_ms);

@@ -253,7 +253,7 @@ impl World {
         self.network.remove(conn);
         self.lose(who)?;
         let (reason, properties) = (ReasonCode::Success, DisconnectProperties::default());
-        let goodbye = Packet::Disconnect(Disconnect { reason, properties });
+        let goodbye = Packet::Disconnect(Disconnect { reason, properties: properties.into() });
         self.handle(Input::Packet { conn, packet: goodbye })?;
         self.handle(Input::Closed { conn })
     }

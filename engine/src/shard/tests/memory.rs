@@ -17,7 +17,7 @@ pub(super) fn check(shard: &Shard) {
         heads.insert(Arc::as_ptr(m), m.held.bytes());
         assert!(m.held.bytes() > m.topic.len(), "a message that is not counted");
         if let Some(body) = m.body.load().as_ref().filter(|body| !body.is_lost) {
-            bodies.insert(Arc::as_ptr(body), body.held.bytes());
+            bodies.insert(std::ptr::from_ref(body), body.held.bytes());
             assert!(body.held.bytes() > m.body_bytes(), "a body that is not counted");
         }
     };

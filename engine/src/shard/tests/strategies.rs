@@ -97,7 +97,7 @@ fn publish() -> impl Strategy<Value = Packet> {
                 retain,
                 topic,
                 packet_id,
-                properties,
+                properties: properties.into(),
                 payload: payload.into(),
             })
         })
@@ -143,7 +143,7 @@ fn packet() -> impl Strategy<Value = Packet> {
         |(with_will, session_expiry_interval_s)| {
             let reason = if with_will { ReasonCode::DisconnectWithWill } else { ReasonCode::Success };
             let properties = DisconnectProperties { session_expiry_interval_s, ..Default::default() };
-            Packet::Disconnect(Disconnect { reason, properties })
+            Packet::Disconnect(Disconnect { reason, properties: properties.into() })
         },
     );
     prop_oneof![

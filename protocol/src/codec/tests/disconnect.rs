@@ -4,17 +4,17 @@ use super::*;
 use crate::{Auth, Disconnect, DisconnectProperties};
 
 fn disconnect(reason: ReasonCode) -> Packet {
-    Packet::Disconnect(Disconnect { reason, properties: DisconnectProperties::default() })
+    Packet::Disconnect(Disconnect { reason, properties: Default::default() })
 }
 
 fn auth(reason: ReasonCode, method: Option<&'static str>) -> Packet {
-    Packet::Auth(Auth {
+    Packet::Auth(Box::new(Auth {
         reason,
         authentication_method: method.map(Into::into),
         authentication_data: None,
         reason_string: None,
         user_properties: Vec::new(),
-    })
+    }))
 }
 
 #[test]
@@ -28,7 +28,8 @@ fn a_disconnect_has_short_forms() {
     assert_eq!(decode(Role::Broker, V5, b"\xe0\x02\0\0"), Ok(Some(normal)));
     let properties =
         DisconnectProperties { session_expiry_interval_s: Some(9), ..DisconnectProperties::default() };
-    let packet = Packet::Disconnect(Disconnect { reason: ReasonCode::Success, properties });
+    let packet =
+        Packet::Disconnect(Disconnect { reason: ReasonCode::Success, properties: properties.into() });
     check(Role::Broker, V5, b"\xe0\x07\0\x05\x11\0\0\0\x09", &packet);
 }
 

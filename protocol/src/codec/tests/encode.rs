@@ -4,8 +4,8 @@ use super::super::encode;
 use super::*;
 use crate::{
     AckProperties, Auth, ByteString, ConnAck, ConnAckProperties, Connect, ConnectProperties, Disconnect,
-    DisconnectProperties, Publish, PublishProperties, QoS, SubAck, Subscribe, SubscribeFilter,
-    SubscribeOptions, UnsubAck, Unsubscribe, Will,
+    Publish, PublishProperties, QoS, SubAck, Subscribe, SubscribeFilter, SubscribeOptions, UnsubAck,
+    Unsubscribe, Will,
 };
 
 fn message(topic: impl Into<ByteString>) -> Publish {
@@ -17,12 +17,12 @@ fn properties_are_left_out_for_3_1_1() {
     let properties = PublishProperties { content_type: Some("t".into()), ..PublishProperties::default() };
     let ack_properties = AckProperties { reason_string: Some("w".into()), user_properties: Vec::new() };
     for (packet, bytes) in [
-        (Packet::Publish(Publish { properties, ..message("a") }), &b"\x30\x03\0\x01a"[..]),
+        (Packet::Publish(Publish { properties: properties.into(), ..message("a") }), &b"\x30\x03\0\x01a"[..]),
         (
             Packet::PubAck(Ack {
                 packet_id: id(1),
                 reason: ReasonCode::NotAuthorized,
-                properties: ack_properties.clone(),
+                properties: ack_properties.clone().into(),
             }),
             b"\x40\x02\0\x01",
         ),
@@ -119,13 +119,13 @@ fn filter(filter: &'static str, no_local: bool) -> SubscribeFilter {
 }
 
 fn auth(reason: ReasonCode, method: Option<&'static str>) -> Packet {
-    Packet::Auth(Auth {
+    Packet::Auth(Box::new(Auth {
         reason,
         authentication_method: method.map(Into::into),
         authentication_data: None,
         reason_string: None,
         user_properties: Vec::new(),
-    })
+    }))
 }
 
 fn connack(session_present: bool, reason: ReasonCode, maximum_qos: Option<QoS>) -> Packet {
@@ -163,17 +163,20 @@ fn a_publish_or_will_that_would_be_refused_is_not_encoded() {
         (Packet::Publish(message("")), "topic name is not valid: it is empty"),
         (Packet::Publish(message("a/#")), "topic name is not valid: it contains a wildcard"),
         (Packet::Publish(message("a\0")), "topic name is not valid: it contains the null character"),
-        (with(response("+")), "response topic is not valid: it contains a wildcard"),
-        (with(response("")), "response topic is not valid: it is empty"),
-        (with(identifier(0)), "subscription identifier is not valid: it is not 1 to 268,435,455"),
-        (with(identifier(1 << 28)), "subscription identifier is not valid: it is not 1 to 268,435,455"),
+        (with(response("+").into()), "response topic is not valid: it contains a wildcard"),
+        (with(response("").into()), "response topic is not valid: it is empty"),
+        (with(identifier(0).into()), "subscription identifier is not valid: it is not 1 to 268,435,455"),
+        (
+            with(identifier(1 << 28).into()),
+            "subscription identifier is not valid: it is not 1 to 268,435,455",
+        ),
         (will("#", PublishProperties::default()), "will topic is not valid: it contains a wildcard"),
         (will("w", alias.clone()), "will is not valid: it may not have a topic alias"),
         (will("w", identifier(1)), "will is not valid: it may not have subscription identifiers"),
     ] {
         refused(V5, &packet, message);
     }
-    let by_alias = Packet::Publish(Publish { properties: alias, ..message("") });
+    let by_alias = Packet::Publish(Publish { properties: alias.into(), ..message("") });
     assert_eq!(encode(&by_alias, V5, &mut BytesMut::new()), Ok(()));
     refused(V311, &by_alias, "topic name is not valid: it is empty");
 }
@@ -242,8 +245,7 @@ fn any_other_packet_that_would_be_refused_is_not_encoded() {
 
 #[test]
 fn what_3_1_1_does_not_have_is_not_encoded_for_it() {
-    let disconnect =
-        |reason| Packet::Disconnect(Disconnect { reason, properties: DisconnectProperties::default() });
+    let disconnect = |reason| Packet::Disconnect(Disconnect { reason, properties: Default::default() });
     let message = "reason code is not valid: 3.1.1 has no DISCONNECT for it: close the connection instead";
     refused(V311, &disconnect(ReasonCode::DisconnectWithWill), message);
     refused(V311, &disconnect(ReasonCode::SessionTakenOver), message);

@@ -40,7 +40,8 @@ fn a_publish_is_read_field_by_field() {
             user_properties: vec![("k".into(), "".into()), ("k".into(), "v".into())],
             subscription_identifiers: vec![1, 268_435_455],
             content_type: Some("t".into()),
-        },
+        }
+        .into(),
         ..message("a", b"")
     };
     check(Role::Client, V5, &bytes, &Packet::Publish(publish));
@@ -49,7 +50,8 @@ fn a_publish_is_read_field_by_field() {
 #[test]
 fn an_empty_topic_name_needs_an_alias() {
     let publish = Publish {
-        properties: PublishProperties { topic_alias: NonZeroU16::new(1), ..PublishProperties::default() },
+        properties: PublishProperties { topic_alias: NonZeroU16::new(1), ..PublishProperties::default() }
+            .into(),
         ..message("", b"x")
     };
     check(Role::Broker, V5, b"\x30\x07\0\0\x03\x23\0\x01x", &Packet::Publish(publish));
@@ -192,7 +194,12 @@ fn acknowledgements_have_short_forms() {
                 reason_string: Some("w".into()),
                 user_properties: vec![("k".into(), "v".into())],
             };
-            check(role, V5, &bytes, &kind(Ack { properties, ..Ack::new(id(0x0102), ReasonCode::Success) }));
+            check(
+                role,
+                V5,
+                &bytes,
+                &kind(Ack { properties: properties.into(), ..Ack::new(id(0x0102), ReasonCode::Success) }),
+            );
         }
     }
 }

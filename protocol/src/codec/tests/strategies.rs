@@ -229,7 +229,8 @@ fn publish(version: ProtocolVersion, role: Role) -> impl Strategy<Value = Packet
                         topic_alias: alias,
                         subscription_identifiers: identifiers,
                         ..properties
-                    },
+                    }
+                    .into(),
                     payload,
                 })
             },
@@ -247,8 +248,11 @@ fn ack(
     packet: fn(Ack) -> Packet,
 ) -> impl Strategy<Value = Packet> {
     let codes = if version == V311 { &[0] } else { codes };
-    (id(), reason(codes), in_v5(version, ack_properties()))
-        .prop_map(move |(packet_id, reason, properties)| packet(Ack { packet_id, reason, properties }))
+    (id(), reason(codes), in_v5(version, ack_properties())).prop_map(
+        move |(packet_id, reason, properties)| {
+            packet(Ack { packet_id, reason, properties: properties.into() })
+        },
+    )
 }
 
 fn subscribe_options(version: ProtocolVersion) -> impl Strategy<Value = SubscribeOptions> {
@@ -326,21 +330,22 @@ fn disconnect(version: ProtocolVersion, role: Role) -> impl Strategy<Value = Pac
             server_reference,
         },
     );
-    (reason(codes), in_v5(version, properties))
-        .prop_map(|(reason, properties)| Packet::Disconnect(Disconnect { reason, properties }))
+    (reason(codes), in_v5(version, properties)).prop_map(|(reason, properties)| {
+        Packet::Disconnect(Disconnect { reason, properties: properties.into() })
+    })
 }
 
 fn auth(role: Role) -> impl Strategy<Value = Packet> {
     let codes: &[u8] = if role == Role::Broker { &[0x18, 0x19] } else { &[0, 0x18] };
     (reason(codes), string(), of(binary()), of(string()), user_properties()).prop_map(
         |(reason, method, authentication_data, reason_string, user_properties)| {
-            Packet::Auth(Auth {
+            Packet::Auth(Box::new(Auth {
                 reason,
                 authentication_method: Some(method),
                 authentication_data,
                 reason_string,
                 user_properties,
-            })
+            }))
         },
     )
 }
