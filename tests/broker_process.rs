@@ -186,9 +186,19 @@ impl Broker {
         self.restart_on("127.0.0.1:0");
     }
 
+    /// Waits until the process ends by itself and returns how it did.
+    pub(crate) fn wait_for_end(&mut self) -> ExitStatus {
+        wait_for_exit(&mut self.child)
+    }
+
     /// Kills and restarts on the same address, for clients that come back by themselves.
     pub(crate) fn crash_and_return(&mut self) {
         self.kill();
+        self.return_to_its_address();
+    }
+
+    /// Starts it again on the same address, after its end.
+    pub(crate) fn return_to_its_address(&mut self) {
         self.restart_on(&self.address.to_string());
     }
 

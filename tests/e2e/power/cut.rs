@@ -1,11 +1,14 @@
 //! A store as a power cut could have left it: a copy, with some of what was not synced lost.
 //!
 //! With `durability = "power"` everything up to the group of the newest acknowledged message was synced: all of a
-//! group is, before anything of it is acknowledged. What lies behind it may be there or not, sector by sector.
+//! group is, before anything of it is acknowledged; and so was what the view knows, which never runs ahead of the log.
+//! What lies behind that may be there or not, sector by sector. The store must be nobody's when it is copied.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+
+use storage::{FjallView, View, ViewConfig};
 
 use super::load::{MARK, Published, numbered};
 
@@ -48,13 +51,11 @@ pub(super) fn cut(store: &Path, published: &[Published], chance: &mut fastrand::
     let segment = newest_segment(store);
     let mut bytes = Vec::new();
     File::open(&segment).and_then(|mut file| file.read_to_end(&mut bytes)).expect("the newest segment");
-    let groups = groups(&bytes);
-    let is_synced = |&&(from, to): &&(usize, usize)| holds_acknowledged(&bytes[from..to], published);
-    let synced_end = groups.iter().rev().find(is_synced).map_or(FILE_HEADER_BYTES, |(_, end)| *end);
-    let end = groups.last().map_or(FILE_HEADER_BYTES, |(_, end)| *end);
-    // Only the last group can be without its sync, whatever was acknowledged of it.
-    let from = synced_end.max(groups.last().map_or(FILE_HEADER_BYTES, |(from, _)| *from));
-    if from >= end {
+    // Only the last group can be without its sync.
+    let Some(Group { from, end, last_lsn }) = groups(&bytes).pop() else {
+        return Cut::Nothing;
+    };
+    if last_lsn <= view_applied(store) || holds_acknowledged(&bytes[from..end], published) {
         return Cut::Nothing;
     }
     let at = chance.usize(from..end);
@@ -95,8 +96,22 @@ fn newest_segment(store: &Path) -> PathBuf {
     segments.into_iter().rfind(holds_groups).expect("a segment with groups")
 }
 
-/// Where the groups of a segment begin and end.
-fn groups(bytes: &[u8]) -> Vec<(usize, usize)> {
+/// The record up to which the view knows the log. It is read from a copy, for opening it may change it.
+fn view_applied(store: &Path) -> u64 {
+    let again = tempfile::tempdir().expect("a temporary directory");
+    copy(&store.join("view"), again.path());
+    FjallView::open(again.path(), ViewConfig::default()).expect("the view opens").applied().0
+}
+
+/// A group in a segment: where it begins and ends, and the number of its last record.
+#[derive(Clone, Copy, Debug)]
+struct Group {
+    from: usize,
+    end: usize,
+    last_lsn: u64,
+}
+
+fn groups(bytes: &[u8]) -> Vec<Group> {
     let mut groups = Vec::new();
     let mut at = FILE_HEADER_BYTES;
     while let Some(header) = bytes.get(at..at + GROUP_HEADER_BYTES) {
@@ -105,9 +120,10 @@ fn groups(bytes: &[u8]) -> Vec<(usize, usize)> {
         if u64_at(0) == 0 || u64_at(8) != at as u64 {
             break;
         }
-        let body = u32::from_le_bytes(header[40..44].try_into().expect("4 bytes")) as usize;
-        let end = at + (GROUP_HEADER_BYTES + body).next_multiple_of(8);
-        groups.push((at, end.min(bytes.len())));
+        let u32_at = |from: usize| u32::from_le_bytes(header[from..from + 4].try_into().expect("4 bytes"));
+        let end = at + (GROUP_HEADER_BYTES + u32_at(40) as usize).next_multiple_of(8);
+        let last_lsn = u64_at(16) + u64::from(u32_at(44)).saturating_sub(1);
+        groups.push(Group { from: at, end: end.min(bytes.len()), last_lsn });
         at = end;
     }
     groups

@@ -95,10 +95,8 @@ pub(super) struct Board {
 pub(super) struct State {
     /// How many messages each publisher may have sent.
     allowed: u32,
-    /// Publishers are to take what has come and to say so; each pause has a number.
-    pause: Option<u32>,
-    pauses: u32,
-    paused: usize,
+    /// Publishers with a connection that they have not seen the end of.
+    linked: usize,
     pub(super) published: Vec<Published>,
     /// Subscribers that are subscribed.
     subscribed: usize,
@@ -143,16 +141,10 @@ impl Board {
         self.wait("the subscriptions", |state| state.subscribed == count);
     }
 
-    /// Has the publishers take all that has come, and returns what they know then. The broker must be stopped.
+    /// Returns what the publishers know once they have taken all that a broker sent that is gone. None may be there.
     pub(super) fn take_stock(&self) -> Vec<Published> {
-        self.change(|state| {
-            state.pauses += 1;
-            (state.pause, state.paused) = (Some(state.pauses), 0);
-        });
-        self.wait("the publishers' pause", |state| state.paused == LINES.len());
-        let stock = self.lock().published.clone();
-        self.change(|state| state.pause = None);
-        stock
+        self.wait("the end of the publishers' connections", |state| state.linked == 0);
+        self.lock().published.clone()
     }
 }
 
@@ -194,12 +186,23 @@ impl Publisher {
         while let Some((mut link, present)) = Link::open(broker, &client_id, &self.board.is_over) {
             assert!(present || !is_known, "the session of {client_id} is lost");
             is_known = true;
+            self.board.change(|state| state.linked += 1);
             // Ends when the broker or the test does.
             let Gone = self.serve(&mut link);
+            self.board.change(|state| state.linked -= 1);
         }
     }
 
+    /// Ends with the connection, after all that came over it.
     fn serve(&mut self, link: &mut Link) -> Gone {
+        let Gone = self.publish_all(link);
+        while let Ok(Some(packet)) = link.receive(LOOK) {
+            self.take(&packet);
+        }
+        Gone
+    }
+
+    fn publish_all(&mut self, link: &mut Link) -> Gone {
         if link.send(&self.again()).is_err() {
             return Gone;
         }
@@ -224,20 +227,11 @@ impl Publisher {
                         return Gone;
                     }
                 }
-                Ok(None) => self.pause_if_asked(),
+                Ok(None) => {}
                 Err(Gone) => return Gone,
             }
         }
         Gone
-    }
-
-    /// Nothing has come for a while: while the broker is stopped, nothing will.
-    fn pause_if_asked(&self) {
-        let pause = self.board.lock().pause;
-        if pause.is_some() {
-            self.board.change(|state| state.paused += 1);
-            self.board.wait("the end of the pause", |state| state.pause != pause);
-        }
     }
 
     fn publish(&self, number: u32, packet_id: PacketId, dup: bool) -> Packet {
