@@ -12,6 +12,15 @@ pub(super) type Number = u64;
 /// A client's place in the cast.
 pub(super) type Who = usize;
 
+/// What a client asks of the broker about its connection, by publishing it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// A silence, and a message that ends it.
+    Probe { after_s: u32 },
+    /// Another heartbeat.
+    Heartbeat { interval_s: u32 },
+}
+
 /// One message as its publisher made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Message {
@@ -28,15 +37,26 @@ pub(super) struct Message {
     pub(super) collapse: Option<&'static str>,
     /// It is a request of `$im/read`: of which conversation, and how far.
     pub(super) read: Option<(&'static str, u64)>,
+    /// It is a request about its connection.
+    pub(super) wish: Option<Wish>,
+    /// Some program ends when it gets it.
+    pub(super) is_poison: bool,
     /// Priority `high`.
     pub(super) is_high: bool,
     pub(super) made_unix_ms: u64,
 }
 
 impl Message {
-    /// Whether the sender gives it an id: one that nobody hears of has none, at QoS 2, where the packet id does.
+    /// Whether the sender gives it an id: one that nobody hears of has none, at QoS 2, where the packet id does, and
+    /// neither has one of MQTT 3.1.1.
     pub(super) fn has_id(&self) -> bool {
-        self.read.is_none() && (self.qos != QoS::ExactlyOnce || CAST[self.by].hears_receipts())
+        let by = &CAST[self.by];
+        !self.is_request() && !by.is_old() && (self.qos != QoS::ExactlyOnce || by.hears_receipts())
+    }
+
+    /// Whether it is the broker's to act on, and nobody's to get.
+    pub(super) fn is_request(&self) -> bool {
+        self.read.is_some() || self.wish.is_some()
     }
 
     /// Its `im-id`.
@@ -45,7 +65,38 @@ impl Message {
     }
 }
 
-/// One message as a client's program got it.
+/// Where stored messages are asked for from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum From {
+    Seq(u64),
+    /// The first that is kept.
+    First,
+    /// The first that was accepted then or later.
+    At {
+        unix_ms: u64,
+    },
+}
+
+impl fmt::Display for From {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Seq(seq) => write!(f, "{seq}"),
+            Self::First => f.write_str("first"),
+            Self::At { unix_ms } => write!(f, "@{unix_ms}"),
+        }
+    }
+}
+
+/// What only an envelope says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Enveloped {
+    /// The topic that it came on.
+    pub(super) on: String,
+    pub(super) id: String,
+    pub(super) from: Option<String>,
+}
+
+/// One message as a client's program got it; of an envelope the message in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Taken {
     pub(super) topic: String,
@@ -60,6 +111,8 @@ pub(super) struct Taken {
     pub(super) accepted_unix_ms: Option<u64>,
     /// Message Expiry Interval left.
     pub(super) expiry_s: Option<u32>,
+    /// `None` for a message as it is.
+    pub(super) envelope: Option<Enveloped>,
     /// When the broker sent it.
     pub(super) sent_unix_ms: u64,
 }
@@ -91,7 +144,7 @@ pub(super) enum Event {
     /// DISCONNECT went out.
     Leaving { who: Who },
     /// SUBSCRIBE went out.
-    Subscribing { who: Who, filter: &'static str, qos: QoS, from: Option<u64> },
+    Subscribing { who: Who, filter: &'static str, qos: QoS, from: Option<From>, at_unix_ms: u64 },
     /// SUBACK came.
     Subscribed { who: Who, filter: &'static str },
     /// UNSUBSCRIBE went out.
@@ -106,6 +159,12 @@ pub(super) enum Event {
     Asking { user: &'static str, topic: &'static str, joins: bool },
     /// The broker says that it is done.
     Answered { user: &'static str, topic: &'static str, joins: bool },
+    /// The broker took a packet of a client whose silences are watched; `probe` asked for one.
+    Heard { who: Who, probe: Option<Number>, at_unix_ms: u64 },
+    /// The broker ended a connection because nothing came for so long; `is_due` says whether it had to.
+    Silent { who: Who, idle_ms: u64, heartbeat_s: u64, is_due: bool },
+    /// A program ended when it got a message, and its connection with it.
+    Crashed { who: Who, number: Number },
     /// The broker died.
     Died,
     /// No more trouble from here on.

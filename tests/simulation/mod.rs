@@ -44,8 +44,7 @@ struct Run {
 fn run(seed: u64, plan: Plan) -> Run {
     let mut world = World::new(seed, plan);
     let early = world.run().err();
-    let memory_bytes = world.node.shard.stats().memory_bytes;
-    let evidence = Evidence::new(&world.history, plan, memory_bytes);
+    let evidence = Evidence::new(&world);
     let findings = early.into_iter().chain(checkers::judge(&evidence)).collect();
     Run { findings, met: world.met, history: world.history }
 }

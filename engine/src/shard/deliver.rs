@@ -67,7 +67,7 @@ impl Shard {
         delivery: &Delivery,
         wait: Wait,
     ) -> Outcome {
-        match self.prepare(now, key, conn, delivery, None) {
+        match self.prepare(now, key, conn, delivery, None, false) {
             Ok(publish) => {
                 self.send(conn, wait, Packet::Publish(publish));
                 Outcome::Delivered(QoS::AtMostOnce)
@@ -87,7 +87,7 @@ impl Shard {
         let reused = session.in_flight.back().map(|f| f.packet_id);
         let reused = reused.filter(|_| self.config.planted == Some(Planted::PacketIdReused));
         let packet_id = reused.unwrap_or(packet_id);
-        let publish = match self.prepare(now, key, conn, &delivery, Some(packet_id)) {
+        let publish = match self.prepare(now, key, conn, &delivery, Some(packet_id), false) {
             Ok(publish) => publish,
             // As if it had been sent.
             Err(reason) if is_new => {
@@ -222,7 +222,7 @@ impl Shard {
             }
             let delivery = entry.delivery.clone();
             bytes += delivery.message.bytes();
-            let packet = match self.prepare(now, key, conn, &delivery, Some(packet_id)) {
+            let packet = match self.prepare(now, key, conn, &delivery, Some(packet_id), true) {
                 // [MQTT-3.3.1-1] a re-delivery says so.
                 Ok(publish) => Packet::Publish(Publish { dup: true, ..publish }),
                 Err(_) if unfit.len() >= ENDS_PER_TURN_MAX => {
@@ -263,6 +263,8 @@ impl Shard {
 
     /// Makes the PUBLISH for a session's connection, which must be sent then: the client will know the topic's alias.
     ///
+    /// `is_again`: it went out before.
+    ///
     /// # Errors
     /// Why the client does not get it: it is over its Maximum Packet Size, may not be read any more, or is lost.
     pub(super) fn prepare(
@@ -272,6 +274,7 @@ impl Shard {
         conn: ConnId,
         delivery: &Delivery,
         packet_id: Option<PacketId>,
+        is_again: bool,
     ) -> Result<Publish, &'static str> {
         let is_doubtful = self.is_suspect(key) || self.is_as_member(key, &delivery.message);
         if is_doubtful && !self.may_send(conn, &delivery.message.topic) {
@@ -281,14 +284,14 @@ impl Shard {
         let body = delivery.message.body.load();
         debug_assert!(body.as_ref().is_some(), "a message is sent whose body was not waited for");
         let body = body.as_ref().filter(|body| !body.is_lost).ok_or(STORAGE_ERROR)?;
-        let tells_gap = self.tells_gap(key, delivery);
+        let tells_gap = self.tells_gap(key, delivery, is_again);
         let c = self.conns.get_mut(&conn);
         let outgoing = &mut self.outgoing;
         let sending = Sending { packet_id, tells_gap, may_learn };
         // [MQTT-3.1.2-24]
         let publish = c.and_then(|c| c.publish(now, delivery, body, outgoing, sending));
         let publish = publish.ok_or("too_large")?;
-        if tells_gap {
+        if tells_gap && !is_again {
             self.told_gap(key, delivery);
         }
         Ok(publish)

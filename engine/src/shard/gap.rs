@@ -58,12 +58,13 @@ impl Shard {
         }
     }
 
-    /// Whether a message that goes out now has to tell of numbers before it.
-    pub(super) fn tells_gap(&self, key: SessionKey, delivery: &Delivery) -> bool {
+    /// Whether a message that goes out now has to tell of numbers before it. One that goes out again tells what it
+    /// told before: the client may have it already, and not look at it again.
+    pub(super) fn tells_gap(&self, key: SessionKey, delivery: &Delivery, is_again: bool) -> bool {
         let gaps = self.sessions[key].gaps.as_ref().filter(|_| !self.has_planted(Planted::GapNotTold));
         let Some(gaps) = gaps else { return false };
         let Some(seq) = delivery.message.seq.filter(|_| has_gaps(delivery)) else { return false };
-        gaps.is_told_by(&delivery.message.topic, delivery.form(), seq)
+        gaps.is_told_by(&delivery.message.topic, delivery.form(), seq, is_again)
     }
 
     /// Notes that a message told it.

@@ -66,7 +66,12 @@ impl Shard {
             let first = match start {
                 Start::Seq(seq) => Some(seq),
                 Start::First => Some(or_before(first_seq)),
-                Start::Time { unix_ms } => self.conversations.seq_at(topic, unix_ms).map(or_before),
+                Start::Time { unix_ms } => {
+                    let kept = self.conversations.seq_at(topic, unix_ms).map(or_before);
+                    // The last one came since, and is given up as those before it: who asks is told.
+                    let is_given_up = self.conversations.end(topic).ts_unix_ms >= unix_ms;
+                    kept.or(is_given_up.then_some(last_seq))
+                }
             };
             let first = first.filter(|seq| *seq <= last_seq);
             cursors += usize::from(first.is_some() && !has(topic));

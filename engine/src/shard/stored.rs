@@ -229,7 +229,7 @@ impl Shard {
             QoS::AtMostOnce => None,
             _ => self.sessions[key].take_packet_id(),
         };
-        let publish = match self.prepare(now, key, conn, &delivery, packet_id) {
+        let publish = match self.prepare(now, key, conn, &delivery, packet_id, false) {
             Ok(publish) => publish,
             Err(NOT_AUTHORIZED) => {
                 self.end_cursor(key, &topic, form, NOT_AUTHORIZED);

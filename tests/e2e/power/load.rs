@@ -119,21 +119,35 @@ impl Board {
         self.changed.notify_all();
     }
 
-    /// Waits until something is so.
+    /// Waits until something is so, for as long as messages are acknowledged and come.
     #[track_caller]
     pub(super) fn wait(&self, what: &str, is_so: impl Fn(&State) -> bool) {
-        let deadline = Instant::now() + 6 * PATIENCE;
         let mut state = self.lock();
+        let progress = |state: &State| (state.acknowledged(), state.shared.len());
+        let (mut deadline, mut before) = (Instant::now() + 3 * PATIENCE, progress(&state));
         while !is_so(&state) {
+            if progress(&state) != before {
+                (deadline, before) = (Instant::now() + 3 * PATIENCE, progress(&state));
+            }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "{what} did not come: {:?} acknowledged", state.acknowledged());
+            assert!(
+                !left.is_zero(),
+                "{what} did not come: {:?} of {} acknowledged, {:?} in flight, {} publishers connected",
+                state.published.iter().map(|p| p.acknowledged.len()).collect::<Vec<_>>(),
+                state.allowed,
+                state.published.iter().map(|p| p.sent as usize - p.acknowledged.len()).collect::<Vec<_>>(),
+                state.linked,
+            );
             state = self.changed.wait_timeout(state, left).expect("no client panicked").0;
         }
     }
 
-    /// Allows each publisher so many messages more.
+    /// Allows each publisher so many messages more than are acknowledged.
     pub(super) fn allow(&self, more: u32) {
-        self.change(|state| state.allowed += more);
+        self.change(|state| {
+            let acknowledged = state.published.iter().map(|p| p.acknowledged.len()).max();
+            state.allowed = state.allowed.max(acknowledged.unwrap_or(0) as u32 + more);
+        });
     }
 
     /// Waits until all subscribers are subscribed.

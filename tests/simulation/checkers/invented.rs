@@ -7,7 +7,7 @@ use protocol::im::MINE_FILTER;
 
 use super::{Checker, Evidence};
 use crate::simulation::history::Event;
-use crate::simulation::world::cast::GROUP;
+use crate::simulation::world::cast::{GROUP, topics_of};
 
 pub(super) const CHECKER: Checker = Checker { name: "invented", needs_rest: false, check };
 
@@ -28,7 +28,10 @@ fn check(evidence: &Evidence<'_>) -> Result<(), String> {
                     return Err(format!("c{who} got {taken:?} of {message:?}"));
                 }
                 let is_asked = |filter: &&str| {
-                    filter_matches(filter.strip_prefix("$share/workers/").unwrap_or(filter), message.topic)
+                    filter_matches(
+                        topics_of(filter.strip_prefix("$share/workers/").unwrap_or(filter)),
+                        message.topic,
+                    )
                 };
                 let is_asked = |filter: &&str| is_asked(filter) || *filter == MINE_FILTER;
                 if !asked.get(who).is_some_and(|filters| filters.iter().any(is_asked)) {

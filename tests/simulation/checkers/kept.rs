@@ -12,6 +12,12 @@ pub(super) fn may_have_ended(evidence: &Evidence<'_>, message: &Message, who: us
     message.expiry_s.is_some()
         || (evidence.plan.has_short_queues() && CAST[who].has_short_queue())
         || is_superfluous(evidence, message)
+        || is_set_aside(evidence, message, who)
+}
+
+/// Whether the broker set the message aside at this client.
+pub(super) fn is_set_aside(evidence: &Evidence<'_>, message: &Message, who: usize) -> bool {
+    CAST[who].is_frail && evidence.set_aside.contains(&message.id())
 }
 
 /// Whether a later message that went through took its place, of the same user, topic and key.

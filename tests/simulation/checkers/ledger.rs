@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use protocol::{QoS, filter_matches};
 
 use crate::simulation::history::{Event, History, Message, Number, Who};
-use crate::simulation::world::cast::{CAST, GROUP};
+use crate::simulation::world::cast::{CAST, GROUP, topics_of};
 
 /// What is known of one message.
 #[derive(Clone, Debug, Default)]
@@ -102,7 +102,7 @@ impl Ledger {
 
     fn has(&self, who: Who, topic: &str) -> bool {
         let filters = self.subscriptions.get(&who);
-        filters.is_some_and(|filters| filters.iter().any(|filter| filter_matches(filter, topic)))
+        filters.is_some_and(|filters| filters.iter().any(|filter| filter_matches(topics_of(filter), topic)))
     }
 
     fn owe(&mut self, message: &Message) {
@@ -116,7 +116,7 @@ impl Ledger {
         let group = first.and_then(|first| self.subscriptions.get(&first));
         let account = &mut self.accounts[message.number as usize - 1];
         account.owed_to = owed_to;
-        account.owed_to_group = group.is_some_and(|f| f.contains(GROUP)) && message.read.is_none();
+        account.owed_to_group = group.is_some_and(|f| f.contains(GROUP)) && !message.is_request();
     }
 
     /// What it had not got is nobody's business any more.

@@ -1,9 +1,12 @@
 //! What must hold, whatever happened: one file a promise. Checkers see what clients saw, not the engine.
 
 mod acked_once;
+mod counted;
 mod dedup;
+mod envelopes;
 mod expiry;
 mod group;
+mod heartbeat;
 mod invented;
 mod kept;
 mod ledger;
@@ -11,19 +14,25 @@ mod memory;
 mod once;
 mod order;
 mod packet_ids;
+mod poison;
 mod presence;
+mod probe;
+mod read_receipts;
 mod receipts;
 mod replay;
 mod resent;
 mod retained;
+mod retention;
 mod seqs;
 mod unread;
 mod wills;
 
-use engine::Shard;
+use std::collections::BTreeMap;
 
 use super::history::{Event, History};
 use super::plan::Plan;
+use super::world::World;
+use super::world::cast::CONVERSATIONS;
 use ledger::Ledger;
 
 /// What a checker judges by.
@@ -32,12 +41,27 @@ pub(super) struct Evidence<'a> {
     pub(super) plan: Plan,
     /// Bytes that the shard counted as held in the end.
     pub(super) memory_bytes: u64,
+    /// The numbers of each conversation's messages that the broker would list in the end, and when that was.
+    pub(super) kept: BTreeMap<&'static str, Vec<u64>>,
+    pub(super) end_unix_ms: u64,
+    /// Ids of the messages that were set aside, as the broker lists them in the end.
+    pub(super) set_aside: &'a [String],
     ledger: Ledger,
 }
 
 impl<'a> Evidence<'a> {
-    pub(super) fn new(history: &'a History, plan: Plan, memory_bytes: u64) -> Self {
-        Self { history, plan, memory_bytes, ledger: Ledger::of(history) }
+    pub(super) fn new(world: &'a World) -> Self {
+        let (shard, history) = (&world.node.shard, &world.history);
+        let kept = CONVERSATIONS.iter().map(|topic| (*topic, shard.kept_seqs(topic)));
+        Self {
+            history,
+            plan: world.plan,
+            memory_bytes: shard.stats().memory_bytes,
+            kept: kept.collect(),
+            end_unix_ms: world.unix_ms(),
+            set_aside: &world.set_aside,
+            ledger: Ledger::of(history),
+        }
     }
 }
 
@@ -70,11 +94,20 @@ pub(super) const CHECKERS: &[Checker] = &[
     wills::CHECKER,
     expiry::CHECKER,
     memory::CHECKER,
+    retention::CHECKER,
+    envelopes::CHECKER,
+    counted::CHECKER,
+    read_receipts::CHECKER,
+    poison::CHECKER,
+    heartbeat::CHECKER,
+    probe::CHECKER,
 ];
 
-/// Looks at a shard after each step.
-pub(super) fn watch(shard: &Shard) -> Result<(), Finding> {
-    unread::watch(shard).map_err(|what| Finding { checker: unread::CHECKER.name, what })
+/// Looks at a world after each step.
+pub(super) fn watch(world: &World) -> Result<(), Finding> {
+    let finding = |checker: &Checker, what| Finding { checker: checker.name, what };
+    unread::watch(&world.node.shard).map_err(|what| finding(&unread::CHECKER, what))?;
+    heartbeat::watch(world).map_err(|what| finding(&heartbeat::CHECKER, what))
 }
 
 /// A broken promise.

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use protocol::QoS;
 use protocol::im::{Receipt, ReceiptState};
 
-use super::kept::may_have_ended;
-use super::{Checker, Evidence};
+use super::kept::{is_set_aside, may_have_ended};
+use super::{Checker, Evidence, counted};
 use crate::simulation::history::{Message, Who};
 use crate::simulation::world::cast::{CAST, RECEIPTS, Role};
 
@@ -21,7 +21,8 @@ fn check(evidence: &Evidence<'_>) -> Result<(), String> {
         let told = told(evidence, hearer)?;
         for message in evidence.history.messages.iter().filter(|m| m.by == hearer) {
             let account = evidence.ledger.account(message.number);
-            if account.is_acked() {
+            // Those of many recipients are counted, which has a checker of its own.
+            if account.is_acked() && !counted::is_counted(evidence, message) {
                 for who in account.owed_to.difference(&account.published_by) {
                     is_told_right(evidence, message, *who, &told)?;
                 }
@@ -39,6 +40,7 @@ fn told(evidence: &Evidence<'_>, hearer: Who) -> Result<Told, String> {
     for (_, taken) in evidence.history.taken().filter(|(who, t)| *who == hearer && t.topic == RECEIPTS) {
         let receipt: Receipt =
             serde_json::from_str(&taken.payload).map_err(|e| format!("{}: {e}", taken.payload))?;
+        // One that is counted has none, and `read` is of a user.
         let Some(client) = receipt.client else {
             continue;
         };
@@ -59,6 +61,7 @@ fn is_told_right(evidence: &Evidence<'_>, message: &Message, who: Who, told: &To
     match state {
         None => Err(format!("nothing was told of {id} at {client}")),
         Some(ReceiptState::Delivered) if is_taken => Ok(()),
+        Some(ReceiptState::Refused) if !is_taken && is_set_aside(evidence, message, who) => Ok(()),
         Some(ReceiptState::Expired | ReceiptState::Dropped)
             if !is_taken && may_have_ended(evidence, message, who) =>
         {

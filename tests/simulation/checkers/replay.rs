@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use protocol::filter_matches;
 
 use super::{Checker, Evidence};
-use crate::simulation::history::{Event, Taken};
-use crate::simulation::world::cast::{CAST, is_conversation};
+use crate::simulation::history::{Event, From, Taken};
+use crate::simulation::world::cast::{CAST, is_conversation, topics_of};
 
 pub(super) const CHECKER: Checker = Checker { name: "replay", needs_rest: true, check };
 
@@ -27,16 +27,17 @@ struct Reading {
 }
 
 fn check(evidence: &Evidence<'_>) -> Result<(), String> {
+    let times = times(evidence);
     let mut ends: BTreeMap<&str, u64> = BTreeMap::new();
     let mut readings: BTreeMap<(usize, &str), Reading> = BTreeMap::new();
     for event in &evidence.history.events {
         match event {
             Event::Subscribing { who, filter, from: Some(from), .. } => {
                 for topic in evidence.history.messages.iter().map(|m| m.topic) {
-                    if is_conversation(topic) && filter_matches(filter, topic) {
+                    if is_conversation(topic) && filter_matches(topics_of(filter), topic) {
                         let known = ends.get(topic).copied().unwrap_or(0);
-                        let reading =
-                            Reading { filter, from: *from, known, is_on: false, last: None, fresh: 0 };
+                        let from = first_number(&times, topic, *from);
+                        let reading = Reading { filter, from, known, is_on: false, last: None, fresh: 0 };
                         readings.insert((*who, topic), reading);
                     }
                 }
@@ -64,12 +65,34 @@ fn check(evidence: &Evidence<'_>) -> Result<(), String> {
     for ((who, topic), reading) in &readings {
         let end = ends.get(topic).copied().unwrap_or(0);
         let is_behind = reading.last.map_or(reading.known >= reading.from, |last| last < end);
-        if is_behind && !evidence.plan.has_short_queues() {
+        if is_behind && !evidence.plan.has_short_queues() && !evidence.plan.has_short_memory() {
             let (id, last) = (CAST[*who].id, reading.last);
             return Err(format!("{id} read {topic} from {} to {last:?}, its end is {end}", reading.from));
         }
     }
     Ok(())
+}
+
+/// When each message of a conversation was accepted, by all that anybody saw of it.
+fn times<'a>(evidence: &Evidence<'a>) -> BTreeMap<(&'a str, u64), u64> {
+    let history = evidence.history;
+    let of_conversations = history.taken().filter_map(|(_, taken)| {
+        let message = history.message(taken.number()?)?;
+        Some(((message.topic, taken.seq?), taken.accepted_unix_ms?))
+    });
+    of_conversations.collect()
+}
+
+/// The first number that somebody asked for.
+fn first_number(times: &BTreeMap<(&str, u64), u64>, topic: &str, from: From) -> u64 {
+    match from {
+        From::Seq(seq) => seq,
+        From::First => 1,
+        From::At { unix_ms } => {
+            let mut of_topic = times.range((topic, 0)..=(topic, u64::MAX));
+            of_topic.find(|(_, ts)| **ts >= unix_ms).map_or(u64::MAX, |((_, seq), _)| *seq)
+        }
+    }
 }
 
 fn see<'a>(ends: &mut BTreeMap<&'a str, u64>, topic: &'a str, seq: u64) {

@@ -39,7 +39,8 @@ fn check_inbox(evidence: &Evidence<'_>, who: Who) -> Result<(), String> {
         let above = by_seq.range(
             (topic.as_str(), entry.read_seq + 1)..=(topic.as_str(), entry.last_seq.max(entry.read_seq + 1)),
         );
-        let counted = above.filter(|(_, from)| **from != user).count() as u64;
+        let is_kept = |seq: &u64| evidence.kept.get(topic.as_str()).is_some_and(|kept| kept.contains(seq));
+        let counted = above.filter(|((_, seq), from)| **from != user && is_kept(seq)).count() as u64;
         if counted != entry.unread {
             return Err(format!("{user} is told {entry:?}, counted one by one {counted} are unread"));
         }

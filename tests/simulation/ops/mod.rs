@@ -11,10 +11,14 @@ mod crash;
 mod cut;
 mod fetch;
 mod freeze;
+mod heartbeat;
 mod leave;
 mod membership;
+mod ping;
+mod poison;
 mod power_cut;
 mod priority;
+mod probe;
 mod project;
 pub(super) mod publish;
 mod race;
@@ -72,6 +76,10 @@ pub(super) const OPS: &[Op] = &[
     collapse::OP,
     priority::OP,
     twin::OP,
+    poison::OP,
+    probe::OP,
+    heartbeat::OP,
+    ping::OP,
 ];
 
 /// An operation and where its share of all ends.

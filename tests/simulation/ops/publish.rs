@@ -22,6 +22,8 @@ pub(in crate::simulation) fn message(by: Who, topic: &'static str, qos: QoS) -> 
         expiry_s: None,
         collapse: None,
         read: None,
+        wish: None,
+        is_poison: false,
         is_high: false,
         made_unix_ms: 0,
     }

@@ -1,20 +1,19 @@
 //! A client of either kind, and the packets that both make.
 
 use protocol::{
-    Bytes, Connect, ConnectProperties, Packet, PacketId, ProtocolVersion, Publish, PublishProperties, QoS,
-    UserProperties, Will, im,
+    Bytes, Connect, ConnectProperties, Decoder, Packet, PacketId, Publish, PublishProperties, QoS,
+    UserProperties, Will, encode, im,
 };
+
+use serde_json::json;
 
 use super::cast::{CAST, Kind, Role, WILL_TOPIC};
 use super::device::Device;
 use super::script::Script;
-use crate::simulation::history::{Event, History, Number, Taken, Who};
+use crate::simulation::history::{Enveloped, Event, History, Number, Taken, Who, Wish};
 
 /// Messages at QoS 1 and 2 that a client takes at once.
 pub(in crate::simulation) const WINDOW_IN: u16 = 4;
-
-/// Keep Alive of everyone, seconds.
-const KEEP_ALIVE_S: u16 = 60;
 
 pub(in crate::simulation) enum Actor {
     Device(Box<Device>),
@@ -86,10 +85,10 @@ impl Actor {
         }
     }
 
-    pub(super) fn next_packet(&mut self, history: &mut History) -> Option<Packet> {
+    pub(super) fn next_packet(&mut self, unix_ms: u64, history: &mut History) -> Option<Packet> {
         match self {
             Self::Device(device) => device.next_packet(history),
-            Self::Script(script) => script.next_packet(history),
+            Self::Script(script) => script.next_packet(unix_ms, history),
         }
     }
 
@@ -111,7 +110,10 @@ impl Actor {
 
     /// Whether it gave up its connection itself.
     pub(super) fn hung_up(&self) -> bool {
-        matches!(self, Self::Device(device) if device.hung_up)
+        match self {
+            Self::Device(device) => device.hung_up,
+            Self::Script(script) => script.has_crashed,
+        }
     }
 
     pub(in crate::simulation) fn is_subscribed(&self) -> bool {
@@ -142,21 +144,23 @@ pub(super) fn connect_packet(role: &Role, anew: bool, will: Option<Number>) -> C
         })
     });
     Connect {
-        version: ProtocolVersion::V5,
+        version: role.version,
         clean_start: anew,
-        keep_alive_s: KEEP_ALIVE_S,
+        keep_alive_s: role.keep_alive_s,
         client_id: role.id.into(),
         will,
         username: None,
         password: None,
-        properties: ConnectProperties {
-            session_expiry_interval_s: (!role.is_passing).then_some(u32::MAX),
-            receive_maximum: std::num::NonZeroU16::new(WINDOW_IN),
-            ..ConnectProperties::default()
+        properties: match role.is_old() {
+            true => ConnectProperties::default(),
+            false => ConnectProperties {
+                session_expiry_interval_s: (!role.is_passing).then_some(u32::MAX),
+                receive_maximum: std::num::NonZeroU16::new(WINDOW_IN),
+                ..ConnectProperties::default()
+            },
         },
     }
 }
-
 /// Makes the PUBLISH of a message.
 pub(super) fn publish_packet(
     history: &History,
@@ -167,6 +171,9 @@ pub(super) fn publish_packet(
     let made = history.message(number).expect("only what was made is published");
     // Forged: the broker's own takes its place.
     let mut user_properties: UserProperties = vec![(im::IM_SEQ.into(), "999999".into())];
+    if CAST[made.by].is_old() {
+        user_properties.clear();
+    }
     if made.has_id() {
         user_properties.push((im::IM_ID.into(), made.id().into()));
     }
@@ -179,9 +186,11 @@ pub(super) fn publish_packet(
     if made.is_high {
         user_properties.push((im::IM_PRIORITY.into(), "high".into()));
     }
-    let payload = match made.read {
-        None => Bytes::from(number.to_string()),
-        Some((topic, seq)) => serde_json::json!({ "topic": topic, "seq": seq }).to_string().into(),
+    let payload = match (made.read, made.wish) {
+        (Some((topic, seq)), _) => json!({ "topic": topic, "seq": seq }).to_string(),
+        (_, Some(Wish::Probe { after_s })) => json!({ "id": made.id(), "after_s": after_s }).to_string(),
+        (_, Some(Wish::Heartbeat { interval_s })) => json!({ "interval_s": interval_s }).to_string(),
+        (None, None) => number.to_string(),
     };
     Packet::Publish(Publish {
         dup,
@@ -189,7 +198,7 @@ pub(super) fn publish_packet(
         retain: made.retain,
         topic: made.topic.into(),
         packet_id,
-        payload,
+        payload: payload.into(),
         properties: PublishProperties {
             message_expiry_interval_s: made.expiry_s,
             user_properties,
@@ -207,7 +216,7 @@ pub(super) fn user_property(properties: &UserProperties, name: &str) -> Option<u
 /// Makes what a program gets of a PUBLISH.
 pub(super) fn taken(topic: &str, payload: &Bytes, publish: &Publish, sent_unix_ms: u64) -> Taken {
     let properties = &publish.properties.user_properties;
-    Taken {
+    let plain = Taken {
         topic: topic.to_owned(),
         payload: String::from_utf8_lossy(payload).into_owned(),
         qos: publish.qos,
@@ -217,6 +226,38 @@ pub(super) fn taken(topic: &str, payload: &Bytes, publish: &Publish, sent_unix_m
         gap: user_property(properties, im::IM_GAP),
         accepted_unix_ms: user_property(properties, im::IM_TS),
         expiry_s: publish.properties.message_expiry_interval_s,
+        envelope: None,
         sent_unix_ms,
+    };
+    if !topic.starts_with(im::ENVELOPE_PREFIX) {
+        return plain;
     }
+    // What is none stays as it came; nobody made such a message.
+    let Ok(envelope) = serde_json::from_slice::<im::Envelope<'_>>(payload) else { return plain };
+    let content = envelope.bytes().unwrap_or_default();
+    Taken {
+        topic: envelope.topic.to_string(),
+        payload: String::from_utf8_lossy(&content).into_owned(),
+        seq: envelope.seq,
+        gap: envelope.gap,
+        accepted_unix_ms: Some(envelope.ts),
+        envelope: Some(Enveloped {
+            on: topic.to_owned(),
+            id: envelope.id.to_string(),
+            from: envelope.from.map(Into::into),
+        }),
+        ..plain
+    }
+}
+
+/// What becomes of a packet on its way to or from a client: its version may not carry all of it. `reader` takes it.
+pub(super) fn over_the_wire(packet: Packet, role: &Role, reader: protocol::Role) -> Result<Packet, String> {
+    if !role.is_old() {
+        return Ok(packet);
+    }
+    let mut bytes = bytes::BytesMut::new();
+    encode(&packet, role.version, &mut bytes).map_err(|e| format!("{packet:?}: {e}"))?;
+    let mut decoder = Decoder::new(reader, Some(role.version), u32::MAX);
+    let read = decoder.decode(&mut bytes).map_err(|e| format!("{packet:?}: {e}"))?;
+    read.ok_or_else(|| format!("{packet:?} was cut off"))
 }

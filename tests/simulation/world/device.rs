@@ -156,7 +156,9 @@ impl Device {
                     for asked in &subscribe.filters {
                         let known = self.filters.iter().find(|(f, _)| *f == &*asked.filter);
                         let (filter, qos) = *known.ok_or("a filter that nobody asked for")?;
-                        history.push(Event::Subscribing { who, filter, qos, from: None });
+                        // It never asks for the past, so the time says nothing.
+                        let (from, at_unix_ms) = (None, 0);
+                        history.push(Event::Subscribing { who, filter, qos, from, at_unix_ms });
                     }
                 }
                 self.outbox.push_back(packet);

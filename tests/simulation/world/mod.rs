@@ -11,7 +11,8 @@ mod settle;
 use std::collections::BTreeMap;
 
 use engine::{Answer, AskId, ConnId, Input, Principal, Question, SessionLimits};
-use protocol::{Disconnect, DisconnectProperties, Packet, ReasonCode};
+use protocol::im::{PROBE_TOPIC, ProbeRequest};
+use protocol::{Disconnect, DisconnectProperties, Packet, QoS, ReasonCode};
 
 use super::CONDUCT;
 use super::checkers::{self, Finding};
@@ -21,7 +22,8 @@ use super::plan::Plan;
 pub(super) use actor::{Actor, WINDOW_IN};
 use cast::{CAST, Role, WILL_TOPIC};
 use network::Network;
-use node::{Act, Node};
+use node::Act;
+pub(super) use node::Node;
 
 /// When runs begin, milliseconds since the Unix epoch.
 const BEGIN_UNIX_MS: u64 = 1_800_000_000_000;
@@ -51,6 +53,9 @@ pub(super) struct World {
     /// Questions that are not answered: whose membership, in what, and whether it begins.
     asked: BTreeMap<AskId, (&'static str, &'static str, bool)>,
     next_ask: u64,
+    /// The question what was set aside, and the ids that came.
+    listing: Option<AskId>,
+    pub(super) set_aside: Vec<String>,
     ops: Vec<Weighted>,
 }
 
@@ -70,6 +75,8 @@ impl World {
             met: Met::default(),
             asked: BTreeMap::new(),
             next_ask: 0,
+            listing: None,
+            set_aside: Vec::new(),
             ops,
         }
     }
@@ -83,10 +90,11 @@ impl World {
             if self.node.is_dead {
                 self.crash().map_err(conduct)?;
             }
-            checkers::watch(&self.node.shard)?;
+            checkers::watch(self)?;
         }
         self.history.push(Event::Settling);
         self.settle().map_err(conduct)?;
+        self.list_set_aside().map_err(conduct)?;
         self.history.push(Event::Rested);
         Ok(())
     }
@@ -124,6 +132,17 @@ impl World {
         let number = self.history.next_number();
         let id_number = if message.id_number == 0 { number } else { message.id_number };
         let made_unix_ms = self.unix_ms();
+        let message = match self.role(who).is_old() {
+            // It has no properties, and no id: at QoS 1 it would come twice.
+            true => Message {
+                qos: if message.qos == QoS::AtMostOnce { message.qos } else { QoS::ExactlyOnce },
+                expiry_s: None,
+                collapse: None,
+                is_high: false,
+                ..message
+            },
+            false => message,
+        };
         self.history.push(Event::Made(Message { number, id_number, made_unix_ms, ..message }));
         let now_ms = self.now_ms();
         self.actors[who].publish(now_ms, number, &mut self.history)
@@ -147,7 +166,7 @@ impl World {
                 _ => {}
             }
         }
-        let conn = self.network.open(who);
+        let conn = self.network.open(who, self.role(who).keep_alive_s, self.unix_ms());
         self.met.connections += 1;
         let role = self.role(who);
         let will = role.has_will.then(|| self.make_will(who));
@@ -167,7 +186,7 @@ impl World {
             id_number: number,
             is_will: true,
             made_unix_ms,
-            ..ops::publish::message(who, WILL_TOPIC, protocol::QoS::AtLeastOnce)
+            ..ops::publish::message(who, WILL_TOPIC, QoS::AtLeastOnce)
         }));
         number
     }
@@ -248,6 +267,7 @@ impl World {
         self.history.push(Event::Leaving { who });
         // What it has sent arrives before.
         while let Some(packet) = self.network.link(conn).and_then(|l| l.to_broker.pop_front()) {
+            let packet = actor::over_the_wire(packet, &CAST[who], protocol::Role::Broker)?;
             self.handle(Input::Packet { conn, packet })?;
         }
         self.network.remove(conn);
@@ -267,13 +287,13 @@ impl World {
     }
 
     fn speak(&mut self, conn: ConnId) -> Result<(), String> {
-        let now_ms = self.now_ms();
+        let (now_ms, unix_ms) = (self.now_ms(), self.unix_ms());
         let Some(link) = self.network.link(conn) else {
             return Ok(());
         };
         let actor = &mut self.actors[link.who];
         actor.work(now_ms, &mut self.history)?;
-        if let Some(packet) = actor.next_packet(&mut self.history)
+        if let Some(packet) = actor.next_packet(unix_ms, &mut self.history)
             && !link.is_closed
         {
             link.to_broker.push_back(packet);
@@ -310,14 +330,20 @@ impl World {
             return Ok(());
         };
         if up {
+            let role = &CAST[link.who];
             return match link.to_broker.pop_front() {
-                Some(packet) => self.handle(Input::Packet { conn, packet }),
+                Some(packet) => {
+                    let packet = actor::over_the_wire(packet, role, protocol::Role::Broker)?;
+                    self.hear(conn, &packet);
+                    self.handle(Input::Packet { conn, packet })
+                }
                 None => Ok(()),
             };
         }
         let who = link.who;
         match link.to_client.pop_front() {
             Some((packet, sent_ms)) => {
+                let packet = actor::over_the_wire(packet, &CAST[who], protocol::Role::Client)?;
                 self.actors[who].take(now_ms, packet, sent_ms, &mut self.history)?;
                 if self.actors[who].hung_up() {
                     self.cut(conn)?;
@@ -330,6 +356,33 @@ impl World {
             None => {}
         }
         Ok(())
+    }
+
+    fn hear(&mut self, conn: ConnId, packet: &Packet) {
+        let at_unix_ms = self.unix_ms();
+        self.network.hear(conn, packet, at_unix_ms);
+        let Some(who) = self.network.link(conn).map(|l| l.who).filter(|who| CAST[*who].is_watched) else {
+            return;
+        };
+        let probe = match packet {
+            Packet::Publish(publish) if &*publish.topic == PROBE_TOPIC => {
+                let asked = ProbeRequest::parse(&publish.payload).ok();
+                asked.and_then(|asked| asked.id.strip_prefix("m-")?.parse().ok())
+            }
+            _ => None,
+        };
+        self.history.push(Event::Heard { who, probe, at_unix_ms });
+    }
+
+    /// Connections that the broker should have ended by now, for nothing came on them: who, for how long, and the
+    /// heartbeat.
+    pub(super) fn silent(&self) -> impl Iterator<Item = (Who, u64, u64)> {
+        // Nothing is due that the broker has not been told of, and nothing waits for the disk: the end of a connection
+        // does, too.
+        let is_done = !self.node.is_due() && self.node.is_committed();
+        let open = self.network.links().filter(move |(_, link)| is_done && !link.is_closed);
+        let overdue = open.filter(|(_, link)| link.is_overdue(self.unix_ms()));
+        overdue.map(|(_, l)| (l.who, self.unix_ms() - l.heard_unix_ms, l.heartbeat_s))
     }
 
     pub(super) fn pass_time(&mut self, ms: u64) -> Result<(), String> {
@@ -365,10 +418,19 @@ impl World {
                         link.to_client.push_back((packet, sent_ms));
                     }
                 }
-                Act::Close(conn) => {
+                Act::Close(conn, is_silent) => {
                     if let Some(link) = self.network.link(conn) {
                         link.is_closed = true;
+                        if is_silent {
+                            let (who, heartbeat_s) = (link.who, link.heartbeat_s);
+                            let idle_ms = sent_ms - link.heard_unix_ms;
+                            let is_due = link.was_overdue || link.is_overdue(sent_ms);
+                            self.history.push(Event::Silent { who, idle_ms, heartbeat_s, is_due });
+                        }
                     }
+                }
+                Act::Answered(ask, Answer::Json(list)) if self.listing == Some(ask) => {
+                    self.set_aside = set_aside(&list)?;
                 }
                 Act::Answered(ask, answer) => {
                     let (user, topic, joins) = self.asked.remove(&ask).ok_or("an answer to no question")?;
@@ -401,6 +463,17 @@ impl World {
         self.handle(Input::Asked { ask, question: Box::new(question) })
     }
 
+    /// Asks what was set aside at the client with the frail program.
+    fn list_set_aside(&mut self) -> Result<(), String> {
+        self.next_ask += 1;
+        let ask = AskId(self.next_ask);
+        self.listing = Some(ask);
+        let client = self.any_client(|role| role.is_frail);
+        let question = Box::new(Question::SetAside { client: CAST[client].id.into() });
+        self.handle(Input::Asked { ask, question })?;
+        self.commit()
+    }
+
     /// The power goes.
     pub(super) fn crash(&mut self) -> Result<(), String> {
         self.met.crashes += 1;
@@ -410,4 +483,14 @@ impl World {
         self.node.restart(&mut self.rng)?;
         self.act()
     }
+}
+
+/// The ids in a list of what was set aside.
+fn set_aside(list: &str) -> Result<Vec<String>, String> {
+    let list: serde_json::Value = serde_json::from_str(list).map_err(|e| format!("{list}: {e}"))?;
+    let messages = list["messages"].as_array().ok_or_else(|| format!("no messages: {list}"))?;
+    messages
+        .iter()
+        .map(|m| m["id"].as_str().map(str::to_owned).ok_or_else(|| format!("no id: {m}")))
+        .collect()
 }

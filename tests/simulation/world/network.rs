@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use engine::ConnId;
 use protocol::Packet;
+use protocol::im::{KEEPALIVE_TOPIC, KeepaliveRequest};
 
+use super::cast::CAST;
 use crate::simulation::history::Who;
 
 /// One connection as the client has it.
@@ -18,8 +20,21 @@ pub(super) struct Link {
     pub(super) is_closed: bool,
     /// Nothing gets through until then.
     pub(super) frozen_until_ms: u64,
+    /// When the broker last took something of it, milliseconds since the Unix epoch.
+    pub(super) heard_unix_ms: u64,
+    /// The heartbeat that the broker must go by, seconds.
+    pub(super) heartbeat_s: u64,
+    /// It was silent for too long before the broker last took something: its end may be on its way.
+    pub(super) was_overdue: bool,
     /// The broker was told that the client is slow.
     pub(super) is_congested: bool,
+}
+
+impl Link {
+    /// Whether nothing came for so long that the broker must end it.
+    pub(super) fn is_overdue(&self, now_unix_ms: u64) -> bool {
+        now_unix_ms - self.heard_unix_ms >= self.heartbeat_s * 1_500
+    }
 }
 
 /// All connections.
@@ -32,7 +47,7 @@ pub(super) struct Network {
 }
 
 impl Network {
-    pub(super) fn open(&mut self, who: Who) -> ConnId {
+    pub(super) fn open(&mut self, who: Who, keep_alive_s: u16, now_unix_ms: u64) -> ConnId {
         self.opened += 1;
         let conn = ConnId(self.opened);
         let link = Link {
@@ -41,6 +56,9 @@ impl Network {
             to_client: VecDeque::new(),
             is_closed: false,
             frozen_until_ms: 0,
+            heard_unix_ms: now_unix_ms,
+            heartbeat_s: keep_alive_s.into(),
+            was_overdue: false,
             is_congested: false,
         };
         self.links.insert(conn, link);
@@ -49,6 +67,21 @@ impl Network {
 
     pub(super) fn link(&mut self, conn: ConnId) -> Option<&mut Link> {
         self.links.get_mut(&conn)
+    }
+
+    /// The broker takes a packet.
+    pub(super) fn hear(&mut self, conn: ConnId, packet: &Packet, now_unix_ms: u64) {
+        let Some(link) = self.links.get_mut(&conn) else { return };
+        link.was_overdue |= link.is_overdue(now_unix_ms);
+        link.heard_unix_ms = now_unix_ms;
+        if let Packet::Publish(publish) = packet
+            && &*publish.topic == KEEPALIVE_TOPIC
+            && let Ok(request) = KeepaliveRequest::parse(&publish.payload)
+        {
+            // It lowers what CONNECT said, and never raises it.
+            let keep_alive_s = u64::from(CAST[link.who].keep_alive_s);
+            link.heartbeat_s = keep_alive_s.min(request.interval_s.into());
+        }
     }
 
     pub(super) fn remove(&mut self, conn: ConnId) -> Option<Link> {

@@ -4,7 +4,9 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use engine::view::{Projector, live_places};
-use engine::{Answer, AskId, Config, ConnId, FetchId, Input, Now, Output, Planted, Recovery, Shard, Ticket};
+use engine::{
+    Answer, AskId, CloseReason, Config, ConnId, FetchId, Input, Now, Output, Planted, Recovery, Shard, Ticket,
+};
 use protocol::Packet;
 use storage::sim::{SimDisk, SimView};
 use storage::{Log, LogConfig, Lsn, View};
@@ -15,7 +17,8 @@ use crate::simulation::plan::Plan;
 #[derive(Debug)]
 pub(super) enum Act {
     Send(ConnId, Packet),
-    Close(ConnId),
+    /// Whether it is for a silence.
+    Close(ConnId, bool),
     Answered(AskId, Answer),
 }
 
@@ -77,6 +80,11 @@ impl Node {
         }
     }
 
+    /// Whether something is due that the shard was not told of.
+    pub(super) fn is_due(&self) -> bool {
+        self.shard.next_deadline_ms().is_some_and(|due_ms| due_ms <= self.now.monotonic_ms)
+    }
+
     fn pump(&mut self, rng: &mut fastrand::Rng) -> Result<(), String> {
         while let Some(output) = self.shard.poll_output() {
             match output {
@@ -94,7 +102,10 @@ impl Node {
                     }
                 }
                 Output::Send { conn, packet } => self.acts.push(Act::Send(conn, packet)),
-                Output::Close { conn, .. } => self.acts.push(Act::Close(conn)),
+                Output::Close { conn, reason } => {
+                    let is_silent = matches!(reason, CloseReason::KeepAlive { .. });
+                    self.acts.push(Act::Close(conn, is_silent));
+                }
                 Output::Answered { ask, answer } => self.acts.push(Act::Answered(ask, answer)),
                 Output::Fetch { fetch, places } => self.fetches.push_back((fetch, places)),
             }
@@ -269,11 +280,15 @@ fn replay(log: &Log<Arc<SimDisk>>, from: Lsn) -> Result<Vec<(Ticket, protocol::B
 }
 
 fn config(plan: &Plan) -> Config {
+    let mut config = Config::default();
+    config.conversations.iter_mut().for_each(|rule| rule.retention = plan.retention);
     Config {
         planted: plan.planted,
         bodies_bytes_max: plan.bodies_bytes_max,
+        poison_after: plan.poison_after,
+        receipts_listed_max: plan.receipts_listed_max,
         session_expiry_max_s: u32::MAX,
-        ..Config::default()
+        ..config
     }
 }
 

@@ -9,7 +9,7 @@ use protocol::{
 
 use super::actor::{connect_packet, publish_packet, taken, user_property};
 use super::cast::Role;
-use crate::simulation::history::{Event, History, Number, Who};
+use crate::simulation::history::{Event, From, History, Number, Who};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outgoing {
@@ -22,7 +22,7 @@ enum Outgoing {
 struct Wanted {
     filter: &'static str,
     qos: QoS,
-    from: Option<u64>,
+    from: Option<From>,
     state: Asked,
 }
 
@@ -54,6 +54,10 @@ pub(in crate::simulation) struct Script {
     incoming: BTreeSet<PacketId>,
     /// Answers not sent yet.
     answers: VecDeque<Packet>,
+    /// The program ended; it is started again with its next connection.
+    pub(super) has_crashed: bool,
+    /// PINGREQs to be sent.
+    pub(in crate::simulation) pings: u32,
 }
 
 /// Publishes that it has unacknowledged.
@@ -79,6 +83,8 @@ impl Script {
             next_order: 0,
             incoming: BTreeSet::new(),
             answers: VecDeque::new(),
+            has_crashed: false,
+            pings: 0,
         };
         for (filter, qos) in role.filters {
             script.subscribe(filter, *qos, None);
@@ -93,7 +99,7 @@ impl Script {
     }
 
     pub(super) fn connect(&mut self, will: Option<Number>, history: &mut History) -> Box<Connect> {
-        self.is_connected = false;
+        (self.is_connected, self.has_crashed, self.pings) = (false, false, 0);
         self.answers.clear();
         if self.role.is_passing {
             self.begin_anew();
@@ -102,7 +108,7 @@ impl Script {
         Box::new(connect_packet(self.role, self.begins_anew, will))
     }
 
-    pub(in crate::simulation) fn subscribe(&mut self, filter: &'static str, qos: QoS, from: Option<u64>) {
+    pub(in crate::simulation) fn subscribe(&mut self, filter: &'static str, qos: QoS, from: Option<From>) {
         self.unwanted.retain(|(unwanted, _)| *unwanted != filter);
         self.wanted.retain(|w| w.filter != filter);
         self.wanted.push(Wanted { filter, qos, from, state: Asked::Not });
@@ -129,7 +135,7 @@ impl Script {
     }
 
     /// Takes what may be sent now.
-    pub(super) fn next_packet(&mut self, history: &mut History) -> Option<Packet> {
+    pub(super) fn next_packet(&mut self, unix_ms: u64, history: &mut History) -> Option<Packet> {
         if let Some(answer) = self.answers.pop_front() {
             if let Packet::PubAck(ack) | Packet::PubComp(ack) = &answer {
                 history.push(Event::Done { who: self.who, packet_id: ack.packet_id });
@@ -139,7 +145,11 @@ impl Script {
         if !self.is_connected {
             return None;
         }
-        if let Some(request) = self.next_request(history) {
+        if self.pings > 0 {
+            self.pings -= 1;
+            return Some(Packet::PingReq);
+        }
+        if let Some(request) = self.next_request(unix_ms, history) {
             return Some(request);
         }
         if self.outgoing.len() >= WINDOW {
@@ -160,7 +170,7 @@ impl Script {
         Some(publish_packet(history, number, PacketId::new(packet_id), false))
     }
 
-    fn next_request(&mut self, history: &mut History) -> Option<Packet> {
+    fn next_request(&mut self, unix_ms: u64, history: &mut History) -> Option<Packet> {
         let packet_id = PacketId::new(self.next_request_id)?;
         let who = self.who;
         if let Some((filter, asked)) = self.unwanted.iter_mut().find(|(_, asked)| asked.is_none()) {
@@ -178,14 +188,19 @@ impl Script {
         self.next_request_id += 1;
         wanted.state = Asked::Sent(packet_id);
         let Wanted { filter, qos, from, .. } = *wanted;
-        history.push(Event::Subscribing { who, filter, qos, from });
-        let from = from.map(|seq| (im::IM_FROM_SEQ.into(), seq.to_string().into()));
+        history.push(Event::Subscribing { who, filter, qos, from, at_unix_ms: unix_ms });
+        // Every other time the filter says it, as it must where there are no properties.
+        let is_prefixed = self.role.is_old() || packet_id.get() % 2 == 0;
+        let (prefix, property) = match from {
+            Some(from) if is_prefixed => (format!("{}{from}/", im::FROM_PREFIX), None),
+            from => (String::new(), from.map(|from| (im::IM_FROM_SEQ.into(), from.to_string().into()))),
+        };
         Some(Packet::Subscribe(Subscribe {
             packet_id,
             subscription_identifier: None,
-            user_properties: from.into_iter().collect(),
+            user_properties: property.into_iter().collect(),
             filters: vec![SubscribeFilter {
-                filter: filter.into(),
+                filter: format!("{prefix}{filter}").into(),
                 options: SubscribeOptions { qos, ..SubscribeOptions::default() },
             }],
         }))
@@ -307,6 +322,11 @@ impl Script {
             number: taken.number(),
             dup: publish.dup,
         });
+        let poison = taken.number().filter(|n| history.message(*n).is_some_and(|m| m.is_poison));
+        if let Some(number) = poison.filter(|_| self.role.is_frail) {
+            self.has_crashed = true;
+            return history.push(Event::Crashed { who, number });
+        }
         let took = Event::Took { who, taken };
         match (publish.qos, publish.packet_id) {
             (QoS::AtLeastOnce, Some(id)) => {
@@ -326,6 +346,7 @@ impl Script {
     /// Whether nothing is left to do for it.
     pub(super) fn is_quiet(&self) -> bool {
         self.is_connected
+            && !self.has_crashed
             && self.is_subscribed()
             && self.unsent.is_empty()
             && self.outgoing.is_empty()

@@ -19,7 +19,7 @@ impl World {
 
     pub(super) fn settle(&mut self) -> Result<(), String> {
         self.vanish()?;
-        let mut quiet_rounds = 0;
+        let (mut quiet_rounds, mut has_waited) = (0, false);
         for _ in 0..ROUNDS_MAX {
             for who in 0..self.actors.len() {
                 if !self.is_linked(who) && !self.role(who).stays_away {
@@ -49,7 +49,8 @@ impl World {
                 && (0..self.actors.len()).all(|who| self.role(who).stays_away || self.actors[who].is_quiet());
             quiet_rounds = if is_quiet { quiet_rounds + 1 } else { 0 };
             // What expires meanwhile is told within this time.
-            if quiet_rounds == 20 {
+            if quiet_rounds == 20 && !has_waited {
+                has_waited = true;
                 self.commit()?;
                 self.pass_time(10_000)?;
             }
