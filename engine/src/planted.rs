@@ -68,6 +68,28 @@ pub enum Planted {
     MemberLostAtRestart,
     /// A message takes the place of another user's with the same key.
     CollapseAcrossUsers,
+    /// A conversation keeps more than its rule says.
+    KeptTooLong,
+    /// A replay from a time on begins one message too late.
+    TimeSkips,
+    /// Who asked for envelopes gets messages as they are.
+    EnvelopeLeftOut,
+    /// The last receipt of a message is not told.
+    LastReceiptNotTold,
+    /// Nobody is told of `read`.
+    ReadNotTold,
+    /// A message is set aside by the first connection that it ended alone.
+    SetAsideEarly,
+    /// A restart forgets what was set aside.
+    SetAsideLostAtRestart,
+    /// A client may declare a slower heartbeat than its CONNECT said.
+    HeartbeatRaised,
+    /// Messages go out on a connection that is silent for a probe.
+    PublishedDuringProbe,
+    /// A probe does not notice what its client sends meanwhile.
+    ProbeNeverSpoiled,
+    /// Messages stay in memory after they are durable.
+    MemoryKept,
 }
 
 impl Planted {
@@ -103,5 +125,16 @@ impl Planted {
         Self::ReadPositionLostAtRestart,
         Self::MemberLostAtRestart,
         Self::CollapseAcrossUsers,
+        Self::KeptTooLong,
+        Self::TimeSkips,
+        Self::EnvelopeLeftOut,
+        Self::LastReceiptNotTold,
+        Self::ReadNotTold,
+        Self::SetAsideEarly,
+        Self::SetAsideLostAtRestart,
+        Self::HeartbeatRaised,
+        Self::PublishedDuringProbe,
+        Self::ProbeNeverSpoiled,
+        Self::MemoryKept,
     ];
 }

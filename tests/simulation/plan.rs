@@ -16,6 +16,8 @@ pub(super) struct Plan {
     pub(super) receipts_listed_max: usize,
     /// Connections in a row that a message may end; 0 = any number.
     pub(super) poison_after: u32,
+    /// In the end messages go through while nothing else happens, and memory must not keep them.
+    pub(super) measures_memory: bool,
     /// How much of each conversation is kept.
     pub(super) retention: Retention,
     /// A mistake of the engine's.
@@ -37,6 +39,8 @@ impl Plan {
             bodies_bytes_max: if seed.is_multiple_of(2) { 2_000 } else { 0 },
             receipts_listed_max: if seed % 5 == 2 { 2 } else { 50 },
             poison_after: if seed % 4 == 3 { 5 } else { 0 },
+            // One of those that keep few messages.
+            measures_memory: seed % 4 == 1,
             retention: retention(seed),
             planted: None,
             skips_sync: false,

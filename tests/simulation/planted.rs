@@ -88,8 +88,30 @@ const ROWS: &[Row] = &[
         "a message takes the place of another user's with the same key",
         "kept",
     ),
+    row(Planted::KeptTooLong, "a conversation keeps more than its rule says", "retention"),
+    row(Planted::TimeSkips, "a replay from a time on begins one message too late", "replay"),
+    row(Planted::EnvelopeLeftOut, "who asked for envelopes gets messages as they are", "envelopes"),
+    row(Planted::LastReceiptNotTold, "the last receipt of a message is not told", "counted"),
+    row(Planted::ReadNotTold, "nobody is told of `read`", "read receipts"),
+    row(
+        Planted::SetAsideEarly,
+        "a message is set aside by the first connection that it ended alone",
+        "poison",
+    ),
+    row(Planted::SetAsideLostAtRestart, "a restart forgets what was set aside", "poison"),
+    row(
+        Planted::HeartbeatRaised,
+        "a client may declare a slower heartbeat than its CONNECT said",
+        "heartbeat",
+    ),
+    row(Planted::PublishedDuringProbe, "messages go out on a connection that is silent for a probe", "probe"),
+    row(Planted::ProbeNeverSpoiled, "a probe does not notice what its client sends meanwhile", "probe"),
+    row(Planted::MemoryKept, "messages stay in memory after they are durable", "memory"),
     Row { bug: Bug::SkippedSync, what: "the log vouches for what is not on the disk", checker: CONDUCT },
 ];
+
+/// Tests that share the bugs.
+const PARTS: usize = 2;
 
 /// Seeds that a bug may stay unfound for.
 const SEEDS: u64 = 100;
@@ -109,10 +131,29 @@ fn hunt(row: &Row) -> Result<u64, String> {
     Err(format!("{} is not found by {:?}, only by {others:?}", row.bug.name(), row.checker))
 }
 
+/// Each row from this one on is found, in steps of [`PARTS`]: each part can have a processor of its own.
+fn each_is_found(part: usize) {
+    let wanted = std::env::var("BUG").ok();
+    let rows = ROWS.iter().skip(part).step_by(PARTS);
+    let rows = rows.filter(|row| wanted.as_ref().is_none_or(|name| *name == row.bug.name()));
+    let mut missed = Vec::new();
+    for row in rows {
+        match hunt(row) {
+            Ok(seed) => println!("{} is found with seed {seed}", row.bug.name()),
+            Err(what) => missed.push(what),
+        }
+    }
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
 #[test]
 fn every_planted_bug_is_found_by_its_checker() {
-    let missed: Vec<_> = ROWS.iter().filter_map(|row| hunt(row).err()).collect();
-    assert!(missed.is_empty(), "{}", missed.join("\n"));
+    each_is_found(0);
+}
+
+#[test]
+fn every_other_planted_bug_is_found_by_its_checker() {
+    each_is_found(1);
 }
 
 #[test]

@@ -492,9 +492,10 @@ impl Shard {
             Form::Plain => Vec::new(),
             Form::Envelope => targets.iter().filter(|t| t.share.is_none()).map(|t| t.session).collect(),
         };
+        let given = if self.has_planted(Planted::EnvelopeLeftOut) { Form::Plain } else { form };
         targets.extend(subscribers.chunk_by(|a, b| a.session == b.session).map(|of| {
             let is_second = plain.binary_search(&of[0].session).is_ok();
-            Target { form, is_second, ..Target::of(of) }
+            Target { form: given, is_second, ..Target::of(of) }
         }));
         if load.in_conversation {
             for target in targets.iter_mut().filter(|target| target.form == form) {

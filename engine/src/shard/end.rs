@@ -14,6 +14,7 @@ use super::share::Remains;
 use crate::body::Body;
 use crate::memory::Held;
 use crate::message::{Delivery, Flag, Message, MessageId, MsgNo, Origin};
+use crate::planted::Planted;
 use crate::receipt::{Names, Outcome, Told};
 use crate::record::{Entry, Recipient, SessionNo, Source};
 use crate::route::SessionKey;
@@ -86,6 +87,9 @@ impl Shard {
         if told.is_some() && !self.receipts.is_tracked(message) {
             self.timers.clear(Deadline::MessageExpiry(message));
             self.timers.clear(Deadline::Count(message));
+            if self.has_planted(Planted::LastReceiptNotTold) {
+                return;
+            }
         } else if told.is_some() && self.receipts.count_later(message) {
             self.timers.set(Deadline::Count(message), now.monotonic_ms + COUNT_EVERY_MS);
         }

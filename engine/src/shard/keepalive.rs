@@ -13,6 +13,7 @@ use super::accept::Refused;
 use super::probe::Probe;
 use super::{Conn, Shard};
 use crate::message::{compact, user_property};
+use crate::planted::Planted;
 use crate::record::Entry;
 use crate::route::SessionKey;
 use crate::timers::Deadline;
@@ -74,6 +75,9 @@ impl Shard {
         })?;
         let Some(c) = self.conns.get_mut(&conn) else { return Ok(()) };
         c.declared_s = interval_s;
+        if self.config.planted == Some(Planted::HeartbeatRaised) {
+            c.keep_alive_s = interval_s;
+        }
         if let Some(net) = request.net {
             c.path().net = Some(net.into());
         }
@@ -109,7 +113,7 @@ impl Shard {
         let key = c.session;
         let Some(path) = &mut c.path else { return };
         if let Some(probe) = &mut path.probe {
-            probe.spoiled = true;
+            probe.spoiled = self.config.planted != Some(Planted::ProbeNeverSpoiled);
         }
         let Some(net) = path.net.clone() else { return };
         let survived_s = std::mem::take(&mut path.survived_s);

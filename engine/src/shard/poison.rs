@@ -7,6 +7,7 @@ use protocol::PacketId;
 
 use super::Shard;
 use crate::message::{Delivery, Flag, Identifiers, Message, MsgNo, Origin};
+use crate::planted::Planted;
 use crate::poison::{QUICK_MS, SetAside};
 use crate::receipt::Outcome;
 use crate::record::{Entry, Form};
@@ -55,7 +56,8 @@ impl Shard {
         let suspicion = session.suspicion.get_or_insert_default();
         let ends = suspicion.ended_quickly(alone.map(|(_, message, source)| (message, source)));
         // One end alone says nothing.
-        if let Some((packet_id, ..)) = alone.filter(|_| ends >= after.max(2)) {
+        let early = if self.has_planted(Planted::SetAsideEarly) { 4 } else { 0 };
+        if let Some((packet_id, ..)) = alone.filter(|_| ends + early >= after.max(2)) {
             self.set_aside(now, key, packet_id);
         }
     }

@@ -10,6 +10,7 @@ use super::Shard;
 use super::accept::Refused;
 use super::queue::Way;
 use crate::message::{Delivery, Origin};
+use crate::planted::Planted;
 use crate::route::SessionKey;
 use crate::timers::Deadline;
 use crate::{ConnId, Now};
@@ -36,7 +37,7 @@ impl Shard {
         if c.is_silent {
             return Err(Refused::request("a probe is pending on this connection".to_owned()));
         }
-        c.is_silent = true;
+        c.is_silent = self.config.planted != Some(Planted::PublishedDuringProbe);
         c.path().probe = Some(Probe { id, after_s, spoiled: false, errors: Vec::new() });
         let due_ms = now.monotonic_ms + u64::from(after_s) * 1000;
         self.timers.set(Deadline::Probe(conn), due_ms);

@@ -7,6 +7,7 @@ use super::Shard;
 use crate::Now;
 use crate::member::RollKey;
 use crate::message::Message;
+use crate::planted::Planted;
 use crate::reads::{ReadCount, Wish};
 use crate::receipt::Told;
 use crate::record::Entry;
@@ -52,6 +53,9 @@ impl Shard {
         after_seq: u64,
         to_seq: u64,
     ) {
+        if self.has_planted(Planted::ReadNotTold) {
+            return;
+        }
         let Some(first) = self.read_wishes.first_seq(topic) else { return };
         let Some(roll) = self.members.roll(topic) else { return };
         let joined = self.members.member(topic, user).map_or(0, |member| member.joined);

@@ -529,6 +529,7 @@ fn remembered(planted: Option<Planted>, entry: Entry) -> Option<Entry> {
         Entry::Member { .. } => Planted::MemberLostAtRestart,
         Entry::Subscribed { .. } => Planted::SubscriptionLostAtRestart,
         Entry::Tracked { .. } => Planted::ReceiptsLostAtRestart,
+        Entry::SetAside { .. } => Planted::SetAsideLostAtRestart,
         _ => Planted::WillLostAtRestart,
     };
     match entry {

@@ -68,6 +68,7 @@ impl Shard {
                 Start::First => Some(or_before(first_seq)),
                 Start::Time { unix_ms } => {
                     let kept = self.conversations.seq_at(topic, unix_ms).map(or_before);
+                    let kept = kept.map(|seq| seq + u64::from(self.has_planted(Planted::TimeSkips)));
                     // The last one came since, and is given up as those before it: who asks is told.
                     let is_given_up = self.conversations.end(topic).ts_unix_ms >= unix_ms;
                     kept.or(is_given_up.then_some(last_seq))
@@ -204,7 +205,8 @@ impl Shard {
         if self.uncommitted.is_empty() {
             return;
         }
-        while self.uncommitted.front().is_some_and(|message| message.ticket() <= committed) {
+        let is_kept = self.has_planted(Planted::MemoryKept);
+        while self.uncommitted.front().is_some_and(|message| message.ticket() <= committed && !is_kept) {
             self.uncommitted.pop_front();
         }
         for session in std::mem::take(&mut self.waits_for_commit) {

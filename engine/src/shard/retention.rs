@@ -7,6 +7,7 @@ use bytestring::ByteString;
 use super::Shard;
 use super::backlog::Work;
 use crate::Now;
+use crate::planted::Planted;
 use crate::record::Entry;
 use crate::timers::Deadline;
 
@@ -21,7 +22,7 @@ impl Shard {
 
     /// Gives up what a conversation keeps beyond its rule; what is more than one turn's comes later.
     pub(super) fn retain(&mut self, now: Now, topic: &ByteString) {
-        if !self.conversations.keeps_too_much(topic, now.unix_ms) {
+        if !self.conversations.keeps_too_much(topic, now.unix_ms) || self.has_planted(Planted::KeptTooLong) {
             return;
         }
         // What a cursor that has ended left out is found by the index: first that.

@@ -68,7 +68,11 @@ fn counts(evidence: &Evidence<'_>, message: &Message, hearer: Who) -> Result<Cou
 }
 
 fn is_of(receipt: &Value, message: &Message) -> bool {
-    receipt["count"].is_u64() && receipt["topic"] == message.topic && receipt["id"] == message.id()
+    // Readers are counted by themselves: read_receipts looks at them.
+    receipt["count"].is_u64()
+        && receipt["state"] != "read"
+        && receipt["topic"] == message.topic
+        && receipt["id"] == message.id()
 }
 
 /// The receipts that a client got, and whether each was sent before.

@@ -41,6 +41,8 @@ pub(super) struct Evidence<'a> {
     pub(super) plan: Plan,
     /// Bytes that the shard counted as held in the end.
     pub(super) memory_bytes: u64,
+    /// By how much it counted more after some messages more had gone through.
+    pub(super) grown_bytes: u64,
     /// The numbers of each conversation's messages that the broker would list in the end, and when that was.
     pub(super) kept: BTreeMap<&'static str, Vec<u64>>,
     pub(super) end_unix_ms: u64,
@@ -57,6 +59,7 @@ impl<'a> Evidence<'a> {
             history,
             plan: world.plan,
             memory_bytes: shard.stats().memory_bytes,
+            grown_bytes: world.grown_bytes,
             kept: kept.collect(),
             end_unix_ms: world.unix_ms(),
             set_aside: &world.set_aside,

@@ -29,12 +29,18 @@ fn check(evidence: &Evidence<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// Most connections of the client that ended one after the other since the message was made, with one broker.
+/// Most connections of the client that ended one after the other, with one broker, since the message was made and until
+/// another one came after its last coming.
 fn ends_in_a_row(evidence: &Evidence<'_>, who: usize, number: Number) -> u32 {
-    let events = evidence.history.events.iter();
-    let since = events.skip_while(|event| !matches!(event, Event::Made(m) if m.number == number));
+    let events = &evidence.history.events;
+    let is_made = |event: &Event| matches!(event, Event::Made(m) if m.number == number);
+    let is_it = |event: &Event| matches!(event, Event::Came { who: of, number: n, .. } if *of == who && *n == Some(number));
+    let is_any = |event: &Event| matches!(event, Event::Came { who: of, .. } if *of == who);
+    let made = events.iter().position(is_made).unwrap_or(0);
+    let last = events.iter().rposition(is_it).unwrap_or(made);
+    let next = events.iter().skip(last + 1).position(is_any).map_or(events.len(), |at| last + 1 + at);
     let (mut ends, mut most) = (0, 0);
-    for event in since {
+    for event in &events[made..next] {
         match event {
             Event::Lost { who: of } if *of == who => ends += 1,
             Event::Died => ends = 0,

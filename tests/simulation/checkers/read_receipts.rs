@@ -1,11 +1,11 @@
 //! Who wants to hear of `read` hears of it when a member said so, for the highest of its messages that were reached, and
-//! not before.
+//! not before. Of a message of many recipients it hears how many have read it.
 
 use std::collections::BTreeMap;
 
 use protocol::im::{Receipt, ReceiptState};
 
-use super::{Checker, Evidence};
+use super::{Checker, Evidence, counted};
 use crate::simulation::history::{Event, Who};
 use crate::simulation::world::cast::{CAST, MEMBERS, RECEIPTS, REPLAYED_TOPICS};
 
@@ -45,6 +45,15 @@ fn told(evidence: &Evidence<'_>, hearer: Who) -> Result<BTreeMap<(String, String
                 }
             }
             Event::Took { who, taken } if *who == hearer && taken.topic == RECEIPTS => {
+                if let Some((topic, seq, count)) = count(&taken.payload) {
+                    let others = MEMBERS.iter().filter(|member| **member != CAST[hearer].user());
+                    let asked =
+                        |m: &&&str| asked.get(&((**m).to_owned(), topic.clone())).copied().unwrap_or(0);
+                    if count > others.filter(|member| asked(member) >= seq).count() as u64 {
+                        return Err(format!("c{hearer} was told {}, so many did not read it", taken.payload));
+                    }
+                    continue;
+                }
                 let Ok(receipt) = serde_json::from_str::<Receipt>(&taken.payload) else { continue };
                 if receipt.state != ReceiptState::Read {
                     continue;
@@ -61,6 +70,14 @@ fn told(evidence: &Evidence<'_>, hearer: Who) -> Result<BTreeMap<(String, String
         }
     }
     Ok(told)
+}
+
+/// What a receipt says that counts readers: topic, number and count.
+fn count(payload: &str) -> Option<(String, u64, u64)> {
+    let receipt: serde_json::Value = serde_json::from_str(payload).ok()?;
+    let is_read = receipt["state"] == "read";
+    let count = receipt["count"].as_u64().filter(|_| is_read)?;
+    Some((receipt["topic"].as_str()?.to_owned(), receipt["seq"].as_u64()?, count))
 }
 
 /// The highest message of a sender that a member is known to have read: acknowledged while it was a member, before it
@@ -84,8 +101,9 @@ fn due(evidence: &Evidence<'_>, sender: Who, reader: &str, topic: &str) -> Optio
                     continue;
                 };
                 let is_since = is_member && *made > members_since;
-                if let Some(seq) = seq.filter(|_| is_since && message.topic == topic && message.by == sender)
-                {
+                let is_its_own = message.topic == topic && message.by == sender;
+                let is_listed = !counted::is_counted(evidence, message);
+                if let Some(seq) = seq.filter(|_| is_since && is_its_own && is_listed) {
                     sent.entry(seq).or_insert(at);
                 }
                 let said = message.read.filter(|(of, _)| is_since && *of == topic);

@@ -28,6 +28,7 @@ mod retained;
 mod rewrite;
 mod session_end;
 mod speak;
+mod storm;
 mod subscribe;
 mod time;
 mod twin;
@@ -80,6 +81,7 @@ pub(super) const OPS: &[Op] = &[
     probe::OP,
     heartbeat::OP,
     ping::OP,
+    storm::OP,
 ];
 
 /// An operation and where its share of all ends.

@@ -6,7 +6,7 @@ mod device;
 mod network;
 mod node;
 mod script;
-mod settle;
+pub(super) mod settle;
 
 use std::collections::BTreeMap;
 
@@ -56,6 +56,8 @@ pub(super) struct World {
     /// The question what was set aside, and the ids that came.
     listing: Option<AskId>,
     pub(super) set_aside: Vec<String>,
+    /// By how much the broker held more after some messages went through it at rest.
+    pub(super) grown_bytes: u64,
     ops: Vec<Weighted>,
 }
 
@@ -77,6 +79,7 @@ impl World {
             next_ask: 0,
             listing: None,
             set_aside: Vec::new(),
+            grown_bytes: 0,
             ops,
         }
     }
@@ -94,6 +97,9 @@ impl World {
         }
         self.history.push(Event::Settling);
         self.settle().map_err(conduct)?;
+        if self.plan.measures_memory {
+            self.grown_bytes = self.go_through().map_err(conduct)?;
+        }
         self.list_set_aside().map_err(conduct)?;
         self.history.push(Event::Rested);
         Ok(())

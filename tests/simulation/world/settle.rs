@@ -1,6 +1,13 @@
 //! The end of a run: no more trouble, everyone connects, all that is due arrives.
 
+use protocol::QoS;
+
 use super::World;
+use super::cast::REPLAYED_TOPICS;
+use crate::simulation::ops::publish;
+
+/// Messages that go through a broker at rest.
+pub(in crate::simulation) const MESSAGES_THROUGH: u64 = 40;
 
 /// Rounds after which a world that does not come to rest is wrong.
 const ROUNDS_MAX: u32 = 50_000;
@@ -19,6 +26,28 @@ impl World {
 
     pub(super) fn settle(&mut self) -> Result<(), String> {
         self.vanish()?;
+        self.rest()?;
+        if self.plan.poison_after > 0 {
+            // What was set aside is so in the next broker, too.
+            self.crash()?;
+            self.rest()?;
+        }
+        Ok(())
+    }
+
+    /// Lets some more messages go through, and returns by how many bytes the broker holds more after them.
+    pub(super) fn go_through(&mut self) -> Result<u64, String> {
+        let before = self.node.shard.stats().memory_bytes;
+        self.plan.messages += MESSAGES_THROUGH;
+        let by = self.any_client(|role| role.publishes && role.user.is_none() && role.hears_receipts());
+        for _ in 0..MESSAGES_THROUGH {
+            self.make(publish::message(by, REPLAYED_TOPICS[0], QoS::AtLeastOnce))?;
+        }
+        self.rest()?;
+        Ok(self.node.shard.stats().memory_bytes.saturating_sub(before))
+    }
+
+    fn rest(&mut self) -> Result<(), String> {
         let (mut quiet_rounds, mut has_waited) = (0, false);
         for _ in 0..ROUNDS_MAX {
             for who in 0..self.actors.len() {
