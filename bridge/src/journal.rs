@@ -96,6 +96,7 @@ impl Journal {
             durability: Durability::Power,
             record_bytes_max: RECORD_BYTES_MAX,
             bytes_max: Some(bytes_max),
+            keeps_reserve: false,
         };
         let log = Log::open(dir, config).map_err(|source| JournalError::Open { dir: name(), source })?;
         let mut state = State::default();

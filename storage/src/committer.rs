@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -20,12 +20,16 @@ use crate::disk::Disk;
 use crate::error::LogError;
 use crate::log::Log;
 use crate::rewrite::Rewritten;
+use crate::spare::SpareOrder;
 
 /// Bytes that one group takes before it is committed, if more is waiting: bounds memory and the wait of the
 /// first.
 const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How often space is asked for while there is none.
 const RETRY_SPACE: Duration = Duration::from_secs(1);
+/// The space of a segment is filled ahead where the one before was filled in less time: at a higher pace the syncs that
+/// this shortens are worth what it writes.
+const FILL_WITHIN: Duration = Duration::from_secs(60);
 /// What the queue needs per record beside its bytes.
 const RECORD_OVERHEAD_BYTES: usize = size_of::<Bytes>();
 
@@ -63,9 +67,19 @@ pub struct Committer {
 
 #[derive(Debug)]
 enum Job {
-    Append { ticket: u64, records: Vec<Bytes> },
-    Swap { rewritten: Rewritten, done: SyncSender<bool> },
-    Sync { done: SyncSender<bool> },
+    Append {
+        ticket: u64,
+        records: Vec<Bytes>,
+    },
+    Swap {
+        rewritten: Rewritten,
+        done: SyncSender<bool>,
+    },
+    Sync {
+        done: SyncSender<bool>,
+    },
+    /// A segment that was ordered is there, or could not be made.
+    Spare,
 }
 
 /// Asks the thread that writes the log for what looking after the log needs, from another thread.
@@ -96,7 +110,9 @@ impl Committer {
     /// Starts the thread. `on_event` is called on it.
     pub fn spawn<D: Disk>(log: Log<D>, on_event: impl FnMut(CommitEvent) + Send + 'static) -> Self {
         let shared = Arc::new(Shared::default());
-        let writer = Writer { log, on_event, shared: shared.clone(), is_full: false };
+        let spares = SpareMaker::spawn(shared.clone());
+        let writer =
+            Writer { log, on_event, shared: shared.clone(), is_full: false, spares, ordered_at: None };
         let ended = Ended(shared.clone());
         let thread = thread::Builder::new().name("log-writer".to_owned()).spawn(move || {
             let _ended = ended;
@@ -177,7 +193,7 @@ impl Job {
     fn bytes(&self) -> usize {
         match self {
             Self::Append { records, .. } => total(records),
-            Self::Swap { .. } | Self::Sync { .. } => 0,
+            Self::Swap { .. } | Self::Sync { .. } | Self::Spare => 0,
         }
     }
 }
@@ -224,12 +240,54 @@ impl Drop for Ended {
     }
 }
 
+/// The thread that makes segments ahead; dropping it ends it after the one under way.
+struct SpareMaker<D: Disk> {
+    orders: Option<SyncSender<SpareOrder<D>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl<D: Disk> SpareMaker<D> {
+    fn spawn(shared: Arc<Shared>) -> Self {
+        let (orders, ordered) = sync_channel::<SpareOrder<D>>(1);
+        let thread = thread::Builder::new().name("log-spare".to_owned()).spawn(move || {
+            for order in ordered {
+                order.make();
+                shared.push(Job::Spare);
+            }
+        });
+        // Without the thread the log makes its segments itself.
+        Self { orders: thread.is_ok().then_some(orders), thread: thread.ok() }
+    }
+
+    /// Has a segment made; one that is not is made when it is needed.
+    fn make(&self, order: SpareOrder<D>) {
+        if let Some(orders) = &self.orders {
+            // The log has one order out at most, so there is room.
+            let _ = orders.try_send(order);
+        }
+    }
+}
+
+impl<D: Disk> Drop for SpareMaker<D> {
+    fn drop(&mut self) {
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            // It panics only by a bug, and the log goes on without it.
+            let _ = thread.join();
+        }
+    }
+}
+
 /// What the thread owns.
 struct Writer<D: Disk, E> {
+    /// Before the log: it must not write to the log's directory when that is not locked any more.
+    spares: SpareMaker<D>,
     log: Log<D>,
     on_event: E,
     shared: Arc<Shared>,
     is_full: bool,
+    /// When the newest segment was ordered.
+    ordered_at: Option<Instant>,
 }
 
 /// Why a round ended.
@@ -253,7 +311,9 @@ impl<D: Disk, E: FnMut(CommitEvent)> Writer<D, E> {
             return Err(LogError::Poisoned { why });
         }
         self.shared.end();
-        self.log.close()
+        let Self { spares, log, .. } = self;
+        drop(spares);
+        log.close()
     }
 
     /// Writes until the end; an error is the log's failure, or `Full` at the end.
@@ -328,6 +388,10 @@ impl<D: Disk, E: FnMut(CommitEvent)> Writer<D, E> {
                     self.sync(&done)?;
                     return Ok(Round::Goes);
                 }
+                Some(Job::Spare) => {
+                    self.take_spare()?;
+                    return Ok(Round::Goes);
+                }
                 None => break,
             }
         }
@@ -337,11 +401,31 @@ impl<D: Disk, E: FnMut(CommitEvent)> Writer<D, E> {
             (self.on_event)(CommitEvent::Committed { ticket, log_bytes: self.log.bytes() });
         }
         // After the event: nobody waits for the next segment yet.
-        if !self.log.is_full() {
-            self.log.ensure_spare()?;
-        }
+        self.order_spare()?;
         self.tell_full(self.log.is_full() || matches!(round, Round::Stuck(..)));
         Ok(round)
+    }
+
+    /// Has the next segment made while this one is written to.
+    fn order_spare(&mut self) -> Result<(), LogError> {
+        let is_busy = self.ordered_at.is_some_and(|at| at.elapsed() < FILL_WITHIN);
+        if let Some(order) = self.log.order_spare(is_busy)? {
+            self.ordered_at = Some(Instant::now());
+            self.spares.make(order);
+        } else if self.log.lacks_spare() {
+            // The quota has no room for it.
+            self.log.ensure_spare()?;
+        }
+        Ok(())
+    }
+
+    fn take_spare(&mut self) -> Result<(), LogError> {
+        // Who needed it did not wait for this message.
+        if !self.log.take_spare(false)? && self.log.lacks_spare() {
+            self.log.ensure_spare()?;
+            self.tell_full(self.log.is_full());
+        }
+        Ok(())
     }
 
     /// Appends in order; on an error tells how many were appended.

@@ -3,6 +3,8 @@
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
@@ -16,6 +18,12 @@ const VERSION_KEY: &str = "version";
 const APPLIED_KEY: &str = "applied";
 /// The least that `fjall` allows. With small memtables far less is in use.
 const JOURNALS_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes written since the view was last tidied from which on it is worth it, ...
+const TIDY_BYTES_MIN: u64 = 8 * 1024 * 1024;
+/// ... if they are at least one part of this many of what it takes: all that is left is written once more.
+const TIDY_PART: u64 = 4;
+/// Tidying waits this long for what is in memory to become files.
+const FLUSH_MAX: Duration = Duration::from_secs(10);
 /// Files that are kept open.
 const FILES_OPEN_MAX: usize = 64;
 
@@ -42,6 +50,8 @@ pub struct FjallView {
     rows: Keyspace,
     about: Keyspace,
     applied: u64,
+    /// Bytes of keys and values written since it was tidied.
+    written: u64,
 }
 
 impl std::fmt::Debug for FjallView {
@@ -88,7 +98,33 @@ impl FjallView {
                 u64::from_le_bytes(applied.as_ref().try_into().map_err(|_| why())?)
             }
         };
-        Ok(Self { dir: dir.to_owned(), database, rows, about, applied })
+        Ok(Self { dir: dir.to_owned(), database, rows, about, applied, written: 0 })
+    }
+
+    /// Gives back the space of rows that are gone or were written again, if so much was written that it is worth it: to be
+    /// called when nothing else is to be done, as it writes all that is left. Returns whether it was done. A few tens of
+    /// MB of journal stay.
+    ///
+    /// # Errors
+    /// The view cannot be written; it must be opened again.
+    pub fn tidy(&mut self) -> Result<bool, ViewError> {
+        if self.written < TIDY_BYTES_MIN || self.written < self.disk_bytes() / TIDY_PART {
+            return Ok(false);
+        }
+        self.written = 0;
+        // A journal goes when both keyspaces have files of all that is in it.
+        for keyspace in [&self.rows, &self.about] {
+            keyspace.rotate_memtable().map_err(|error| self.failed(&error))?;
+        }
+        let begin = Instant::now();
+        while self.rows.sealed_memtable_count() + self.about.sealed_memtable_count() > 0 {
+            if begin.elapsed() > FLUSH_MAX {
+                return Ok(false);
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        self.rows.major_compact().map_err(|error| self.failed(&error))?;
+        Ok(true)
     }
 
     /// Returns what it takes on disk.
@@ -127,6 +163,7 @@ impl View for FjallView {
     fn write(&mut self, rows: Vec<(Bytes, Option<Bytes>)>, applied: Lsn) -> Result<(), ViewError> {
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
         for (key, value) in rows {
+            self.written += (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64;
             match value {
                 Some(value) => batch.insert(&self.rows, key, value),
                 None => batch.remove(&self.rows, key),

@@ -14,6 +14,7 @@
 //! 00000000000000000008.seg     full: synced, ends with its footer, only read
 //! 00000000000000000009.seg     the current one: groups, then zeros up to its preallocated size
 //! 00000000000000000010.seg     the spare: preallocated, so that the log knows that it is full before it must refuse
+//! log.reserve                  only its space counts: given up for a segment when the disk is full
 //! *.tmp                        being made; removed when the log is opened
 //! ```
 //!
@@ -88,6 +89,7 @@ mod seal;
 mod segment;
 pub mod sim;
 mod sim_view;
+mod spare;
 mod view;
 
 pub use committer::{CommitEvent, Committer, Swapper};

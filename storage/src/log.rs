@@ -12,14 +12,13 @@ use std::sync::Arc;
 use crate::disk::{Disk, DiskFile, LockError};
 use crate::error::{LogError, OpenError};
 use crate::file_disk::{FileDisk, is_no_space};
-use crate::format::{
-    FILE_HEADER_BYTES, FileHeader, GROUP_HEADER_BYTES, Kind, VERSION, group_bytes, record_bytes,
-};
+use crate::format::{FILE_HEADER_BYTES, GROUP_HEADER_BYTES, group_bytes, record_bytes};
 use crate::index::GroupIndex;
 use crate::pending::Pending;
 use crate::reader::{Current, Shared};
 use crate::recover::{Recovered, TornTail, recover};
-use crate::segment::{Sealed, Segment, TEMPORARY};
+use crate::segment::{Sealed, Segment};
+use crate::spare::Ordered;
 
 /// Least and most `segment_bytes`.
 const SEGMENT_BYTES_RANGE: (u64, u64) = (4096, 1 << 30);
@@ -58,6 +57,9 @@ pub struct LogConfig {
     /// checkpoint are made in any case: they let records that end others through. For the same reason a
     /// `Committer` goes one segment beyond it.
     pub bytes_max: Option<u64>,
+    /// Whether a file of one segment's size is kept beside the log, and given up for a segment when the disk is full: what a
+    /// `Committer` goes beyond the quota has its space then on a full disk too. Without room for it the log is full.
+    pub keeps_reserve: bool,
 }
 
 impl Default for LogConfig {
@@ -67,6 +69,7 @@ impl Default for LogConfig {
             durability: Durability::Power,
             record_bytes_max: 16 * 1024 * 1024,
             bytes_max: None,
+            keeps_reserve: false,
         }
     }
 }
@@ -89,11 +92,15 @@ pub struct Log<D: Disk = FileDisk> {
     pub(crate) committed_lsn: u64,
     /// What is synced; less than `committed_lsn` only with `Durability::Process`.
     pub(crate) synced_lsn: u64,
+    /// The file in reserve is there and whole.
+    pub(crate) has_reserve: bool,
+    /// The next segment, if somebody else makes it now.
+    pub(crate) ordered: Option<Ordered<D::File>>,
     /// The current segment was written to since its last sync.
     is_dirty: bool,
     pub(crate) is_full: bool,
     /// There are more bytes than the quota allows: full, although there may be a spare segment.
-    is_over_quota: bool,
+    pub(crate) is_over_quota: bool,
     poisoned: Option<String>,
     torn: Option<TornTail>,
     planted_skip_sync: bool,
@@ -138,6 +145,8 @@ impl<D: Disk> Log<D> {
             next_lsn,
             committed_lsn: next_lsn - 1,
             synced_lsn: next_lsn - 1,
+            has_reserve: false,
+            ordered: None,
             is_dirty: false,
             is_full: false,
             is_over_quota: false,
@@ -224,7 +233,8 @@ impl<D: Disk> Log<D> {
     /// Returns the size of all files, preallocated space included: what `bytes_max` limits.
     pub fn disk_bytes(&self) -> u64 {
         let sealed: u64 = self.sealed.iter().map(|file| file.capacity).sum();
-        sealed + self.tail.iter().map(|segment| segment.capacity).sum::<u64>()
+        let ordered = self.ordered.as_ref().map_or(0, |ordered| ordered.capacity);
+        sealed + ordered + self.tail.iter().map(|segment| segment.capacity).sum::<u64>()
     }
 
     /// Returns whether the next segment could not be preallocated, for want of space or by the quota. What is
@@ -251,6 +261,7 @@ impl<D: Disk> Log<D> {
     pub fn close(mut self) -> Result<(), LogError> {
         self.commit_pending()?;
         self.sync_current()?;
+        self.take_spare(true)?;
         if self.tail.front().is_some_and(|current| !current.is_empty()) {
             self.write_marker()?;
         }
@@ -386,14 +397,21 @@ impl<D: Disk> Log<D> {
 
     /// Makes an empty segment of at least this size at `tail[index]`; returns whether there was space for it.
     fn make_room(&mut self, index: usize, bytes_min: u64) -> Result<bool, LogError> {
-        let Some(segment) = self.tail.get(index) else {
+        if self.tail.get(index).is_none() && !self.take_spare(true)? {
             if self.is_full {
                 return Ok(false);
             }
             let made = self.make_segment(bytes_min.max(self.config.segment_bytes))?;
             self.is_full = !made;
-            return Ok(made);
-        };
+            if !made {
+                return Ok(false);
+            }
+        }
+        let segment = &self.tail[index];
+        // One that was ordered may be too small for a large record.
+        if segment.capacity >= bytes_min {
+            return Ok(true);
+        }
         let more = bytes_min - segment.capacity;
         if index > 0 && !self.is_within_quota(more) {
             return Ok(false);
@@ -414,25 +432,13 @@ impl<D: Disk> Log<D> {
     pub(crate) fn ensure_spare(&mut self) -> Result<(), LogError> {
         self.check_poison()?;
         let mut is_full = false;
+        self.take_spare(true)?;
         while self.tail.len() < 2 && !is_full {
             is_full = !self.make_segment(self.config.segment_bytes)?;
         }
         self.is_over_quota &= !self.is_within_quota(0);
-        self.is_full = is_full || self.is_over_quota;
+        self.is_full = is_full || self.is_over_quota || !self.keep_reserve()?;
         Ok(())
-    }
-
-    /// Makes a segment beyond the quota, if nothing is beyond it yet, for records that found no space; says whether there
-    /// is one. The current segment is left then, so that it can be rewritten: with the reserve used up nothing else
-    /// may end the records that fill the others.
-    pub(crate) fn make_way(&mut self) -> Result<bool, LogError> {
-        self.check_poison()?;
-        if self.tail.len() > 1 || !self.is_within_quota(0) {
-            return Ok(false);
-        }
-        let made = self.add_segment(self.config.segment_bytes)?;
-        self.is_over_quota = !self.is_within_quota(0);
-        Ok(made)
     }
 
     pub(crate) fn is_within_quota(&self, more: u64) -> bool {
@@ -447,46 +453,16 @@ impl<D: Disk> Log<D> {
         self.add_segment(capacity)
     }
 
-    fn add_segment(&mut self, capacity: u64) -> Result<bool, LogError> {
+    pub(crate) fn add_segment(&mut self, capacity: u64) -> Result<bool, LogError> {
+        let id = self.next_segment_id();
+        let made = crate::spare::make(&*self.disk, id, capacity, false);
+        self.add_made(id, made)
+    }
+
+    /// Returns the number of the segment that is made next.
+    pub(crate) fn next_segment_id(&self) -> u64 {
         let newest = self.tail.back().map(|segment| segment.id).or(self.sealed.back().map(|file| file.id));
-        let id = newest.map_or(1, |newest| newest + 1);
-        let header = FileHeader::new(Kind::Segment, id, self.disk.nonce());
-        let name = crate::segment::name(Kind::Segment, id);
-        let temporary = format!("{name}{TEMPORARY}");
-        // A file gets its name when its header is on disk: a named file without a header is damage.
-        let made = self.disk.create(&temporary).and_then(|file| {
-            file.allocate(capacity)?;
-            Ok(file)
-        });
-        let finished = made.and_then(|file| {
-            file.write_at(&header.encode(), 0)?;
-            file.sync()?;
-            self.disk.rename(&temporary, &name)?;
-            self.disk.sync_dir()?;
-            Ok(file)
-        });
-        match finished {
-            Ok(file) => {
-                let end = FILE_HEADER_BYTES as u64;
-                self.tail.push_back(Segment {
-                    id,
-                    nonce: header.nonce,
-                    version: VERSION,
-                    file,
-                    capacity,
-                    end,
-                });
-                if self.tail.len() == 1 {
-                    self.tell_files();
-                }
-                Ok(true)
-            }
-            Err(error) if is_no_space(&error) => {
-                self.remove_temporary(&temporary)?;
-                Ok(false)
-            }
-            Err(source) => Err(self.poison("preallocate", &temporary, source)),
-        }
+        newest.map_or(1, |newest| newest + 1)
     }
 
     /// Removes a file that was not finished; one that is not there is fine.

@@ -118,6 +118,7 @@ fn log_config(config: &Config) -> LogConfig {
         },
         record_bytes_max: RECORD_BYTES_MAX,
         bytes_max: Some(config.store.bytes_max).filter(|bytes| *bytes > 0),
+        keeps_reserve: true,
     }
 }
 

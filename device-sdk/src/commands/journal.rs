@@ -103,6 +103,7 @@ impl CommandJournal {
             durability: Durability::Power,
             record_bytes_max: RESULT_BYTES_MAX + 1024,
             bytes_max: None,
+            keeps_reserve: false,
         };
         let log = Log::open(dir, config).map_err(JournalError::Open)?;
         let mut journal = Self {

@@ -32,6 +32,7 @@ pub(super) fn open(options: &QueueOptions) -> Result<(Log, u64, State), StartErr
         durability: Durability::Power,
         record_bytes_max: RECORD_BYTES_MAX,
         bytes_max: Some(options.bytes_max),
+        keeps_reserve: false,
     };
     let log = Log::open(&options.dir, config).map_err(StartError::Queue)?;
     let unreadable = |what: String| StartError::QueueRecords { dir: dir.clone(), what };

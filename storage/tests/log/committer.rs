@@ -1,12 +1,13 @@
 //! The writer thread: order, grouping, a full disk, failures, the end.
 
+use std::fs;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use crate::support::records;
 use bytes::Bytes;
 use storage::sim::SimDisk;
-use storage::{CommitEvent, Committer, Log, LogConfig, LogError};
+use storage::{CommitEvent, Committer, Durability, Log, LogConfig, LogError};
 use tempfile::tempdir;
 
 /// Longest that any of these waits; passing takes far less.
@@ -154,6 +155,78 @@ fn a_full_disk_is_told_records_wait_and_go_on_when_there_is_space() {
     committer.close().unwrap();
     let wanted = [bytes(6, 1000), bytes(6, 1000), bytes(1, 10)].concat();
     assert_eq!(contents(&disk), wanted);
+}
+
+#[test]
+fn a_full_disk_takes_one_segment_more_out_of_the_reserve_which_is_made_again_when_there_is_space() {
+    let reserve = |disk: &SimDisk| disk.read("log.reserve").map(|bytes| bytes.len());
+    let disk = SimDisk::new(12);
+    let log = Log::open_on(disk.clone(), LogConfig { keeps_reserve: true, ..config() }).unwrap();
+    assert_eq!((log.is_full(), reserve(&disk)), (false, Some(4096)));
+    let (tell, events) = channel();
+    let committer = Committer::spawn(log, move |event| drop(tell.send(event)));
+    disk.set_capacity_bytes(Some(disk.used_bytes()));
+    // Three go into a segment, and there are two.
+    for ticket in 1..=10 {
+        committer.submit(ticket, bytes(1, 1000));
+    }
+    let mut is_full = false;
+    let mut committed = 0;
+    while committed < 9 {
+        match events.recv_timeout(PATIENCE).unwrap() {
+            CommitEvent::Full(full) => is_full = full,
+            CommitEvent::Committed { ticket, .. } => committed = ticket,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((committed, is_full, reserve(&disk)), (9, true, None));
+    disk.set_capacity_bytes(None);
+    while is_full || committed < 10 {
+        match events.recv_timeout(PATIENCE).unwrap() {
+            CommitEvent::Full(full) => is_full = full,
+            CommitEvent::Committed { ticket, .. } => committed = ticket,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(reserve(&disk), Some(4096));
+    committer.close().unwrap();
+    assert_eq!(contents(&disk), vec![vec![1; 1000]; 10]);
+}
+
+#[test]
+fn a_log_without_room_for_its_reserve_is_full() {
+    let disk = SimDisk::new(13);
+    disk.set_capacity_bytes(Some(2 * 4096 + 1000));
+    let with_reserve = LogConfig { keeps_reserve: true, ..config() };
+    let mut log = Log::open_on(disk.clone(), with_reserve).unwrap();
+    assert!(log.is_full() && disk.read("log.reserve").is_none());
+    disk.set_capacity_bytes(None);
+    assert!(!log.retry_space() && disk.read("log.reserve").is_some());
+}
+
+#[test]
+fn segments_made_ahead_by_another_thread_hold_the_same_log() {
+    for durability in [Durability::Power, Durability::Process] {
+        let dir = tempdir().unwrap();
+        let log = Log::open(dir.path(), LogConfig { durability, ..config() }).unwrap();
+        let (tell, events) = channel();
+        let committer = Committer::spawn(log, move |event| drop(tell.send(event)));
+        let mut wanted = Vec::new();
+        for ticket in 1..=200_u64 {
+            // Some need a segment larger than the one that was ordered.
+            let length = if ticket % 50 == 0 { 9_000 } else { 700 };
+            wanted.push((ticket, vec![ticket as u8; length]));
+            committer.submit(ticket, vec![vec![ticket as u8; length].into()]);
+            if ticket % 3 == 0 {
+                wait_committed(&events, ticket);
+            }
+        }
+        committer.close().unwrap();
+        let names = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let left = names.filter(|name| name.to_string_lossy().ends_with(".tmp"));
+        assert_eq!(left.count(), 0, "a segment that is made when the log is closed is taken");
+        assert_eq!(records(&Log::open(dir.path(), config()).unwrap()), wanted);
+    }
 }
 
 #[test]

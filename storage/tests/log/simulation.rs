@@ -107,7 +107,13 @@ impl<'a> World<'a> {
     fn new(seed: u64, durability: Durability, counts: &'a mut Counts) -> Self {
         let mut rng = Rng::with_seed(seed);
         let bytes_max = (rng.u32(0..4) == 0).then(|| rng.u64(4096..64 * 1024));
-        let config = LogConfig { segment_bytes: 4096, durability, record_bytes_max: 16 * 1024, bytes_max };
+        let config = LogConfig {
+            segment_bytes: 4096,
+            durability,
+            record_bytes_max: 16 * 1024,
+            bytes_max,
+            keeps_reserve: seed.is_multiple_of(2),
+        };
         let disk = SimDisk::new(rng.u64(..));
         let model = Model { dropped_below: 1, ..Model::default() };
         Self {
@@ -411,7 +417,8 @@ impl<'a> World<'a> {
     /// What the log says of its size is true.
     fn check_size(&self, log: &Log<SimDisk>) -> Result<(), String> {
         let aside = self.rewritten.as_ref().map_or(0, |(rewritten, _)| rewritten.bytes());
-        let (said, used) = (log.disk_bytes(), self.disk.used_bytes() - aside);
+        let reserve = self.disk.read("log.reserve").map_or(0, |bytes| bytes.len() as u64);
+        let (said, used) = (log.disk_bytes(), self.disk.used_bytes() - aside - reserve);
         if said != used || log.bytes() > said {
             return Err(format!(
                 "the files take {used} bytes, the log says {said}, {} of them used",

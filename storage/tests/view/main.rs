@@ -175,3 +175,34 @@ fn only_its_owner_may_look_into_the_view() {
     drop(FjallView::open(&path, small()).unwrap());
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
 }
+
+#[test]
+fn tidying_gives_back_the_space_of_rows_that_are_gone_and_keeps_the_others() {
+    let dir = tempdir().unwrap();
+    let mut view = FjallView::open(dir.path(), small()).unwrap();
+    assert!(!view.tidy().unwrap(), "nothing was written");
+    let mut rng = Rng::with_seed(9);
+    let row = |number: u32| Bytes::from(format!("row/{number:05}"));
+    // Noise: it does not become smaller on disk.
+    let mut value = || Bytes::from(std::iter::repeat_with(|| rng.u8(..)).take(4_000).collect::<Vec<_>>());
+    for round in 0..30 {
+        let rows = (0..200).map(|number| (row(round * 200 + number), Some(value()))).collect();
+        view.write(rows, Lsn(u64::from(round) + 1)).unwrap();
+    }
+    for round in 0..30 {
+        let rows = (0..200).map(|number| (row(round * 200 + number), None)).skip(1).collect();
+        view.write(rows, Lsn(u64::from(round) + 31)).unwrap();
+    }
+    let before = view.disk_bytes();
+    assert!(view.tidy().unwrap());
+    let after = view.disk_bytes();
+    assert!(after + 10_000_000 < before, "{before} bytes before, {after} after");
+    assert!(!view.tidy().unwrap(), "nothing was written since");
+    for again in [false, true] {
+        if again {
+            drop(view);
+            view = FjallView::open(dir.path(), small()).unwrap();
+        }
+        assert_eq!((view.applied(), scan(&view, b"").len()), (Lsn(60), 30));
+    }
+}
