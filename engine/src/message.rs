@@ -231,20 +231,28 @@ pub(crate) fn user_property<'a>(properties: &'a UserProperties, name: &str) -> O
 
 /// Bytes that a message occupies in a queue's account: what the sender made us keep.
 pub(crate) fn queue_bytes(topic: &str, payload: &Bytes, properties: &PublishProperties) -> usize {
+    account_bytes(topic, payload.len(), properties)
+}
+
+/// Returns what a message occupies in a queue's account, and its payload.
+pub(crate) fn sizes(topic: &str, payload_bytes: usize, properties: &PublishProperties) -> (u32, u32) {
+    let bytes = account_bytes(topic, payload_bytes, properties);
+    (bytes.min(u32::MAX as usize) as u32, payload_bytes.min(u32::MAX as usize) as u32)
+}
+
+fn account_bytes(topic: &str, payload_bytes: usize, properties: &PublishProperties) -> usize {
     let user: usize = properties.user_properties.iter().map(|(n, v)| n.len() + v.len() + 64).sum();
     let strings =
         [&properties.response_topic, &properties.content_type].into_iter().flatten().map(|s| s.len());
     let correlation = properties.correlation_data.as_ref().map_or(0, Bytes::len);
-    topic.len() + payload.len() + user + strings.sum::<usize>() + correlation + 64
+    topic.len() + payload_bytes + user + strings.sum::<usize>() + correlation + 64
 }
 
 impl Message {
     /// Notes how large it is; its body must be there.
     pub(crate) fn sized(mut self) -> Self {
         if let Some(body) = self.body.load().as_deref() {
-            self.bytes =
-                queue_bytes(&self.topic, &body.payload, &body.properties).min(u32::MAX as usize) as u32;
-            self.payload_bytes = body.payload.len().min(u32::MAX as usize) as u32;
+            (self.bytes, self.payload_bytes) = sizes(&self.topic, body.payload.len(), &body.properties);
         }
         self
     }

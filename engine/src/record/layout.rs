@@ -13,10 +13,10 @@ use protocol::{PacketId, PublishProperties, QoS, RetainHandling, SubscribeOption
 
 use super::{Entry, FinalState, GroupNo, MessageEntry, SessionNo, Source, VERSION};
 use crate::behind::{Behind, Stretch};
-use crate::body::Body;
+use crate::body::{Body, BodySlot};
 use crate::dedup::{Fingerprint, Published};
 use crate::memory::Held;
-use crate::message::{Expiry, Flag, Message, MsgNo};
+use crate::message::{Expiry, Flag, Message, MsgNo, sizes};
 use crate::poison::SetAside;
 
 pub use bodies::messages_of;
@@ -173,7 +173,7 @@ pub(super) fn write_message(w: &mut Writer<'_>, m: &Message, set_retained: bool)
     w.properties(&body.properties);
 }
 
-pub(crate) use each::{HeadFields, Queued, TakeEach, read_each};
+pub(crate) use each::{HeadFields, Queued, TakeEach, read_each, read_heads};
 
 /// Reads the entries of one record.
 ///
@@ -209,7 +209,9 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
             identifier: r.option(Reader::u32)?,
         },
         kind::UNSUBSCRIBED => Entry::Unsubscribed { session: r.session()?, filter: r.str()? },
-        form @ (kind::MESSAGE | kind::MESSAGE_V3) => Entry::Message(Box::new(read_message(r, form)?)),
+        form @ (kind::MESSAGE | kind::MESSAGE_V3) => {
+            Entry::Message(Box::new(read_message(r, form, !r.skips_bodies)?))
+        }
         kind::HEAD => read_head(r)?.into(),
         kind::RETAINED_CLEARED => Entry::RetainedCleared { topic: r.str()? },
         kind::QUEUED => read_queued(r)?.into(),
@@ -248,7 +250,7 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
             if kind != kind::MESSAGE && kind != kind::MESSAGE_V3 {
                 return Err(format!("kind {kind} where a message must be"));
             }
-            let message = std::sync::Arc::new(read_message(r, kind)?.message);
+            let message = std::sync::Arc::new(read_message(r, kind, true)?.message);
             let set_aside = Box::new(SetAside { message, qos, form, at_unix_ms });
             Entry::SetAside { session, set_aside }
         }
@@ -266,14 +268,30 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, String> {
     })
 }
 
-fn read_message(r: &mut Reader<'_>, form: u8) -> Result<MessageEntry, String> {
+/// Reads a message, its body only if it is wanted, or needed for what is kept of the message besides.
+fn read_message(r: &mut Reader<'_>, form: u8, wants_body: bool) -> Result<MessageEntry, String> {
     let no = r.message()?;
     let flags = r.u8()?;
     let (expiry, seq, ts_unix_ms) = (r.option(Reader::u64)?, r.option(Reader::u64)?, r.u64()?);
     let collapse = if form == kind::MESSAGE { None } else { r.collapse()? };
-    let (id, from, client, topic) = (r.str()?, r.str()?, r.str()?, r.str()?);
-    let (payload, properties) = (r.bytes()?, r.properties()?.into());
-    let body = Body { payload, id: id.into(), from, client, properties, ..Body::default() };
+    // A topic keeps it whole, and a conversation its sender.
+    let is_whole = wants_body || flags & 8 != 0 || seq.is_some();
+    let mut body = Body::default();
+    if is_whole {
+        (body.id, body.from, body.client) = (r.str()?.into(), r.str()?, r.str()?);
+    } else {
+        (0..3).try_for_each(|_| r.skip().map(drop))?;
+    }
+    let topic = r.str()?;
+    let payload_bytes = if is_whole {
+        body.payload = r.bytes()?;
+        body.payload.len()
+    } else {
+        r.skip()?
+    };
+    let properties = r.properties()?;
+    let (bytes, payload_bytes) = sizes(&topic, payload_bytes, &properties);
+    body.properties = properties.into();
     let message = Message {
         no,
         record: 0,
@@ -288,12 +306,12 @@ fn read_message(r: &mut Reader<'_>, form: u8) -> Result<MessageEntry, String> {
         seq,
         ts_unix_ms,
         collapse,
-        bytes: 0,
-        payload_bytes: 0,
-        body: body.into(),
+        bytes,
+        payload_bytes,
+        body: if is_whole { body.into() } else { BodySlot::default() },
         held: Held::default(),
     };
-    Ok(MessageEntry { message: message.sized(), set_retained: flags & 8 != 0 })
+    Ok(MessageEntry { message, set_retained: flags & 8 != 0 })
 }
 
 /// Writes what [`read_head`] reads.
@@ -434,6 +452,8 @@ struct Reader<'a> {
     record: &'a Bytes,
     at: usize,
     version: u8,
+    /// Messages are wanted without the bodies that nothing but sending needs.
+    skips_bodies: bool,
 }
 
 fn final_state(state: u8) -> Result<Option<FinalState>, String> {
@@ -481,6 +501,14 @@ impl<'a> Reader<'a> {
     }
     fn str(&mut self) -> Result<ByteString, String> {
         ByteString::try_from(self.bytes()?).map_err(|e| format!("a string is not UTF-8: {e}"))
+    }
+    /// Steps over bytes that nobody wants; returns how many.
+    fn skip(&mut self) -> Result<usize, String> {
+        let len = self.u32()? as usize;
+        let end = self.at.checked_add(len).filter(|end| *end <= self.record.len());
+        self.at =
+            end.ok_or_else(|| format!("{len} bytes wanted at byte {} of {}", self.at, self.record.len()))?;
+        Ok(len)
     }
     /// A string that nobody keeps.
     #[inline]

@@ -21,7 +21,7 @@ use crate::reads::Wish;
 use layout::{Writer, write_entry, write_head, write_message};
 
 pub use layout::messages_of;
-pub(crate) use layout::{HeadFields, Queued, TakeEach, read_body, read_each, read_record};
+pub(crate) use layout::{HeadFields, Queued, TakeEach, read_body, read_each, read_heads, read_record};
 
 /// Version of the layout that is written; older ones are read, a newer one is refused.
 pub(crate) const VERSION: u8 = 3;

@@ -374,3 +374,41 @@ fn an_answer_to_a_fetch_needs_the_messages_of_a_record_and_not_their_recipients(
         assert_eq!(messages_of(damaged.clone()), damaged);
     }
 }
+
+#[test]
+fn what_is_read_without_bodies_is_the_same_but_for_the_bodies_that_only_sending_needs() {
+    let mut entries = every_entry();
+    let plain = |set_retained| {
+        let mut entry = message();
+        entry.message.seq = None;
+        Entry::Message(Box::new(MessageEntry { set_retained, ..entry }))
+    };
+    let of = |entry: Entry| if let Entry::Message(entry) = entry { *entry } else { unreachable!() };
+    entries.extend([plain(false), plain(true)]);
+    let message = std::sync::Arc::new(of(plain(false)).message);
+    let set_aside = SetAside { message, qos: QoS::AtLeastOnce, form: Form::Plain, at_unix_ms: 3 };
+    entries.push(Entry::SetAside { session: SessionNo(1), set_aside: Box::new(set_aside) });
+    let mut read = Vec::new();
+    read_heads(&record_of(&entries), &mut read).unwrap();
+    assert_eq!(read.len(), entries.len());
+    let mut left_out = 0;
+    for (read, wanted) in read.into_iter().zip(entries) {
+        if !matches!(wanted, Entry::Message(_)) {
+            assert_eq!(read, wanted);
+            continue;
+        }
+        let (mut read, wanted) = (of(read), of(wanted));
+        if wanted.message.seq.is_none() && !wanted.set_retained {
+            left_out += 1;
+            assert!(!read.message.body.is_here());
+            read.message.body = wanted.message.body.clone();
+        }
+        assert_eq!(read, wanted);
+    }
+    assert!(left_out > 0);
+    let whole = record_of(&[plain(false)]);
+    for end in 1..whole.len() {
+        let cut = read_heads(&whole.slice(..end), &mut Vec::new());
+        assert!(end == 1 || cut.is_err(), "cut at {end}");
+    }
+}

@@ -18,11 +18,11 @@ pub(super) struct Keep {
 }
 
 /// Takes a message out of the record with this number.
-pub(super) fn keep(entry: &mut MessageEntry, place: u64) -> Keep {
-    let message = &mut entry.message;
-    let retained = entry.set_retained.then(|| {
+pub(super) fn keep(entry: MessageEntry, place: u64) -> Keep {
+    let MessageEntry { message, set_retained } = entry;
+    let retained = set_retained.then(|| {
         let mut row = RecordBuilder::default();
-        row.push_message(message, true);
+        row.push_message(&message, true);
         row.take()
     });
     let kept = message.seq.map(|seq| KeptMessage {
@@ -37,7 +37,7 @@ pub(super) fn keep(entry: &mut MessageEntry, place: u64) -> Keep {
     });
     let is_written = Flag::default();
     is_written.set();
-    let message = Message { record: place, is_written, body: BodySlot::default(), ..message.clone() };
+    let message = Message { record: place, is_written, body: BodySlot::default(), ..message };
     Keep { message, retained, kept }
 }
 

@@ -21,7 +21,7 @@ const PLACES: u64 = 512;
 /// What a batch needs of messages, more or less than before.
 #[derive(Debug, Default)]
 pub(super) struct Needs {
-    met: BTreeMap<MsgNo, Message>,
+    met: FxHashMap<MsgNo, Message>,
     changes: FxHashMap<MsgNo, i64>,
     /// By record.
     places: BTreeMap<u64, i64>,

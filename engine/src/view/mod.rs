@@ -28,7 +28,7 @@ pub(crate) use row::is_state;
 
 use crate::Ticket;
 use crate::message::MsgNo;
-use crate::record::{Entry, RecordBuilder, SessionNo, read_record};
+use crate::record::{Entry, RecordBuilder, SessionNo, read_heads, read_record};
 use conversation::Changed;
 use entries::{Keep, retained_no};
 use messages::Needs;
@@ -73,9 +73,14 @@ pub struct Projector {
     read_wishes: BTreeMap<ByteString, Vec<Entry>>,
     /// The next numbers to give: message, session, group.
     counters: [u64; 3],
+    /// Those of the record that is being taken in: kept for its capacity.
+    entries: Vec<Entry>,
     /// Ends of messages whose receipts this batch does not open: they may be open since an earlier one.
     ended: Vec<(MsgNo, Entry)>,
 }
+
+/// Room for entries of a record that is kept for the next one.
+const ENTRIES_KEPT: usize = 1_024;
 
 /// What a step needs in memory besides strings, about.
 const STEP_BYTES: usize = 200;
@@ -91,12 +96,18 @@ impl Projector {
     /// # Errors
     /// The record is none that this version reads; nothing of it was taken in.
     pub fn push(&mut self, ticket: Ticket, record: &Bytes) -> Result<(), ProjectError> {
-        let entries = read_record(record).map_err(|what| ProjectError { ticket, what })?;
+        let mut entries = std::mem::take(&mut self.entries);
+        entries.clear();
+        let read = read_heads(record, &mut entries).map_err(|what| ProjectError { ticket, what });
+        read?;
         self.newest = ticket;
         // Payloads are not kept.
         self.bytes += entries.len() * STEP_BYTES;
-        for entry in entries {
+        for entry in entries.drain(..) {
             self.take(ticket, entry);
+        }
+        if entries.capacity() <= ENTRIES_KEPT {
+            self.entries = entries;
         }
         Ok(())
     }
@@ -212,8 +223,8 @@ impl Projector {
                     self.simple.insert(row::published(&user, number), Some(row_of([&one])));
                 }
             }
-            Entry::Message(mut entry) => {
-                let Keep { message, retained, kept } = entries::keep(&mut entry, ticket.0);
+            Entry::Message(entry) => {
+                let Keep { message, retained, kept } = entries::keep(*entry, ticket.0);
                 if let Some(kept) = kept {
                     self.conversations.entry(message.topic.clone()).or_default().keep(kept);
                 }

@@ -9,7 +9,7 @@ use crate::record::{Entry, VERSION};
 
 /// Reads the body of a message out of the record that holds it; `None` when the record does not.
 pub(crate) fn read_body(record: &Bytes, no: MsgNo) -> Option<Body> {
-    let mut r = Reader { record, at: 0, version: 0 };
+    let mut r = Reader { record, at: 0, version: 0, skips_bodies: false };
     r.version = r.u8().ok().filter(|version| (1..=VERSION).contains(version))?;
     while r.at < record.len() {
         match read_entry(&mut r).ok()? {
@@ -25,7 +25,7 @@ pub(crate) fn read_body(record: &Bytes, no: MsgNo) -> Option<Body> {
 pub fn messages_of(record: Bytes) -> Bytes {
     let cut = || {
         let version = *record.first().filter(|version| (1..=VERSION).contains(*version))?;
-        let mut r = Reader { record: &record, at: 1, version };
+        let mut r = Reader { record: &record, at: 1, version, skips_bodies: true };
         let mut kept = vec![version];
         while r.at < record.len() {
             let from = r.at;

@@ -114,7 +114,19 @@ impl TakeEach for Vec<Entry> {
 /// # Errors
 /// As [`read_record`](super::read_record), or what the taker says; those before were taken then.
 pub(crate) fn read_each(record: &Bytes, take: &mut impl TakeEach) -> Result<(), String> {
-    let mut r = Reader { record, at: 0, version: 0 };
+    read(record, take, false)
+}
+
+/// The same without the bodies of messages that no topic keeps and that are in no conversation: they are left out.
+///
+/// # Errors
+/// As [`read_each`].
+pub(crate) fn read_heads(record: &Bytes, take: &mut impl TakeEach) -> Result<(), String> {
+    read(record, take, true)
+}
+
+fn read(record: &Bytes, take: &mut impl TakeEach, skips_bodies: bool) -> Result<(), String> {
+    let mut r = Reader { record, at: 0, version: 0, skips_bodies };
     r.version = r.u8()?;
     if !(1..=VERSION).contains(&r.version) {
         return Err(format!("record version {}, this program reads versions 1 to {VERSION}", r.version));
