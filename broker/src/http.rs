@@ -177,6 +177,7 @@ async fn readyz(State(ask): State<mpsc::Sender<Ask>>) -> Response {
     let what = match snapshot(&ask).await {
         Ok(snapshot) if snapshot.stopping => "shutting down\n",
         Ok(snapshot) if snapshot.store_full => "the store is full\n",
+        Ok(snapshot) if snapshot.view.is_failed => "the store gives no space back, the log says why\n",
         Ok(_) => return "ready\n".into_response(),
         Err(what) => what,
     };

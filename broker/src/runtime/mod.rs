@@ -345,6 +345,7 @@ impl Core {
                     segment_bytes: config.store.segment_bytes,
                     unsynced_passes: 0,
                     damaged: BTreeSet::new(),
+                    full: view::FullStore::default(),
                 },
                 Arc::clone(inbox),
             )),

@@ -8,12 +8,14 @@
 //! Invariants: the view never knows more than what is synced, whatever the durability, so that a power cut leaves the
 //! log ahead of it; a segment is only rewritten when all of it is in the view.
 
+mod hurry;
+mod patience;
+mod place;
+
 use std::{
     cmp::Reverse,
     collections::BTreeSet,
-    fs,
     ops::Range,
-    path::{Path, PathBuf},
     slice,
     sync::{
         Arc, Condvar, Mutex, MutexGuard,
@@ -28,11 +30,13 @@ use engine::{
     Ticket,
     view::{ProjectError, Projector, live_places},
 };
-use storage::{DiskFile, FjallView, LogError, LogReader, Lsn, Swapper, View, ViewConfig, ViewError};
+use storage::{FjallView, LogError, LogReader, Lsn, Swapper, View, ViewError};
 
+use self::{hurry::Hurry, patience::is_due};
+pub(super) use self::{patience::FullStore, place::ViewPlace};
 use super::{
     Inbox,
-    reclaim::{Segment, plan},
+    reclaim::{Garbage, Segment, plan},
 };
 use crate::FatalError;
 
@@ -44,6 +48,16 @@ const PERIOD_FULL: Duration = Duration::from_millis(100);
 
 /// Looks after which what is committed is synced, with durability "process": bounds what a start replays.
 const UNSYNCED_PASSES_MAX: u32 = 30;
+
+/// Records behind the log from which on the view gets as much of the processors as everybody else: a start replays them in
+/// well under a second.
+const LATE_RECORDS: u64 = 300_000;
+
+/// Looks in a row with nothing to take in after which the view is tidied if that is worth it.
+const QUIET_PASSES: u32 = 3;
+
+/// How much less of a busy machine it gets until then.
+const NICE: i32 = 10;
 
 /// Bytes of records in one batch ...
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
@@ -57,8 +71,11 @@ const SEGMENTS_LOOKED_AT: usize = 32;
 /// Runs rewritten after one batch.
 const REWRITES_MAX: usize = 8;
 
-/// Most bytes kept in reserve for the view.
-const RESERVE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// While the store stays full, segments with little garbage are rewritten this often ...
+const THRIFT_PERIOD: Duration = Duration::from_secs(10);
+
+/// ... and what does not work for want of space is told this often.
+const TOLD_PERIOD: Duration = Duration::from_secs(60);
 
 /// What the thread has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,7 +119,7 @@ struct State {
 
 /// Why the view does not follow the log any more.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+pub(super) enum Failure {
     #[error(transparent)]
     Log(#[from] LogError),
     #[error(transparent)]
@@ -111,49 +128,6 @@ enum Failure {
     Project(#[from] ProjectError),
     #[error("the view cannot say which records are needed: {0}")]
     Places(String),
-}
-
-/// Where the view is, and a file whose space is given up for it when the disk is full: without the view no space would
-/// ever be given back.
-#[derive(Clone, Debug)]
-pub(super) struct ViewPlace {
-    dir: PathBuf,
-    reserve: PathBuf,
-    reserve_bytes: u64,
-}
-
-impl ViewPlace {
-    /// In this data directory, for a log with segments of this size.
-    pub(super) fn new(data_dir: &Path, segment_bytes: u64) -> Self {
-        Self {
-            dir: data_dir.join("view"),
-            reserve: data_dir.join("view.reserve"),
-            reserve_bytes: segment_bytes.min(RESERVE_BYTES_MAX),
-        }
-    }
-
-    /// Opens the view; a full disk does not prevent it.
-    pub(super) fn open(&self) -> Result<FjallView, ViewError> {
-        FjallView::open(&self.dir, ViewConfig::default()).or_else(|error| {
-            match fs::remove_file(&self.reserve) {
-                Ok(()) => FjallView::open(&self.dir, ViewConfig::default()),
-                Err(_) => Err(error),
-            }
-        })
-    }
-
-    /// Makes the reserve again, if there is space for it.
-    fn keep_reserve(&self) {
-        if self.reserve.exists() {
-            return;
-        }
-        let made =
-            fs::File::create(&self.reserve).and_then(|file| DiskFile::allocate(&file, self.reserve_bytes));
-        if made.is_err() {
-            // A part of it is of no use; it is tried again after the next batch.
-            let _ = fs::remove_file(&self.reserve);
-        }
-    }
 }
 
 /// What the thread owns.
@@ -167,6 +141,7 @@ pub(super) struct Follower {
     pub(super) unsynced_passes: u32,
     /// Segments with records that cannot be read: they stay as they are.
     pub(super) damaged: BTreeSet<u64>,
+    pub(super) full: FullStore,
 }
 
 impl ViewThread {
@@ -235,11 +210,23 @@ impl Shared {
     }
 
     fn follow(&self, mut follower: Follower, inbox: &Inbox) {
-        let mut looked_at = 0;
+        let (mut looked_at, mut quiet_passes) = (0, 0);
+        let hurry = Hurry::spawn();
+        // Others go first. If it cannot, it takes its share like them.
+        let _ = rustix::process::nice(NICE);
         loop {
             follower.sync(inbox);
-            let done = follower.catch_up(self).and_then(|()| {
-                follower.place.keep_reserve();
+            let applied = follower.view.applied();
+            let done;
+            (follower, done) = self.catch_up(follower, &hurry);
+            let done = done.and_then(|()| {
+                quiet_passes = if follower.view.applied() == applied { quiet_passes + 1 } else { 0 };
+                if quiet_passes >= QUIET_PASSES && !inbox.is_full() {
+                    follower.tidy()?;
+                }
+                if !inbox.is_full() {
+                    follower.place.keep_reserve();
+                }
                 self.disk_bytes.store(follower.view.disk_bytes(), Relaxed);
                 if self.is_ending() { Ok(()) } else { follower.reclaim(self, &mut looked_at, inbox) }
             });
@@ -267,12 +254,29 @@ impl Shared {
                 // What came last is synced, whatever the durability, and taken in too: the next start replays nothing.
                 // If the log takes nothing more, that is told by others.
                 let _ = follower.swapper.sync();
-                if let Err(error) = follower.catch_up(self) {
+                if let (_, Err(error)) = self.catch_up(follower, &hurry) {
                     tracing::warn!(%error, "the view is behind the log, the next start takes longer");
                 }
                 return;
             }
         }
+    }
+
+    /// Takes everything into the view that is synced now, in a hurry where it is late.
+    fn catch_up(&self, mut follower: Follower, hurry: &Hurry) -> (Follower, Result<(), Failure>) {
+        let synced = follower.reader.synced();
+        let mut done = Ok(());
+        while done.is_ok() && follower.view.applied() < synced {
+            if follower.lag() > LATE_RECORDS || self.is_ending() {
+                (follower, done) = hurry.take_batch(follower, synced);
+            } else {
+                done = follower.take_batch(synced);
+            }
+            self.batches.fetch_add(1, Relaxed);
+            self.lag.store(follower.lag(), Relaxed);
+        }
+        self.lag.store(follower.lag(), Relaxed);
+        (follower, done)
     }
 
     /// Waits for the next look; `false` at the end.
@@ -291,10 +295,11 @@ impl Shared {
         if !self.is_failed.swap(true, Relaxed) {
             tracing::error!(%error, "the view failed; the log grows until it can be written again");
         }
-        let Follower { view, place, reader, swapper, segment_bytes, unsynced_passes, damaged } = follower;
+        let Follower { view, place, reader, swapper, segment_bytes, unsynced_passes, damaged, full } =
+            follower;
         drop(view);
         // The most likely reason is a full disk.
-        let _ = fs::remove_file(&place.reserve);
+        place.give_up_reserve();
         loop {
             match place.open() {
                 Ok(view) => {
@@ -306,6 +311,7 @@ impl Shared {
                         segment_bytes,
                         unsynced_passes,
                         damaged,
+                        full,
                     });
                 }
                 Err(error) => tracing::debug!(%error, "the view cannot be opened again yet"),
@@ -318,6 +324,11 @@ impl Shared {
 }
 
 impl Follower {
+    /// How many records are committed and not in the view.
+    fn lag(&self) -> u64 {
+        self.reader.committed().0.saturating_sub(self.view.applied().0)
+    }
+
     /// Has the log synced if that is worth it: with durability "process" only full segments are, and what ended messages
     /// may be in the current one for long.
     fn sync(&mut self, inbox: &Inbox) {
@@ -333,27 +344,24 @@ impl Follower {
         }
     }
 
-    /// Takes everything into the view that is synced now.
-    fn catch_up(&mut self, shared: &Shared) -> Result<(), Failure> {
-        let synced = self.reader.synced();
-        let mut projector = Projector::new();
-        while self.view.applied() < synced {
-            let newest = self.push_batch(&mut projector, synced)?;
-            let mut failed = None;
-            let rows = projector.flush(|key| get(&self.view, key, &mut failed));
-            if let Some(error) = failed {
-                return Err(error.into());
-            }
-            self.view.write(rows?, newest)?;
-            shared.batches.fetch_add(1, Relaxed);
-            self.tell_lag(shared);
+    fn tidy(&mut self) -> Result<(), Failure> {
+        let before = self.view.disk_bytes();
+        if self.view.tidy()? {
+            tracing::debug!(before, after = self.view.disk_bytes(), "tidied the view");
         }
-        self.tell_lag(shared);
         Ok(())
     }
 
-    fn tell_lag(&self, shared: &Shared) {
-        shared.lag.store(self.reader.committed().0.saturating_sub(self.view.applied().0), Relaxed);
+    /// Takes one batch of what is synced into the view.
+    pub(super) fn take_batch(&mut self, synced: Lsn) -> Result<(), Failure> {
+        let mut projector = Projector::new();
+        let newest = self.push_batch(&mut projector, synced)?;
+        let mut failed = None;
+        let rows = projector.flush(|key| get(&self.view, key, &mut failed));
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        Ok(self.view.write(rows?, newest)?)
     }
 
     /// Reads one batch; returns up to where.
@@ -392,7 +400,11 @@ impl Follower {
             let is_damaged = self.damaged.contains(&info.id);
             segments.push(Segment { info, live, is_damaged });
         }
-        let mut runs = plan(&segments, self.segment_bytes, is_full);
+        let wanted = if is_full { Garbage::FULL_STORE } else { Garbage::USUAL };
+        let mut runs = plan(&segments, self.segment_bytes, wanted);
+        if is_full && runs.is_empty() && is_due(&mut self.full.thrifty_at, THRIFT_PERIOD) {
+            runs = plan(&segments, self.segment_bytes, Garbage::ANY);
+        }
         // What gives back most comes first.
         let garbage =
             |run: &Range<usize>| segments[run.clone()].iter().map(Segment::garbage_bytes).sum::<u64>();
@@ -432,13 +444,17 @@ impl Follower {
         }
     }
 
-    fn rewrite(&self, shared: &Shared, first: &Segment, last: &Segment) -> Result<(), Failure> {
+    fn rewrite(&mut self, shared: &Shared, first: &Segment, last: &Segment) -> Result<(), Failure> {
         let live = self.live(first.info.first, last.info.next)?;
         let keep = |lsn: Lsn, _: &[u8]| live.binary_search(&Ticket(lsn.0)).is_ok();
         let rewritten = match self.reader.rewrite(first.info.id..=last.info.id, keep) {
             Ok(rewritten) => rewritten,
             Err(error @ LogError::NoSpace { .. }) => {
-                tracing::warn!(%error, "a segment cannot be rewritten now");
+                // What is rewritten needs space before it gives some back.
+                self.place.give_up_reserve();
+                if is_due(&mut self.full.told_at, TOLD_PERIOD) {
+                    tracing::warn!(%error, "a segment cannot be rewritten now");
+                }
                 return Ok(());
             }
             // Looked at again the next time.

@@ -85,8 +85,9 @@ fn segments_of_mostly_garbage_are_rewritten_and_still_hold_the_state() {
     let mut worker = lasting(&broker, "worker", true);
     worker.subscribe("work", QoS::AtLeastOnce);
     let mut written = 0;
-    while metric(http, "postrider_store_rewrites_total") < 3 {
-        for id in 1..=2_000 {
+    for _ in 0..2 {
+        let before = metric(http, "postrider_store_rewrites_total");
+        for id in 1..=1_000 {
             publisher.send(&publish("work", QoS::AtLeastOnce, id, &[1; 4_000]));
             publisher.expect_puback(id);
             let packet_id = worker.expect_publish().packet_id.unwrap();
@@ -94,12 +95,11 @@ fn segments_of_mostly_garbage_are_rewritten_and_still_hold_the_state() {
             written += 4_000;
         }
         worker.ping();
-        // A fast disk takes all of it before the view has looked once; without fsync it waits for one, up to 30 s.
+        // Full segments are synced, whatever the durability, so the view takes them in at its next look.
         let begin = std::time::Instant::now();
-        while metric(http, "postrider_store_view_lag_records") > 0 {
-            assert!(begin.elapsed() < PATIENCE, "the view does not follow the log");
+        while metric(http, "postrider_store_rewrites_total") == before {
+            assert!(begin.elapsed() < PATIENCE, "nothing was rewritten after {written} bytes");
         }
-        assert!(written < 64 * 1024 * 1024, "nothing rewritten after {written} bytes");
     }
     let dir = broker.stop();
 
