@@ -4,6 +4,7 @@
 //! when it is dropped.
 
 use std::{
+    collections::BTreeMap,
     fmt, fs,
     io::{BufRead, BufReader, Read},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -206,6 +207,19 @@ impl Server {
             sum += schedstat_ns(&thread?.path())?;
         }
         Ok(sum)
+    }
+
+    /// The same for each thread that is there, by name.
+    pub(crate) fn cpu_ns_by_thread(&self) -> Result<BTreeMap<String, u64>> {
+        let mut threads = BTreeMap::new();
+        for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let thread = thread?.path();
+            // It may end meanwhile.
+            let read = |file: &str| fs::read_to_string(thread.join(file)).unwrap_or_default();
+            let ns = read("schedstat").split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok());
+            *threads.entry(read("comm").trim().to_owned()).or_default() += ns.unwrap_or(0);
+        }
+        Ok(threads)
     }
 
     /// Memory of the process that is in RAM and its own (anonymous), bytes.

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use protocol::{ProtocolVersion, QoS};
 
 use crate::{
@@ -22,7 +22,9 @@ const VERSION: ProtocolVersion = ProtocolVersion::V5;
 const PAYLOAD_BYTES: usize = 200;
 /// What a message of that payload takes in the log, about: what the bare loop writes for each.
 const RECORD_BYTES: usize = 320;
-const PUBLISHERS: [usize; 3] = [1, 64, 1_000];
+/// Publishers, how many messages each has under way, and whether the subscriber, whose session is persistent, is there.
+const LOADS: [(usize, usize, bool); 5] =
+    [(1, 1, false), (64, 1, false), (64, 16, false), (64, 16, true), (1_000, 1, false)];
 /// Messages of the filler that wait for their PUBACK.
 const AHEAD: usize = 1_000;
 /// Sessions that are connected at once while they are made or drained.
@@ -40,16 +42,24 @@ pub(crate) struct Load {
 
 pub(crate) fn run(program: &Path, load: Load) -> Result<()> {
     println!(
-        "| durability | publishers | durable publishes/s | ack p50 ms | ack p99 ms | CPU µs a publish | bare loop/s |"
+        "| durability | publishers | under way each | subscriber | durable publishes/s | ack p50 ms | ack p99 ms | \
+         CPU µs a publish | of it shard, writer, view | bare loop/s | its sync p50, p99 ms | ack p99 / sync p99 |"
     );
-    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
+    println!("| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | --- | ---: | --- | ---: |");
     for (durability, name) in [(Durability::Power, "power"), (Durability::Process, "process")] {
-        for publishers in PUBLISHERS {
-            let published = publish(program, durability, publishers, load.seconds)?;
-            let bare = bare_loop(durability, publishers, load.seconds)?;
-            let Published { rate, p50_ms, p99_ms, cpu_us } = published;
+        for (publishers, ahead, is_there) in LOADS {
+            let published = publish(program, durability, (publishers, ahead, is_there), load.seconds)?;
+            let bare = bare_loop(durability, publishers * ahead, load.seconds)?;
+            let Published { rate, p50_ms, p99_ms, cpu_us, threads_us: [shard, writer, view] } = published;
+            let subscriber = if is_there { "connected" } else { "offline" };
+            let (ratio, syncs) = match bare.sync_ms {
+                Some([p50, p99]) => (format!("{:.1}", p99_ms / p99), format!("{p50:.2}, {p99:.2}")),
+                None => ("–".to_owned(), "–".to_owned()),
+            };
             println!(
-                "| {name} | {publishers} | {rate:.0} | {p50_ms:.2} | {p99_ms:.2} | {cpu_us:.1} | {bare:.0} |"
+                "| {name} | {publishers} | {ahead} | {subscriber} | {rate:.0} | {p50_ms:.2} | {p99_ms:.2} | \
+                 {cpu_us:.1} | {shard:.1}, {writer:.1}, {view:.1} | {:.0} | {syncs} | {ratio} |",
+                bare.rate
             );
         }
     }
@@ -61,69 +71,115 @@ struct Published {
     p50_ms: f64,
     p99_ms: f64,
     cpu_us: f64,
+    /// Of the shard's thread, the log's writer, and the threads of the view, a publish.
+    threads_us: [f64; 3],
 }
 
-/// Each publisher sends its next message when the one before was acknowledged; one offline session keeps them all.
-fn publish(program: &Path, durability: Durability, publishers: usize, seconds: f64) -> Result<Published> {
+/// Which of the three that are told a thread belongs to.
+fn thread_group(name: &str) -> Option<usize> {
+    ["shard", "log-writer", "view"].iter().position(|group| name.starts_with(group))
+}
+
+/// Each publisher sends its next message when one of those under way was acknowledged; a persistent session gets them all.
+fn publish(
+    program: &Path,
+    durability: Durability,
+    (publishers, ahead, is_there): (usize, usize, bool),
+    seconds: f64,
+) -> Result<Published> {
     let folder = tempfile::tempdir()?;
     let server = Server::on_store(program, durability, folder.path())?;
     let mut clients = Clients::new(server.addr, VERSION)?;
     let keeper = clients.connect(&["keeper".to_owned()], false)?[0];
     clients.subscribe(&[(keeper, "bench/#".to_owned())], QoS::AtLeastOnce)?;
-    clients.disconnect(keeper)?;
+    if !is_there {
+        clients.disconnect(keeper)?;
+    }
     let names: Vec<_> = (0..publishers).map(|number| format!("publisher-{number}")).collect();
     let links = clients.connect(&names, true)?;
-    let mut sent = vec![Instant::now(); links.len() + 1];
+    // By link and packet id.
+    let mut sent = vec![Instant::now(); (links.len() + 1) * ahead];
     let template = message("bench/store")?;
-    let mut send = |clients: &mut Clients, link: usize| {
-        let before = std::mem::replace(&mut sent[link], Instant::now());
-        clients.send_publish(link, &template, 1, &[]);
+    let mut send = |clients: &mut Clients, link: usize, id: u16| {
+        let place = (link - 1) * ahead + usize::from(id) - 1;
+        let before = std::mem::replace(&mut sent[place], Instant::now());
+        clients.send_publish(link, &template, id, &[]);
         before.elapsed()
     };
-    for link in &links {
-        send(&mut clients, *link);
+    let (begin, cpu, before) = (Instant::now(), server.cpu_ns()?, server.cpu_ns_by_thread()?);
+    for id in 1..=ahead as u16 {
+        for link in &links {
+            send(&mut clients, *link, id);
+        }
     }
-    let (begin, cpu) = (Instant::now(), server.cpu_ns()?);
-    let mut acks = Vec::new();
+    let (mut acks, mut delivered) = (Vec::new(), 0);
     while begin.elapsed().as_secs_f64() < seconds {
         clients.turn(Some(SILENCE_MAX), |clients, link, frame| {
-            accepted(&frame)?;
-            acks.push(send(clients, link));
+            if let Frame::Publish { qos, packet_id, .. } = frame {
+                clients.acknowledge(link, qos, packet_id);
+                delivered += 1;
+            } else {
+                let id = accepted(&frame)?;
+                acks.push(send(clients, link, id));
+            }
             Ok(())
         })?;
     }
-    let (took, cpu) = (begin.elapsed(), server.cpu_ns()? - cpu);
+    let (took, cpu, after) = (begin.elapsed(), server.cpu_ns()? - cpu, server.cpu_ns_by_thread()?);
     ensure!(!acks.is_empty(), "no publish was acknowledged in {seconds} s");
+    ensure!(!is_there || delivered * 2 > acks.len(), "{delivered} of {} messages came", acks.len());
     acks.sort_unstable();
     let at = |share: usize| acks[(acks.len() - 1) * share / 100].as_secs_f64() * 1e3;
+    let mut threads_us = [0.0; 3];
+    for (name, ns) in &after {
+        if let Some(group) = thread_group(name) {
+            let used = ns - before.get(name).copied().unwrap_or(0).min(*ns);
+            threads_us[group] += used as f64 / 1e3 / acks.len() as f64;
+        }
+    }
     Ok(Published {
         rate: acks.len() as f64 / took.as_secs_f64(),
         p50_ms: at(50),
         p99_ms: at(99),
         cpu_us: cpu as f64 / 1e3 / acks.len() as f64,
+        threads_us,
     })
 }
 
-/// Appends what that many publishers bring at once, and syncs it if the durability says so; messages a second.
-fn bare_loop(durability: Durability, publishers: usize, seconds: f64) -> Result<f64> {
+struct Bare {
+    rate: f64,
+    /// p50 and p99 of its syncs, if it syncs.
+    sync_ms: Option<[f64; 2]>,
+}
+
+/// Appends what so many messages at once take, and syncs it if the durability says so.
+fn bare_loop(durability: Durability, at_once: usize, seconds: f64) -> Result<Bare> {
     let folder = tempfile::tempdir()?;
     let mut file = fs::File::create(folder.path().join("bare"))?;
-    let bytes = vec![7; RECORD_BYTES * publishers];
+    let bytes = vec![7; RECORD_BYTES * at_once];
     let begin = Instant::now();
-    let mut messages = 0;
+    let (mut messages, mut file_bytes, mut syncs) = (0, 0, Vec::new());
     while begin.elapsed().as_secs_f64() < seconds {
         file.write_all(&bytes)?;
         if durability == Durability::Power {
+            let begin = Instant::now();
             file.sync_data()?;
+            syncs.push(begin.elapsed());
         }
-        messages += publishers;
-        if messages * RECORD_BYTES > 256 * 1024 * 1024 {
+        messages += at_once;
+        file_bytes += bytes.len();
+        if file_bytes > 256 * 1024 * 1024 {
             // Not to fill the disk without a sync.
             file.set_len(0)?;
             std::io::Seek::rewind(&mut file)?;
+            file_bytes = 0;
         }
     }
-    Ok(messages as f64 / begin.elapsed().as_secs_f64())
+    let rate = messages as f64 / begin.elapsed().as_secs_f64();
+    syncs.sort_unstable();
+    let at = |share: usize| syncs.get(syncs.len().saturating_sub(1) * share / 100);
+    let sync_ms = at(50).zip(at(99)).map(|(p50, p99)| [p50, p99].map(|sync| sync.as_secs_f64() * 1e3));
+    Ok(Bare { rate, sync_ms })
 }
 
 /// Fills queues, opens, drains, and looks at the space.
@@ -253,9 +309,11 @@ fn message(topic: &str) -> Result<Template> {
     Template::new(topic, QoS::AtLeastOnce, false, PAYLOAD_BYTES, VERSION)
 }
 
-fn accepted(frame: &Frame<'_>) -> Result<()> {
-    ensure!(matches!(frame, Frame::Ack { kind: AckKind::Ack, .. }), "{frame:?} came for a PUBLISH");
-    Ok(())
+fn accepted(frame: &Frame<'_>) -> Result<u16> {
+    match frame {
+        Frame::Ack { kind: AckKind::Ack, packet_id, .. } => Ok(*packet_id),
+        _ => bail!("{frame:?} came for a PUBLISH"),
+    }
 }
 
 /// What the log holds, without the rest of preallocated segments, as the server said when it started.
