@@ -2,8 +2,9 @@
 //!
 //! Once the record that holds a message is durable, its body may leave memory: it can be read again at its place. A
 //! message whose record may go while it is still needed is pinned, and keeps its body: a retained one, and one for a
-//! session that the log does not know. Invariants: a body leaves only when its record is durable; the newest come
-//! last in `order`.
+//! session that the log does not know. Where such a message waits, its place in the queue is packed then
+//! (`crate::waiting`), and nothing of the message stays. Invariants: a body leaves only when its record is durable; the
+//! newest come last in `order`.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -12,9 +13,11 @@ use arc_swap::{ArcSwapOption, Guard};
 use bytes::Bytes;
 use bytestring::ByteString;
 use protocol::{Publish, PublishProperties, Shared, UserProperties, im};
+use rustc_hash::FxHashMap;
 
-use crate::memory::{Account, BODY_BYTES, HEAD_BYTES, Held, MESSAGE_BYTES};
-use crate::message::{Message, MessageId, user_property};
+use crate::memory::{Account, BODY_BYTES, ENTRY_BYTES, HEAD_BYTES, Held, MESSAGE_BYTES};
+use crate::message::{Message, MessageId, MsgNo, user_property};
+use crate::record::SessionNo;
 
 /// What of a message only sending needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -179,14 +182,30 @@ pub(crate) struct Bodies {
     /// 0 = no bound.
     bytes_max: usize,
     account: Account,
-    /// Messages whose bodies may leave, or that have ended meanwhile, and their bytes.
-    order: VecDeque<(Weak<Message>, usize)>,
-    /// The sum of those bytes.
+    /// Messages whose bodies may leave and places that may be packed, or that have ended meanwhile.
+    order: VecDeque<Noted>,
+    /// The sum of their bytes.
     bytes: usize,
     /// Length of `order` at which messages that have ended are taken out of it.
     sweep_at: usize,
     /// What was pinned last, and the pinned one: all who need it in one turn share it.
     pinned: (Weak<Message>, Weak<Message>),
+    /// Messages that were packed where several waited for them, and of which one was made again since: the others get
+    /// the same.
+    shared: FxHashMap<MsgNo, Weak<Message>>,
+    /// Length of `shared` at which messages that have ended are taken out of it.
+    shared_sweep_at: usize,
+}
+
+/// Something in memory that could be read again.
+#[derive(Debug)]
+struct Noted {
+    message: Weak<Message>,
+    /// Where it waits, 0 = nowhere: this is about its body.
+    session: SessionNo,
+    /// 4 GiB are more than any message has.
+    bytes: u32,
+    is_body: bool,
 }
 
 /// Messages below which none is looked for that has ended.
@@ -194,7 +213,8 @@ const SWEPT_FROM: usize = 4_096;
 
 impl Bodies {
     pub(crate) fn new(bytes_max: usize, account: &Account) -> Self {
-        Self { bytes_max, account: account.clone(), sweep_at: SWEPT_FROM, ..Self::default() }
+        let (account, sweep_at, shared_sweep_at) = (account.clone(), SWEPT_FROM, SWEPT_FROM);
+        Self { bytes_max, account, sweep_at, shared_sweep_at, ..Self::default() }
     }
 
     /// Counts a message from now on until nothing points to it any more.
@@ -252,18 +272,83 @@ impl Bodies {
         pinned
     }
 
-    /// Lets the oldest bodies leave memory until the rest is below the bound; those stay whose record is not
-    /// durable yet.
-    pub(crate) fn evict(&mut self, committed: u64) {
-        while self.bytes > self.bytes_max {
-            let Some((oldest, bytes)) = self.order.pop_front() else { return };
-            if let Some(message) = oldest.upgrade() {
-                if message.place() > committed {
-                    return self.order.push_front((oldest, bytes));
-                }
-                message.body.set(None);
+    /// Counts a message that was packed; with its body, if that was read again. Those who wait for the same one share
+    /// it.
+    pub(crate) fn made(&mut self, mut message: Message, is_shared: bool, body: Option<Body>) -> Arc<Message> {
+        if is_shared && let Some(known) = self.shared.get(&message.no).and_then(Weak::upgrade) {
+            if let Some(body) = body.filter(|_| !known.body.is_here()) {
+                self.restore(&known, body);
             }
-            self.bytes -= bytes;
+            return known;
+        }
+        let has_body = body.as_ref().is_some_and(|body| !body.is_lost);
+        if let Some(mut body) = body {
+            if has_body {
+                body.held = self.hold(message.body_bytes());
+            }
+            message.body = body.into();
+        }
+        let message = self.count_head(message);
+        if has_body {
+            self.note(&message);
+        }
+        if is_shared {
+            self.share(&message);
+        }
+        message
+    }
+
+    /// Whether a message that was packed is in memory for somebody else, with its body.
+    pub(crate) fn has_shared(&self, no: MsgNo) -> bool {
+        self.shared.get(&no).and_then(Weak::upgrade).is_some_and(|message| message.body.is_here())
+    }
+
+    fn share(&mut self, message: &Arc<Message>) {
+        if self.shared.len() >= self.shared_sweep_at {
+            self.shared.retain(|_, message| message.strong_count() > 0);
+            self.shared_sweep_at = SWEPT_FROM.max(self.shared.len() * 2);
+        }
+        self.shared.insert(message.no, Arc::downgrade(message));
+    }
+
+    /// Notes that a message waits at a session whose place may be packed.
+    pub(crate) fn waits(&mut self, session: SessionNo, message: &Arc<Message>) {
+        if self.bytes_max == 0 || message.is_pinned || !message.is_written.get() {
+            return;
+        }
+        let bytes = (ENTRY_BYTES + HEAD_BYTES) as u32;
+        self.bytes += bytes as usize;
+        let is_it = |last: &&mut Noted| {
+            last.session == SessionNo(0) && std::ptr::eq(last.message.as_ptr(), Arc::as_ptr(message))
+        };
+        match self.order.back_mut().filter(is_it) {
+            // Mostly a message waits once, and was written just now.
+            Some(last) => (last.session, last.bytes) = (session, last.bytes.saturating_add(bytes)),
+            None => {
+                let message = Arc::downgrade(message);
+                self.push(Noted { message, session, bytes, is_body: false });
+            }
+        }
+    }
+
+    /// Lets the oldest bodies leave memory until the rest is below the bound; those stay whose record is not
+    /// durable yet. `pack` packs the place of a message at a session, if it still waits there.
+    pub(crate) fn evict(&mut self, committed: u64, mut pack: impl FnMut(SessionNo, MsgNo)) {
+        while self.bytes > self.bytes_max {
+            let Some(oldest) = self.order.pop_front() else { return };
+            if let Some(message) = oldest.message.upgrade() {
+                if message.place() > committed {
+                    return self.order.push_front(oldest);
+                }
+                if oldest.session != SessionNo(0) {
+                    pack(oldest.session, message.no);
+                }
+                // With its only place all of it is gone.
+                if oldest.is_body && Arc::strong_count(&message) > 1 {
+                    message.body.set(None);
+                }
+            }
+            self.bytes -= oldest.bytes as usize;
         }
     }
 
@@ -271,15 +356,21 @@ impl Bodies {
         if self.bytes_max == 0 || message.is_pinned {
             return;
         }
+        // A message that ended needs its place until it is taken out of the order.
+        let bytes = (MESSAGE_BYTES + message.bytes()).min(u32::MAX as usize) as u32;
+        self.bytes += bytes as usize;
+        let (message, session) = (Arc::downgrade(message), SessionNo(0));
+        self.push(Noted { message, session, bytes, is_body: true });
+    }
+
+    fn push(&mut self, noted: Noted) {
         if self.order.len() >= self.sweep_at {
-            self.order.retain(|(message, _)| message.strong_count() > 0);
-            self.bytes = self.order.iter().map(|(_, bytes)| bytes).sum();
+            self.order.retain(|noted| noted.message.strong_count() > 0);
+            self.bytes = self.order.iter().map(|noted| noted.bytes as usize).sum();
+            self.bytes += noted.bytes as usize;
             self.sweep_at = SWEPT_FROM.max(self.order.len() * 2);
         }
-        // A message that ended needs its place until it is taken out of the order.
-        let bytes = MESSAGE_BYTES + message.bytes();
-        self.bytes += bytes;
-        self.order.push_back((Arc::downgrade(message), bytes));
+        self.order.push_back(noted);
     }
 }
 
@@ -308,16 +399,16 @@ mod tests {
         let mut bodies = Bodies::new(3 * (head + body), &account);
         let all: Vec<_> = (1..=5).map(|place| written(&mut bodies, place)).collect();
         let here = || all.iter().map(|m| m.body.is_here()).collect::<Vec<_>>();
-        bodies.evict(0);
+        bodies.evict(0, |_, _| {});
         assert_eq!(here(), [true; 5], "not durable");
-        bodies.evict(1);
+        bodies.evict(1, |_, _| {});
         assert_eq!(here(), [false, true, true, true, true]);
-        bodies.evict(5);
+        bodies.evict(5, |_, _| {});
         assert_eq!(here(), [false, false, true, true, true]);
         assert_eq!(account.bytes(), 5 * head + 3 * body);
         // What was read again is the newest.
         bodies.restore(&all[0], Body { payload: vec![1; 1_000].into(), ..Body::default() });
-        bodies.evict(5);
+        bodies.evict(5, |_, _| {});
         assert_eq!(here(), [true, false, false, true, true]);
         drop(all);
         assert_eq!(account.bytes(), 0);
@@ -331,12 +422,12 @@ mod tests {
         let pinned = bodies.pinned(&written);
         assert!(Arc::ptr_eq(&pinned, &bodies.pinned(&written)), "those who need it share it");
         bodies.written(&pinned);
-        bodies.evict(u64::MAX);
+        bodies.evict(u64::MAX, |_, _| {});
         assert!(unwritten.body.is_here() && pinned.body.is_here() && !written.body.is_here());
         let mut unbounded = Bodies::new(0, &Account::default());
         let stays = super::tests::written(&mut unbounded, 2);
         assert!(Arc::ptr_eq(&stays, &unbounded.pinned(&stays)));
-        unbounded.evict(u64::MAX);
+        unbounded.evict(u64::MAX, |_, _| {});
         assert!(stays.body.is_here());
     }
 

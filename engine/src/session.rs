@@ -22,6 +22,7 @@ use rustc_hash::FxBuildHasher;
 
 use crate::ConnId;
 use crate::behind::Behind;
+use crate::body::{Bodies, Body};
 use crate::gap::Gaps;
 use crate::memory::{Account, Held, INCOMING_BYTES, SESSION_BYTES, SUBSCRIPTION_BYTES, entry_bytes};
 use crate::message::{Delivery, MessageId, MsgNo, queue_bytes};
@@ -31,7 +32,7 @@ use crate::record::{SessionNo, Source};
 use crate::replay::Replays;
 use crate::seldom::Seldom;
 use crate::subscriptions::Subscriptions;
-use crate::waiting::{PlaceNo, Waiting};
+use crate::waiting::{Make, PlaceNo, Waiting};
 
 /// One subscription of the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,46 +223,95 @@ impl Session {
 
     /// Puts a message at the end of the queue.
     pub(crate) fn push_waiting(&mut self, delivery: Delivery) {
-        let (before, entry) = (self.queue.extra_bytes(), entry_bytes(&delivery));
+        let before = self.queue.held_bytes();
         self.queue.push(delivery);
-        self.share.grow(entry + self.queue.extra_bytes() - before);
+        self.share.grow(self.queue.held_bytes() - before);
     }
 
     /// Takes the waiting message that goes out next.
-    pub(crate) fn pop_waiting(&mut self) -> Option<Delivery> {
-        self.take_from_queue(Waiting::pop)
+    pub(crate) fn pop_waiting(&mut self, bodies: &mut Bodies) -> Option<Delivery> {
+        self.take_from_queue(bodies, Waiting::pop)
     }
 
     /// Takes the waiting message that came first.
-    pub(crate) fn pop_oldest(&mut self) -> Option<Delivery> {
-        self.take_from_queue(Waiting::pop_oldest)
+    pub(crate) fn pop_oldest(&mut self, bodies: &mut Bodies) -> Option<Delivery> {
+        self.take_from_queue(bodies, Waiting::pop_oldest)
     }
 
     /// Takes the oldest waiting message of QoS 0.
-    pub(crate) fn pop_at_most_once(&mut self) -> Option<Delivery> {
-        self.take_from_queue(Waiting::pop_at_most_once)
+    pub(crate) fn pop_at_most_once(&mut self, bodies: &mut Bodies) -> Option<Delivery> {
+        self.take_from_queue(bodies, Waiting::pop_at_most_once)
     }
 
     /// Takes a certain waiting message out, whatever brought it.
-    pub(crate) fn remove_first_waiting(&mut self, no: MsgNo) -> Option<Delivery> {
-        self.take_from_queue(|queue| queue.remove_first(no))
+    pub(crate) fn remove_first_waiting(&mut self, no: MsgNo, bodies: &mut Bodies) -> Option<Delivery> {
+        self.take_from_queue(bodies, |queue, make| queue.remove_first(no, make))
     }
 
     /// Takes a certain waiting message out; of several retained copies the oldest.
-    pub(crate) fn remove_waiting(&mut self, no: MsgNo, source: Source) -> Option<Delivery> {
-        self.take_from_queue(|queue| queue.remove(no, source))
+    pub(crate) fn remove_waiting(
+        &mut self,
+        no: MsgNo,
+        source: Source,
+        bodies: &mut Bodies,
+    ) -> Option<Delivery> {
+        self.take_from_queue(bodies, |queue, make| queue.remove(no, source, make))
     }
 
     /// Takes the message at a place in the queue out.
-    pub(crate) fn take_waiting(&mut self, place: PlaceNo) -> Option<Delivery> {
-        self.take_from_queue(|queue| queue.take(place))
+    pub(crate) fn take_waiting(&mut self, place: PlaceNo, bodies: &mut Bodies) -> Option<Delivery> {
+        self.take_from_queue(bodies, |queue, make| queue.take(place, make))
     }
 
-    fn take_from_queue(&mut self, take: impl FnOnce(&mut Waiting) -> Option<Delivery>) -> Option<Delivery> {
-        let before = self.queue.extra_bytes();
-        let taken = take(self.queue.get_mut()?)?;
-        self.share.shrink(entry_bytes(&taken) + before - self.queue.extra_bytes());
-        Some(taken)
+    /// Makes the messages again that were packed among the next ones to go out, with the bodies that were read.
+    pub(crate) fn unpack_waiting(
+        &mut self,
+        messages: usize,
+        bodies: &mut Bodies,
+        mut read: impl FnMut(MsgNo) -> Option<Body>,
+    ) {
+        let session = self.no;
+        let make: Make<'_> = &mut |message, is_shared| {
+            let body = read(message.no);
+            let message = bodies.made(message, is_shared, body);
+            // It may be packed again.
+            bodies.waits(session, &message);
+            message
+        };
+        self.change_queue(|queue| queue.unpack_ahead(messages, make));
+    }
+
+    /// Packs the place of a message that has waited for long.
+    pub(crate) fn pack_waiting(&mut self, no: MsgNo, committed: u64) {
+        self.change_queue(|queue| queue.pack(no, committed));
+    }
+
+    /// Packs what waits and is not in memory whole.
+    pub(crate) fn pack_absent(&mut self, committed: u64) {
+        self.change_queue(|queue| queue.pack_absent(committed));
+    }
+
+    fn take_from_queue(
+        &mut self,
+        bodies: &mut Bodies,
+        take: impl FnOnce(&mut Waiting, Make<'_>) -> Option<Delivery>,
+    ) -> Option<Delivery> {
+        let make: Make<'_> = &mut |message, is_shared| bodies.made(message, is_shared, None);
+        self.change_queue(|queue| take(queue, make)).flatten()
+    }
+
+    /// Does something to a queue that is there, and counts what it holds afterwards.
+    fn change_queue<T>(&mut self, change: impl FnOnce(&mut Waiting) -> T) -> Option<T> {
+        let queue = self.queue.get_mut()?;
+        let before = queue.held_bytes();
+        let changed = change(queue);
+        let after = queue.held_bytes();
+        if after >= before {
+            self.share.grow(after - before);
+        } else {
+            self.share.shrink(before - after);
+        }
+        Some(changed)
     }
 
     /// Whether a cursor comes before the queue now: they take turns.

@@ -1,23 +1,32 @@
 //! The messages that wait for one session, in the order in which they came and in that in which they will go out:
 //! the oldest first, but before all others those that have priority.
 //!
-//! Knows nothing of windows, packet ids or the log. Taking a message out of the middle costs no more than
-//! finding it: its place stays, empty, until everything before it is gone or most places are empty.
-//! Invariants: the first place is not empty, nor is the last while nothing has priority; `newest` never goes down along the places; the
-//! counts are of what is there.
+//! Knows nothing of windows, packet ids or the log. The oldest places may be packed ([`packed`]): then their messages
+//! are in the log alone, and are made again, a run of them at once, when their turn comes. Taking a message out of the
+//! middle costs no more than finding it: its place stays, empty, until everything before it is gone or most places are
+//! empty.
+//! Invariants: runs are not empty and stand before all in `places`; the first of `places` is not empty, nor is the last
+//! while nothing has priority; `newest` never goes down along the places; the counts are of what is there.
 
+mod packed;
 mod priority;
+mod runs;
 
 use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
 use std::num::NonZeroU64;
+use std::sync::Arc;
 
 use protocol::QoS;
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use rustc_hash::FxHashMap;
 
-use crate::message::{Delivery, MsgNo, Origin};
+use crate::memory::entry_bytes;
+use crate::message::{Delivery, Message, MsgNo, Origin};
 use crate::record::{GroupNo, SessionNo, Source};
+pub(crate) use packed::Outline;
+use packed::can_be_packed;
 use priority::{PRIORITY_BYTES, Priority};
+use runs::{Run, Seen};
 
 /// Bytes that a message with a collapse key needs besides.
 const COLLAPSING_BYTES: usize = 48;
@@ -33,18 +42,26 @@ struct Place {
     newest: MsgNo,
 }
 
+/// Makes a message that is counted of one that is not, which was packed; says whether others wait for it too.
+pub(crate) type Make<'a> = &'a mut dyn FnMut(Message, bool) -> Arc<Message>;
+
 #[derive(Debug)]
 pub(crate) struct Waiting {
+    /// The oldest places, of which some are packed; most queues have none.
+    #[expect(clippy::box_collection, reason = "three words less in each session")]
+    runs: Option<Box<VecDeque<Run>>>,
     places: VecDeque<Place>,
-    /// Number of the first place.
+    /// Number of the first of `places`.
     first: u64,
     len: usize,
     bytes: usize,
+    /// Bytes of memory that the places need, messages excepted.
+    held: usize,
     at_most_once: usize,
     /// A place that no QoS 0 message stands before.
     at_most_once_from: u64,
     /// How many came by each shared group; a group that brought none has no entry.
-    by_group: FxHashMap<GroupNo, usize>,
+    by_group: Option<Box<FxHashMap<GroupNo, usize>>>,
     /// The place that rights are to be checked from.
     unchecked_from: u64,
     /// Who goes first; most queues never have one.
@@ -62,16 +79,21 @@ impl Default for Waiting {
 /// Empty places below which none are cleared away.
 const EMPTY_MIN: usize = 64;
 
+/// Places below which `places` keeps its room.
+const ROOM_MIN: usize = 16;
+
 impl Waiting {
     /// A queue that nothing came to.
     pub(crate) const EMPTY: Self = Self {
+        runs: None,
         places: VecDeque::new(),
         first: 0,
         len: 0,
         bytes: 0,
+        held: 0,
         at_most_once: 0,
         at_most_once_from: 0,
-        by_group: FxHashMap::with_hasher(FxBuildHasher),
+        by_group: None,
         unchecked_from: 0,
         priority: None,
         collapsing: None,
@@ -90,35 +112,68 @@ impl Waiting {
         self.bytes
     }
 
-    /// All, in the order in which they came.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Delivery> {
-        self.places.iter().filter_map(|place| place.delivery.as_ref())
+    /// Bytes of memory that it needs, messages and what is fixed excepted.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let ordered = if self.priority.is_some() { self.len * PRIORITY_BYTES } else { 0 };
+        self.held + ordered + self.collapsing.as_ref().map_or(0, |keys| keys.len() * COLLAPSING_BYTES)
     }
 
-    /// All, in the order in which they will go out.
-    pub(crate) fn iter_out(&self) -> impl Iterator<Item = &Delivery> {
-        let priority = self.priority.as_deref();
-        let forward = priority.into_iter().flat_map(Priority::forward).filter_map(|p| self.get(PlaceNo(p)));
-        let others = (self.first..).zip(&self.places);
-        let others = others.filter_map(|(no, place)| Some((no, place.delivery.as_ref()?)));
-        let is_other = move |(no, d): &(u64, &Delivery)| {
-            priority.is_none_or(|priority| priority.is_ordinary(*no, &d.message.topic))
+    /// All whose messages are in memory, in the order in which they came.
+    pub(crate) fn iter_whole(&self) -> impl Iterator<Item = &Delivery> {
+        self.seen_from(0)
+            .filter_map(|(_, seen)| if let Seen::Whole(delivery) = seen { Some(delivery) } else { None })
+    }
+
+    /// What decisions need of all, in the order in which they came.
+    pub(crate) fn outlines(&self) -> impl Iterator<Item = Outline<'_>> {
+        self.seen_from(0).map(|(_, seen)| seen.outline())
+    }
+
+    /// What decisions need of the next to go out, and its message if that is in memory.
+    pub(crate) fn front(&self) -> Option<(Outline<'_>, Option<&Delivery>)> {
+        let front = self.seen(self.front_place()?)?;
+        Some((front.outline(), front.whole()))
+    }
+
+    /// The first ones in the order in which they will go out, so many, or fewer if another run would be met in part: their outlines, and their messages that are in memory.
+    pub(crate) fn ahead(&self, messages: usize) -> Vec<(Outline<'_>, Option<&Delivery>)> {
+        let Some(priority) = self.priority.as_deref() else {
+            let ahead = self.seen_from(0).take(self.whole_runs(messages));
+            return ahead.map(|(_, seen)| (seen.outline(), seen.whole())).collect();
         };
-        forward.chain(others.filter(is_other).map(|(_, delivery)| delivery))
+        let ahead = self.places_out(priority, messages).into_iter().filter_map(|place| self.seen(place));
+        ahead.map(|seen| (seen.outline(), seen.whole())).collect()
     }
 
-    /// The next to go out.
-    pub(crate) fn front(&self) -> Option<&Delivery> {
-        match self.priority.as_ref().and_then(|priority| priority.front()) {
-            Some(place) => self.get(PlaceNo(place)),
-            None => self.places.front().and_then(|place| place.delivery.as_ref()),
+    /// Makes the messages again that were packed among the next ones to go out. Tells of all that it made.
+    pub(crate) fn unpack_ahead(&mut self, messages: usize, make: Make<'_>) {
+        let Some(priority) = self.priority.as_deref() else { return self.unpack_first(messages, make) };
+        for place in self.places_out(priority, messages) {
+            self.unpack(place, make);
         }
     }
 
-    /// Bytes held for priority and collapse keys.
-    pub(crate) fn extra_bytes(&self) -> usize {
-        let ordered = if self.priority.is_some() { self.len * PRIORITY_BYTES } else { 0 };
-        ordered + self.collapsing.as_ref().map_or(0, |keys| keys.len() * COLLAPSING_BYTES)
+    /// Numbers of the places that go out first.
+    fn places_out(&self, priority: &Priority, messages: usize) -> Vec<u64> {
+        let forward = priority.forward().filter(|place| self.seen(*place).is_some());
+        let is_other = |(place, seen): &(u64, Seen<'_>)| priority.is_ordinary(*place, seen.outline().topic);
+        let others = self.seen_from(0).filter(is_other).map(|(place, _)| place);
+        forward.chain(others).take(messages).collect()
+    }
+
+    /// The place that goes out next.
+    fn front_place(&self) -> Option<u64> {
+        match self.priority.as_ref().and_then(|priority| priority.front()) {
+            Some(place) => Some(place),
+            None => self.oldest_place(),
+        }
+    }
+
+    fn oldest_place(&self) -> Option<u64> {
+        match self.runs.as_ref().and_then(|runs| runs.front()) {
+            Some(run) => run.oldest(),
+            None => (!self.places.is_empty()).then_some(self.first),
+        }
     }
 
     /// The message that waits with the same collapse key, brought by the same source.
@@ -152,50 +207,55 @@ impl Waiting {
         }
         if delivery.qos == QoS::AtMostOnce {
             if self.at_most_once == 0 {
-                self.at_most_once_from = self.first + self.places.len() as u64;
+                self.at_most_once_from = place;
             }
             self.at_most_once += 1;
         }
         if let Origin::Group { share, .. } = &delivery.origin {
-            *self.by_group.entry(share.no).or_default() += 1;
+            *self.by_group.get_or_insert_default().entry(share.no).or_default() += 1;
         }
         self.len += 1;
         self.bytes += delivery.message.bytes();
-        let newest = self.places.back().map_or(delivery.message.no, |p| p.newest.max(delivery.message.no));
+        self.held += entry_bytes(&delivery);
+        let newest = self.newest().max(delivery.message.no);
         self.places.push_back(Place { delivery: Some(delivery), newest });
     }
 
+    /// The highest message number of all places.
+    fn newest(&self) -> MsgNo {
+        let last_run = || self.runs.as_ref().and_then(|runs| runs.back()).map(|run| run.newest);
+        self.places.back().map(|place| place.newest).or_else(last_run).unwrap_or_default()
+    }
+
     /// Takes the next to go out.
-    pub(crate) fn pop(&mut self) -> Option<Delivery> {
-        match self.priority.as_ref().and_then(|priority| priority.front()) {
-            Some(place) => self.take(PlaceNo(place)),
-            None => self.take_at(0),
-        }
+    pub(crate) fn pop(&mut self, make: Make<'_>) -> Option<Delivery> {
+        self.take(PlaceNo(self.front_place()?), make)
     }
 
     /// Takes the one that came first.
-    pub(crate) fn pop_oldest(&mut self) -> Option<Delivery> {
-        self.take_at(0)
+    pub(crate) fn pop_oldest(&mut self, make: Make<'_>) -> Option<Delivery> {
+        self.take(PlaceNo(self.oldest_place()?), make)
     }
 
     /// Takes a message whatever brought it; of several copies the one that came first.
-    pub(crate) fn remove_first(&mut self, no: MsgNo) -> Option<Delivery> {
-        let is_it = |place: &Place| place.delivery.as_ref().is_some_and(|d| d.message.no == no);
-        let from = self.places.partition_point(|place| place.newest < no);
-        let mut run = self.places.range(from..).take_while(|place| place.newest == no);
-        let in_order = run.position(is_it).map(|at| from + at);
-        let at = in_order.or_else(|| self.places.iter().position(is_it))?;
-        self.take_at(at)
+    pub(crate) fn remove_first(&mut self, no: MsgNo, make: Make<'_>) -> Option<Delivery> {
+        let place = self.place_of(no, |_| true).or_else(|| self.find(0, |outline| outline.no == no))?;
+        self.take(PlaceNo(place), make)
     }
 
     fn clear_empty(&mut self) {
-        if let Some(priority) = &mut self.priority {
-            let numbered = (self.first..).zip(&self.places);
+        let from = self.first;
+        if let Some(mut priority) = self.priority.take() {
+            let numbered = (from..).zip(&self.places);
             let kept: Vec<_> = numbered.filter(|(_, p)| p.delivery.is_some()).map(|(no, _)| no).collect();
-            priority.renumber(&kept, self.first);
+            priority.renumber(|place| match place < from {
+                true => self.seen(place).map(|_| place),
+                false => kept.binary_search(&place).ok().map(|at| from + at as u64),
+            });
+            self.priority = Some(priority);
         }
         self.places.retain(|place| place.delivery.is_some());
-        (self.at_most_once_from, self.unchecked_from) = (self.first, self.first);
+        (self.at_most_once_from, self.unchecked_from) = (0, self.unchecked_from.min(from));
     }
 
     /// Notes where a message that is pushed will stand.
@@ -203,10 +263,8 @@ impl Waiting {
         let message = &delivery.message;
         if message.is_high && self.priority.is_none() {
             let mut priority = Priority::default();
-            for (no, place) in (self.first..).zip(&self.places) {
-                if let Some(d) = &place.delivery {
-                    priority.push(no, &d.message.topic, false);
-                }
+            for (no, seen) in self.seen_from(0) {
+                priority.push(no, &seen.outline().topic.into(), false);
             }
             self.priority = Some(Box::new(priority));
         }
@@ -221,65 +279,82 @@ impl Waiting {
     }
 
     /// Takes the oldest of QoS 0.
-    pub(crate) fn pop_at_most_once(&mut self) -> Option<Delivery> {
+    pub(crate) fn pop_at_most_once(&mut self, make: Make<'_>) -> Option<Delivery> {
         if self.at_most_once == 0 {
             return None;
         }
-        let place = self.find(self.at_most_once_from, |d| d.qos == QoS::AtMostOnce)?;
+        let place = self.find(self.at_most_once_from, |outline| outline.qos == QoS::AtMostOnce)?;
         self.at_most_once_from = place;
-        let oldest = self.get(PlaceNo(place))?;
+        let oldest = self.seen(place)?.outline();
         // As the log says it: by its number, of several copies the first.
-        let (no, source) = (oldest.message.no, oldest.source());
-        self.remove(no, source)
+        let (no, source) = (oldest.no, oldest.source);
+        self.remove(no, source, make)
     }
 
     /// Takes a certain message; of several retained copies the first.
-    pub(crate) fn remove(&mut self, no: MsgNo, source: Source) -> Option<Delivery> {
-        let is_it = |place: &Place| {
-            place.delivery.as_ref().is_some_and(|d| d.message.no == no && d.source() == source)
-        };
-        let from = self.places.partition_point(|place| place.newest < no);
-        let run = self.places.range(from..).take_while(|place| place.newest == no);
-        let in_order = || Some(from + run.into_iter().position(is_it)?);
+    pub(crate) fn remove(&mut self, no: MsgNo, source: Source, make: Make<'_>) -> Option<Delivery> {
+        self.take(PlaceNo(self.certain(no, source)?), make)
+    }
+
+    fn certain(&self, no: MsgNo, source: Source) -> Option<u64> {
+        let in_order = || self.place_of(no, |outline| outline.source == source);
         // Retained copies, and what a group took from another member, may stand behind higher numbers than
         // their own.
-        let anywhere = || self.places.iter().position(is_it);
-        let at = match source {
+        let anywhere = || self.find(0, |outline| outline.no == no && outline.source == source);
+        match source {
             Source::Subscriptions | Source::Envelope => in_order(),
             Source::Group(_) => in_order().or_else(anywhere),
             Source::Retained | Source::RetainedEnvelope => anywhere(),
-        };
-        self.take_at(at?)
+        }
     }
 
     /// Whether a message waits that the session's own subscriptions brought.
     pub(crate) fn contains(&self, no: MsgNo) -> bool {
-        let from = self.places.partition_point(|place| place.newest < no);
-        let mut run = self.places.range(from..).take_while(|place| place.newest == no);
-        run.any(|place| {
-            place.delivery.as_ref().is_some_and(|d| d.message.no == no && d.source() == Source::Subscriptions)
-        })
+        self.place_of(no, |outline| outline.source == Source::Subscriptions).is_some()
     }
 
-    /// The message at a place, if it is still there.
+    /// What decisions need of a certain message, as [`Self::remove`] finds it.
+    pub(crate) fn waiting(&self, no: MsgNo, source: Source) -> Option<Outline<'_>> {
+        self.outline(PlaceNo(self.certain(no, source)?))
+    }
+
+    /// Finds a message where its number says that it stands.
+    fn place_of(&self, no: MsgNo, is_it: impl Fn(&Outline<'_>) -> bool) -> Option<u64> {
+        let mut run = self.seen_from(self.place_of_newest(no)).take_while(|(_, seen)| seen.no() <= no);
+        run.find(|(_, seen)| seen.no() == no && is_it(&seen.outline())).map(|(place, _)| place)
+    }
+
+    /// The first place that no lower number may stand behind, of those that came in order.
+    fn place_of_newest(&self, no: MsgNo) -> u64 {
+        let runs = self.runs.as_deref();
+        let run = runs.and_then(|runs| runs.get(runs.partition_point(|run| run.newest < no)));
+        match run {
+            Some(run) => run.first,
+            None => self.first + self.places.partition_point(|place| place.newest < no) as u64,
+        }
+    }
+
+    /// The message at a place, if it is still there and in memory.
     pub(crate) fn get(&self, PlaceNo(place): PlaceNo) -> Option<&Delivery> {
-        let at = usize::try_from(place.checked_sub(self.first)?).ok()?;
-        self.places.get(at)?.delivery.as_ref()
+        match self.seen(place)? {
+            Seen::Whole(delivery) => Some(delivery),
+            Seen::Packed(_) => None,
+        }
     }
 
-    /// Takes the message at a place.
-    pub(crate) fn take(&mut self, PlaceNo(place): PlaceNo) -> Option<Delivery> {
-        self.take_at(usize::try_from(place.checked_sub(self.first)?).ok()?)
+    /// What decisions need of the message at a place, if it is still there.
+    pub(crate) fn outline(&self, PlaceNo(place): PlaceNo) -> Option<Outline<'_>> {
+        self.seen(place).map(|seen| seen.outline())
     }
 
     /// Whether there is a message that came by this shared group.
     pub(crate) fn has_group(&self, group: GroupNo) -> bool {
-        self.by_group.contains_key(&group)
+        self.by_group.as_ref().is_some_and(|groups| groups.contains_key(&group))
     }
 
     /// The shared groups that brought something, in no order.
     pub(crate) fn groups(&self) -> impl Iterator<Item = GroupNo> {
-        self.by_group.keys().copied()
+        self.by_group.iter().flat_map(|groups| groups.keys().copied())
     }
 
     /// Finds the next message of a shared group, from this place on, and how many places were looked at.
@@ -287,27 +362,28 @@ impl Waiting {
         if !self.has_group(group) {
             return None;
         }
-        let place = self.find(from, |d| d.source() == Source::Group(group))?;
-        Some((PlaceNo(place), (place - from.max(self.first)) as usize + 1))
+        let from = from.max(self.oldest_place()?);
+        let place = self.find(from, |outline| outline.source == Source::Group(group))?;
+        Some((PlaceNo(place), (place - from) as usize + 1))
     }
 
     /// Takes all that came by shared groups.
     pub(crate) fn take_all_of_groups(&mut self) -> impl Iterator<Item = Delivery> {
         let mut taken = Vec::new();
-        if !self.by_group.is_empty() {
-            for delivery in std::mem::take(self).places.into_iter().filter_map(|place| place.delivery) {
-                match delivery.origin {
-                    Origin::Group { .. } => taken.push(delivery),
-                    _ => self.push(delivery),
-                }
-            }
+        if self.by_group.is_some() {
+            let by_group =
+                |(place, seen): (u64, Seen<'_>)| matches!(seen.source(), Source::Group(_)).then_some(place);
+            let places: Vec<_> = self.seen_from(0).filter_map(by_group).collect();
+            // What came by a group is never packed.
+            let make: Make<'_> = &mut |message, _| Arc::new(message);
+            taken.extend(places.into_iter().filter_map(|place| self.take(PlaceNo(place), make)));
         }
         taken.into_iter()
     }
 
     /// Has all of it checked again.
     pub(crate) fn check_anew(&mut self) {
-        self.unchecked_from = self.first;
+        self.unchecked_from = 0;
     }
 
     /// Has it checked again from this place on.
@@ -323,28 +399,43 @@ impl Waiting {
     }
 
     /// Finds a place from this one on.
-    fn find(&self, from: u64, is_it: impl Fn(&Delivery) -> bool) -> Option<u64> {
-        let from = from.max(self.first);
-        let at = usize::try_from(from - self.first).ok().filter(|at| *at < self.places.len())?;
-        let mut places = self.places.range(at..);
-        let found = places.position(|place| place.delivery.as_ref().is_some_and(&is_it))?;
-        Some(from + found as u64)
+    fn find(&self, from: u64, is_it: impl Fn(&Outline<'_>) -> bool) -> Option<u64> {
+        self.seen_from(from).find(|(_, seen)| is_it(&seen.outline())).map(|(place, _)| place)
     }
 
-    fn take_at(&mut self, at: usize) -> Option<Delivery> {
-        let taken = self.places.get_mut(at)?.delivery.take()?;
+    /// Takes the message at a place.
+    pub(crate) fn take(&mut self, PlaceNo(place): PlaceNo, make: Make<'_>) -> Option<Delivery> {
+        let taken = match place.checked_sub(self.first) {
+            Some(at) => {
+                let taken = self.places.get_mut(usize::try_from(at).ok()?)?.delivery.take()?;
+                self.held -= entry_bytes(&taken);
+                taken
+            }
+            None => self.take_of_runs(place, make)?,
+        };
         self.len -= 1;
-        self.note_taken(self.first + at as u64, &taken);
+        self.note_taken(place, &taken);
         self.bytes -= taken.message.bytes();
         self.at_most_once -= usize::from(taken.qos == QoS::AtMostOnce);
         if let Origin::Group { share, .. } = &taken.origin
-            && let Entry::Occupied(mut count) = self.by_group.entry(share.no)
+            && let Some(groups) = &mut self.by_group
         {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
+            if let Entry::Occupied(mut count) = groups.entry(share.no) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+            if groups.is_empty() {
+                self.by_group = None;
             }
         }
+        self.clear_ends();
+        Some(taken)
+    }
+
+    /// Takes empty places away from both ends of `places`.
+    fn clear_ends(&mut self) {
         while self.places.front().is_some_and(|place| place.delivery.is_none()) {
             self.places.pop_front();
             self.first += 1;
@@ -353,14 +444,11 @@ impl Waiting {
         while self.priority.is_none() && self.places.back().is_some_and(|place| place.delivery.is_none()) {
             self.places.pop_back();
         }
-        Some(taken)
     }
-}
 
-impl Waiting {
     fn note_taken(&mut self, place: u64, taken: &Delivery) {
         if let Some(mut priority) = self.priority.take().filter(|_| self.len > 0) {
-            priority.take(place, &taken.message.topic, |place| self.get(PlaceNo(place)).is_some());
+            priority.take(place, &taken.message.topic, |place| self.seen(place).is_some());
             self.priority = Some(priority);
         }
         if let (Some(collapse), Some(keys)) = (taken.message.collapse, &mut self.collapsing) {

@@ -1,5 +1,8 @@
 //! Reading records of the log for the shard, on a thread of its own: the shard goes on meanwhile.
 //!
+//! All fetches that wait are read together, in the order of the log: queues that were filled together lie side by side
+//! there, so that a part of a file is read and checked once for all of them.
+//!
 //! The engine bounds how many fetches are open and how much each of them asks for, so neither list here has a bound
 //! of its own. A record that cannot be read is told once, with its file and place, and answered as missing: the
 //! engine ends what depends on it.
@@ -64,8 +67,10 @@ impl Fetcher {
         let thread = thread.spawn(move || {
             // Without it the shard would wait for ever.
             let _alarm = PanicAlarm(&*inbox);
-            while let Some((fetch, places)) = own.next() {
-                inbox.fetched((fetch, own.read(&reader, &places)));
+            while let Some(fetches) = own.next() {
+                for answer in own.read(&reader, &fetches) {
+                    inbox.fetched(answer);
+                }
             }
         });
         Self { shared, thread: Some(thread.expect("the operating system can start one more thread")) }
@@ -101,41 +106,50 @@ impl Shared {
         self.asked.lock().expect("no holder of this lock panics")
     }
 
-    /// Waits for the next fetch; `None` at the end.
-    fn next(&self) -> Option<(FetchId, Vec<Ticket>)> {
+    /// Waits for the next fetches; `None` at the end.
+    fn next(&self) -> Option<Vec<(FetchId, Vec<Ticket>)>> {
         let mut asked = self.lock();
         loop {
             if asked.is_ending {
                 return None;
             }
-            if let Some(fetch) = asked.fetches.pop_front() {
-                return Some(fetch);
+            if !asked.fetches.is_empty() {
+                return Some(std::mem::take(&mut asked.fetches).into());
             }
             asked = self.changed.wait(asked).expect("no holder of this lock panics");
         }
     }
 
     /// Reads in the order of the log, answers in the order asked.
-    fn read<D: Disk>(&self, reader: &LogReader<D>, places: &[Ticket]) -> Vec<Option<Bytes>> {
-        let mut order: Vec<usize> = (0..places.len()).collect();
-        order.sort_unstable_by_key(|at| places[*at]);
-        let mut records = vec![None; places.len()];
+    fn read<D: Disk>(&self, reader: &LogReader<D>, fetches: &[(FetchId, Vec<Ticket>)]) -> Vec<Fetched> {
+        let mut answers: Vec<Fetched> =
+            fetches.iter().map(|(fetch, places)| (*fetch, vec![None; places.len()])).collect();
+        let of_fetch = |(number, (_, places)): (usize, &(FetchId, Vec<Ticket>))| {
+            let places = places.iter().enumerate();
+            places.map(|(at, place)| (*place, number, at)).collect::<Vec<_>>()
+        };
+        let mut wanted: Vec<_> = fetches.iter().enumerate().flat_map(of_fetch).collect();
+        wanted.sort_unstable();
         let mut failed = 0;
-        for at in order {
-            match reader.read(Lsn(places[at].0)) {
-                Ok(record) => records[at] = record.map(cut),
+        for same in wanted.chunk_by(|a, b| a.0 == b.0) {
+            let place = same[0].0;
+            match reader.read(Lsn(place.0)) {
+                Ok(record) => {
+                    let record = record.map(cut);
+                    same.iter().for_each(|(_, number, at)| answers[*number].1[*at].clone_from(&record));
+                }
                 Err(error) => {
                     failed += 1;
                     if failed == 1 {
-                        tracing::error!(%error, record = places[at].0, "a stored message cannot be read");
+                        tracing::error!(%error, record = place.0, "a stored message cannot be read");
                     }
                 }
             }
         }
-        self.fetches.fetch_add(1, Relaxed);
-        self.records.fetch_add(places.len() as u64, Relaxed);
+        self.fetches.fetch_add(fetches.len() as u64, Relaxed);
+        self.records.fetch_add(wanted.len() as u64, Relaxed);
         self.failed.fetch_add(failed, Relaxed);
-        records
+        answers
     }
 }
 

@@ -176,7 +176,7 @@ impl Shard {
         }
         for (_, session) in self.sessions.iter().filter(|(_, s)| !s.durable) {
             let in_flight = session.in_flight.iter().map(|f| (Some(f.packet_id), &f.delivery));
-            let held = in_flight.chain(session.queue.iter().map(|delivery| (None, delivery)));
+            let held = in_flight.chain(session.queue.iter_whole().map(|delivery| (None, delivery)));
             let deliveries: Vec<_> = held.filter(|(_, delivery)| delivery.is_kept()).collect();
             if !deliveries.is_empty() {
                 left.insert(session.no, Left { names: Default::default(), deliveries });
@@ -268,7 +268,7 @@ impl Checkpoint {
             self.close_if_full();
         }
         for delivery in s.queue.iter() {
-            self.delivery(session, delivery, None);
+            self.delivery(session, &delivery, None);
             self.close_if_full();
         }
         for set_aside in s.set_aside.iter().flat_map(|all| all.iter()) {

@@ -139,7 +139,7 @@ impl Shard {
             if session.window_used < session.in_flight.len() || session.window_used >= window {
                 return;
             }
-            let is_alone = session.queue.front().is_none();
+            let is_alone = session.queue.is_empty();
             if (is_alone || session.is_replays_turn())
                 && let Replayed::Bytes(replayed) = self.replay_next(now, key, conn)
             {
@@ -147,15 +147,15 @@ impl Shard {
                 continue;
             }
             let session = &mut self.sessions[key];
-            let Some(Delivery { message, .. }) = session.queue.front() else {
+            let Some((front, whole)) = session.queue.front() else {
                 return self.gather_more(key);
             };
-            let is_expired = !sends_expired && message.expiry.is_some_and(|e| e.is_past(now));
-            if !is_expired && !message.body.is_here() {
+            let is_expired = !sends_expired && front.expiry.is_some_and(|e| e.is_past(now));
+            if !is_expired && !whole.is_some_and(|delivery| delivery.message.body.is_here()) {
                 self.effort += bytes / BYTES_PER_EFFORT;
                 return self.fetch_for_session(key);
             }
-            let Some(delivery) = session.pop_waiting() else { return };
+            let Some(delivery) = session.pop_waiting(&mut self.bodies) else { return };
             bytes += delivery.message.bytes();
             if is_expired {
                 // [MQTT-3.3.2-5] expired before its delivery began.

@@ -234,8 +234,9 @@ impl Shard {
         if let Some(replays) = session.replays.take() {
             self.end_cursors(session.no, &replays);
         }
-        for delivery in session.in_flight.iter().map(|f| &f.delivery).chain(session.queue.iter()) {
-            let (message, source) = (delivery.message.no, delivery.source());
+        let in_flight = session.in_flight.iter().map(|f| (f.delivery.message.no, f.delivery.source()));
+        let waiting = session.queue.outlines().map(|outline| (outline.no, outline.source));
+        for (message, source) in in_flight.chain(waiting) {
             if source.recipient(session.no).is_some_and(|r| self.receipts.is_open(message, r)) {
                 self.backlog.push_back(Work::Lost { message, session: session.no, source });
             } else {
@@ -324,10 +325,10 @@ impl Shard {
         let open: Vec<_> = next.map(|open| (open.holder, open.recipient)).collect();
         for (holder, recipient) in &open {
             let Some(key) = self.sessions.numbered(*holder) else { continue };
-            let session = &mut self.sessions[key];
-            let plain = session.remove_waiting(message, recipient.source());
+            let (session, bodies) = (&mut self.sessions[key], &mut self.bodies);
+            let plain = session.remove_waiting(message, recipient.source(), bodies);
             let expired = plain.or_else(|| match recipient {
-                Recipient::Session(_) => session.remove_waiting(message, Source::Envelope),
+                Recipient::Session(_) => session.remove_waiting(message, Source::Envelope, bodies),
                 Recipient::Group(_) => None,
             });
             // In flight it is past expiring: only what waits is taken out, or would have come by a cursor.

@@ -1,8 +1,10 @@
 //! Reading again what left memory: bodies of messages that are to be sent or handed on now.
 //!
 //! Whoever meets a message without its body asks here and stops; when the bodies are back it goes on. Nobody else
-//! waits for it. Not more than `OPEN_MAX` requests are out at once, the others stand in a row, each session once. What
-//! a session needs is looked at when its turn comes: until then somebody else may have had the same bodies read.
+//! waits for it. Not more than `OPEN_MAX` requests for `OPEN_BYTES_MAX` are out at once, the others stand in a row, each
+//! session once. What a session needs is looked at when its turn comes: until then somebody else may have had the same
+//! bodies read. Many small requests are out together because they are read together: what waits at sessions that come
+//! back at the same time lies side by side in the log.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,13 +16,17 @@ use super::Shard;
 use super::backlog::Work;
 use super::preview::Previews;
 use crate::body::Body;
-use crate::message::{Delivery, Message};
+use crate::message::{Delivery, Message, MsgNo};
 use crate::record::{GroupNo, SessionNo, Source, read_body};
-use crate::session::{FlightState, InFlight};
+use crate::session::{FlightState, InFlight, Session};
+use crate::waiting::Outline;
 use crate::{FetchId, Now, Output, Ticket};
 
-/// Requests that are out at once.
-const OPEN_MAX: usize = 64;
+/// Requests that are out at once ...
+const OPEN_MAX: usize = 512;
+
+/// ... and bytes of messages that they ask for, the last one's not counted.
+const OPEN_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Messages that are read ahead for one session.
 pub(super) const AHEAD_MESSAGES: usize = 64;
@@ -41,12 +47,38 @@ pub(super) enum FetchFor {
     Previews(Previews),
 }
 
+/// What is read.
+#[derive(Debug)]
+enum Wanted {
+    /// The body of a message.
+    Body(Arc<Message>),
+    /// That of one that nobody holds: it is wanted while its conversation keeps it.
+    Stored(Arc<Message>),
+    /// A message whose place is packed.
+    Packed { no: MsgNo, place: u64, bytes: usize },
+}
+
+impl Wanted {
+    fn place(&self) -> Ticket {
+        Ticket(match self {
+            Self::Body(message) | Self::Stored(message) => message.place(),
+            Self::Packed { place, .. } => *place,
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Body(message) | Self::Stored(message) => message.bytes(),
+            Self::Packed { bytes, .. } => *bytes,
+        }
+    }
+}
+
 /// A request that is out.
 #[derive(Debug)]
 struct Fetching {
-    wanted: Vec<Arc<Message>>,
-    /// How many of them somebody holds; the others are wanted while their conversations keep them.
-    held: usize,
+    wanted: Vec<Wanted>,
+    bytes: usize,
     purpose: FetchFor,
 }
 
@@ -54,6 +86,8 @@ struct Fetching {
 #[derive(Debug, Default)]
 pub(super) struct Fetches {
     open: FxHashMap<FetchId, Fetching>,
+    /// Bytes of messages that are asked for.
+    open_bytes: usize,
     waiting: VecDeque<FetchFor>,
     next: u64,
 }
@@ -62,7 +96,11 @@ pub(super) struct Fetches {
 impl Fetches {
     /// The messages whose bodies are being read.
     pub(super) fn wanted(&self) -> impl Iterator<Item = &Arc<Message>> {
-        self.open.values().flat_map(|fetching| &fetching.wanted)
+        let wanted = self.open.values().flat_map(|fetching| &fetching.wanted);
+        wanted.filter_map(|wanted| match wanted {
+            Wanted::Body(message) | Wanted::Stored(message) => Some(message),
+            Wanted::Packed { .. } => None,
+        })
     }
 }
 
@@ -93,44 +131,60 @@ impl Shard {
 
     /// Sends the requests whose turn it is.
     pub(super) fn start_fetches(&mut self) {
-        while self.fetches.open.len() < OPEN_MAX {
+        while self.fetches.open.len() < OPEN_MAX && self.fetches.open_bytes < OPEN_BYTES_MAX {
             let Some(purpose) = self.fetches.waiting.pop_front() else { return };
-            let (wanted, held) = self.wanted(&purpose);
+            let wanted = self.wanted(&purpose);
             if wanted.is_empty() {
                 // Somebody else has had it read, or it is gone.
+                if let FetchFor::Session(session) = purpose {
+                    self.unpack_ahead(session, FxHashMap::default());
+                }
                 self.goes_on(purpose);
                 continue;
             }
             let fetch = FetchId(self.fetches.next);
             self.fetches.next += 1;
-            let places = wanted.iter().map(|message| Ticket(message.place())).collect();
+            let places = wanted.iter().map(Wanted::place).collect();
             self.gate.fetch(Output::Fetch { fetch, places });
-            self.fetches.open.insert(fetch, Fetching { wanted, held, purpose });
+            let bytes = wanted.iter().map(Wanted::bytes).sum();
+            self.fetches.open_bytes += bytes;
+            self.fetches.open.insert(fetch, Fetching { wanted, bytes, purpose });
         }
     }
 
     /// Takes the records that were asked for.
     pub(super) fn fetched(&mut self, now: Now, fetch: FetchId, records: &[Option<Bytes>]) {
-        let Some(Fetching { wanted, held, purpose }) = self.fetches.open.remove(&fetch) else { return };
-        for (at, message) in wanted.iter().enumerate() {
-            // What has ended meanwhile nobody needs; its record may be gone too.
-            if message.body.is_here() || Arc::strong_count(message) == 1 {
-                continue;
-            }
-            let record = records.get(at).and_then(Option::as_ref);
-            let body = record.and_then(|record| read_body(record, message.no));
+        let Some(Fetching { wanted, bytes, purpose }) = self.fetches.open.remove(&fetch) else { return };
+        self.fetches.open_bytes -= bytes;
+        let mut read = FxHashMap::default();
+        for (wanted, record) in wanted.into_iter().zip(records) {
+            let (no, is_wanted) = match &wanted {
+                // What has ended meanwhile nobody needs; its record may be gone too.
+                Wanted::Body(m) | Wanted::Stored(m) if m.body.is_here() || Arc::strong_count(m) == 1 => {
+                    continue;
+                }
+                Wanted::Body(message) => (message.no, true),
+                // What its conversation gave up meanwhile is not lost: nobody wants it any more.
+                Wanted::Stored(message) => {
+                    let is_kept = |seq| self.conversations.get(&message.topic, seq).is_some();
+                    (message.no, message.seq.is_some_and(is_kept))
+                }
+                Wanted::Packed { no, .. } => (*no, false),
+            };
+            let body = record.as_ref().and_then(|record| read_body(record, no));
             self.stats.bodies_fetched += u64::from(body.is_some());
-            // What its conversation gave up meanwhile is not lost: nobody wants it any more.
-            let is_kept = |seq| self.conversations.get(&message.topic, seq).is_some();
-            let is_wanted = at < held || message.seq.is_some_and(is_kept);
             self.stats.bodies_lost += u64::from(body.is_none() && is_wanted);
-            self.bodies.restore(message, body.unwrap_or_else(Body::lost));
+            let body = body.unwrap_or_else(Body::lost);
+            match wanted {
+                Wanted::Body(message) | Wanted::Stored(message) => self.bodies.restore(&message, body),
+                Wanted::Packed { .. } => drop(read.insert(no, body)),
+            }
         }
-        drop(wanted);
         match purpose {
             FetchFor::Session(session) => {
                 let Some(key) = self.sessions.numbered(session) else { return };
                 self.sessions[key].is_fetching = false;
+                self.unpack_ahead(session, read);
                 self.drain(now, key);
             }
             // At once: what was read may have to leave again at the turn's end.
@@ -139,6 +193,20 @@ impl Shard {
                 self.work_off(now);
             }
             FetchFor::Previews(previews) => self.previews_read(now, previews),
+        }
+    }
+
+    /// Makes the packed messages again that a session sends next, with what was read of them.
+    fn unpack_ahead(&mut self, session: SessionNo, mut read: FxHashMap<MsgNo, Body>) {
+        let Some(key) = self.sessions.numbered(session) else { return };
+        let session = &mut self.sessions[key];
+        if session.conn.is_some() {
+            let stats = &mut self.stats;
+            session.unpack_waiting(AHEAD_MESSAGES, &mut self.bodies, |no| {
+                let body = read.remove(&no);
+                stats.bodies_lost += u64::from(body.as_ref().is_some_and(|body| body.is_lost));
+                body
+            });
         }
     }
 
@@ -156,58 +224,109 @@ impl Shard {
         }
     }
 
-    /// The messages without a body among those that are needed next, and how many of them somebody holds.
-    fn wanted(&self, purpose: &FetchFor) -> (Vec<Arc<Message>>, usize) {
-        let held = match *purpose {
+    /// What is to be read of the messages that are needed next.
+    fn wanted(&self, purpose: &FetchFor) -> Vec<Wanted> {
+        match *purpose {
             FetchFor::One { ref message, .. } if message.body.is_here() => Vec::new(),
-            FetchFor::One { ref message, .. } => vec![message.clone()],
+            FetchFor::One { ref message, .. } => vec![Wanted::Body(message.clone())],
             FetchFor::Previews(Previews { ref messages, .. }) => {
-                return (messages.iter().map(|(_, message)| message.clone()).collect(), 0);
+                messages.iter().map(|(_, message)| Wanted::Stored(message.clone())).collect()
             }
             FetchFor::Session(session) => {
                 let session = self.sessions.numbered(session).map(|key| &self.sessions[key]);
-                let Some(session) = session.filter(|s| s.conn.is_some()) else { return Default::default() };
-                let is_due = |f: &&InFlight| !f.on_this_connection && f.state == FlightState::Sent;
-                let in_flight = session.in_flight.iter().filter(is_due).map(|f| &f.delivery);
-                let mut wanted = absent(in_flight.chain(session.queue.iter_out()));
-                let held = wanted.len();
-                let ahead = session.replays.iter().flat_map(|replays| replays.ahead());
-                let mut bytes = 0;
-                let has_room = |message: &&Arc<Message>| {
-                    let has_room = bytes < AHEAD_BYTES;
-                    bytes += message.bytes();
-                    has_room
-                };
-                let ahead = ahead.filter(|message| !message.body.is_here());
-                wanted.extend(ahead.take(AHEAD_MESSAGES).take_while(has_room).cloned());
-                return (wanted, held);
+                session.filter(|s| s.conn.is_some()).map_or(Vec::new(), |session| self.wanted_of(session))
             }
             FetchFor::Group { session, group, .. } => {
                 let is_of = |d: &&Delivery| group.is_none_or(|group| d.source() == Source::Group(group));
+                let mut wanted = Absent::default();
+                // What came by a group is never packed.
                 if let Some(key) = self.sessions.numbered(session) {
-                    absent(self.sessions[key].queue.iter().filter(is_of))
-                } else {
-                    let remains = self.remains.get(&session);
-                    absent(remains.into_iter().flat_map(|r| r.iter()).map(|(_, d)| d).filter(is_of))
+                    wanted.look_at_all(self.sessions[key].queue.iter_whole().filter(is_of));
+                } else if let Some(remains) = self.remains.get(&session) {
+                    wanted.look_at_all(remains.iter().map(|(_, delivery)| delivery).filter(is_of));
+                }
+                wanted.wanted
+            }
+        }
+    }
+
+    /// What a session sends next: in flight, waiting, and of stored messages.
+    fn wanted_of(&self, session: &Session) -> Vec<Wanted> {
+        let is_due = |f: &&InFlight| !f.on_this_connection && f.state == FlightState::Sent;
+        let mut absent = Absent::default();
+        absent.look_at_all(session.in_flight.iter().filter(is_due).map(|f| &f.delivery));
+        if absent.has_room() {
+            for (outline, whole) in session.queue.ahead(AHEAD_MESSAGES) {
+                let is_looked_at = match whole {
+                    Some(delivery) => absent.look_at(&delivery.message),
+                    None => absent.look_at_packed(&outline, self.bodies.has_shared(outline.no)),
+                };
+                if !is_looked_at {
+                    break;
                 }
             }
-        };
-        let all = held.len();
-        (held, all)
+        }
+        let mut wanted = absent.wanted;
+        let mut ahead = Absent::default();
+        let replays = session.replays.iter().flat_map(|replays| replays.ahead());
+        for message in replays.filter(|message| !message.body.is_here()) {
+            if !ahead.has_room() {
+                break;
+            }
+            ahead.count(message.bytes());
+            wanted.push(Wanted::Stored(message.clone()));
+        }
+        wanted
     }
 }
 
-/// Takes the messages without a body out of the first ones.
-fn absent<'a>(deliveries: impl Iterator<Item = &'a Delivery>) -> Vec<Arc<Message>> {
-    let (mut wanted, mut bytes) = (Vec::new(), 0);
-    for delivery in deliveries.take(AHEAD_MESSAGES) {
-        if bytes >= AHEAD_BYTES {
-            break;
-        }
-        bytes += delivery.message.bytes();
-        if !delivery.message.body.is_here() {
-            wanted.push(delivery.message.clone());
+/// Collects what is to be read of the first messages.
+#[derive(Debug, Default)]
+struct Absent {
+    wanted: Vec<Wanted>,
+    messages: usize,
+    bytes: usize,
+}
+
+impl Absent {
+    fn has_room(&self) -> bool {
+        self.messages < AHEAD_MESSAGES && self.bytes < AHEAD_BYTES
+    }
+
+    fn count(&mut self, bytes: usize) {
+        (self.messages, self.bytes) = (self.messages + 1, self.bytes + bytes);
+    }
+
+    fn look_at_all<'a>(&mut self, mut deliveries: impl Iterator<Item = &'a Delivery>) {
+        while self.has_room()
+            && let Some(delivery) = deliveries.next()
+        {
+            self.look_at(&delivery.message);
         }
     }
-    wanted
+
+    /// Says whether there was room for it.
+    fn look_at(&mut self, message: &Arc<Message>) -> bool {
+        if !self.has_room() {
+            return false;
+        }
+        self.count(message.bytes());
+        if !message.body.is_here() {
+            self.wanted.push(Wanted::Body(message.clone()));
+        }
+        true
+    }
+
+    /// Looks at one that is packed. Those of one run are all looked at: they are made again together.
+    fn look_at_packed(&mut self, outline: &Outline<'_>, is_here: bool) -> bool {
+        if self.bytes >= AHEAD_BYTES {
+            return false;
+        }
+        let bytes = outline.bytes as usize;
+        self.count(bytes);
+        if !is_here {
+            self.wanted.push(Wanted::Packed { no: outline.no, place: outline.place, bytes });
+        }
+        true
+    }
 }

@@ -10,7 +10,7 @@ use crate::ask::{Answer, AskId, Question};
 use crate::conversation::Head;
 use crate::member::Last;
 use crate::memory::MEMBER_BYTES;
-use crate::message::{Message, Origin, compact};
+use crate::message::{Message, compact};
 use crate::planted::Planted;
 use crate::principal::Principal;
 use crate::receipt::Outcome;
@@ -201,10 +201,12 @@ impl Shard {
         let Some(key) = self.sessions.numbered(no) else { return };
         let queue = &self.sessions[key].queue;
         self.effort += queue.len() / 8;
-        let of_topic = queue.iter().filter(|d| d.message.topic == topic && d.origin == Origin::Subscriptions);
-        let next: Vec<_> = of_topic.map(|d| d.message.no).take(ENDS_PER_TURN_MAX).collect();
+        let of_topic = queue.outlines().filter(|m| m.source == Source::Subscriptions && *topic == *m.topic);
+        let next: Vec<_> = of_topic.map(|m| m.no).take(ENDS_PER_TURN_MAX).collect();
         for message in &next {
-            if let Some(dropped) = self.sessions[key].remove_waiting(*message, Source::Subscriptions) {
+            if let Some(dropped) =
+                self.sessions[key].remove_waiting(*message, Source::Subscriptions, &mut self.bodies)
+            {
                 self.end_waiting(now, key, &dropped, Outcome::Dropped("left"));
             }
         }

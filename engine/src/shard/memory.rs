@@ -35,12 +35,22 @@ impl Shard {
 
     /// Lets bodies leave and counts again after an input; QoS 0 messages that wait begin to go when there is much.
     pub(super) fn watch_memory(&mut self) {
-        self.bodies.evict(self.gate.newest_committed());
+        self.evict(self.gate.newest_committed());
         let before = self.memory.level;
         self.memory.update(self.held_bytes());
         if before == MemoryLevel::Normal && self.memory.level > before {
             self.backlog.push_back(Work::Shed { next: 0 });
         }
+    }
+
+    /// Lets bodies of messages leave, and packs the places of those that wait.
+    fn evict(&mut self, committed: u64) {
+        let Self { bodies, sessions, .. } = self;
+        bodies.evict(committed, |session, message| {
+            if let Some(key) = sessions.numbered(session) {
+                sessions[key].pack_waiting(message, committed);
+            }
+        });
     }
 
     /// Says whether QoS 0 messages may wait.
@@ -54,7 +64,8 @@ impl Shard {
         self.effort += SESSIONS_PER_TURN;
         let end = self.sessions.capacity().min(next + SESSIONS_PER_TURN);
         for key in next..end {
-            while let Some(dropped) = self.sessions.get_mut(key).and_then(|s| s.pop_at_most_once()) {
+            while let Some(session) = self.sessions.get_mut(key) {
+                let Some(dropped) = session.pop_at_most_once(&mut self.bodies) else { break };
                 self.end_waiting(now, key, &dropped, Outcome::Dropped("queue_full"));
                 ended += 1;
                 if ended >= ENDS_PER_TURN_MAX {

@@ -11,8 +11,8 @@ use bytestring::ByteString;
 use super::Shard;
 use super::backlog::Work;
 use crate::behind::Behind;
-use crate::message::{MsgNo, Origin};
-use crate::record::{Entry, Form, SessionNo};
+use crate::message::MsgNo;
+use crate::record::{Entry, Form, SessionNo, Source};
 use crate::route::SessionKey;
 
 /// Conversations with what a session has missed of them: the first number, in the order of topics.
@@ -144,10 +144,9 @@ impl Shard {
     pub(super) fn put_behind_queue(&mut self, key: SessionKey) {
         let session = &mut self.sessions[key];
         let Some(replays) = &mut session.replays else { return };
-        for message in session.queue.iter().filter(|d| d.origin == Origin::Subscriptions).map(|d| &d.message)
-        {
+        for message in session.queue.outlines().filter(|m| m.source == Source::Subscriptions) {
             let Some(seq) = message.seq else { continue };
-            if let Some(cursor) = replays.get_mut(&message.topic, Form::Plain).filter(|c| seq < c.next) {
+            if let Some(cursor) = replays.get_mut(message.topic, Form::Plain).filter(|c| seq < c.next) {
                 cursor.after = cursor.after.max(Some(message.no));
             }
         }
@@ -161,9 +160,8 @@ impl Shard {
         let Some(last) = cursor.after else { return false };
         if !session.queue.contains(last) {
             // It was the last one, or went before its time.
-            let own =
-                session.queue.iter().filter(|d| d.origin == Origin::Subscriptions && d.message.no < last);
-            let before = own.filter(|d| d.message.topic == *topic).map(|d| d.message.no);
+            let own = session.queue.outlines().filter(|m| m.source == Source::Subscriptions && m.no < last);
+            let before = own.filter(|m| *topic == *m.topic).map(|m| m.no);
             cursor.after = before.max();
         }
         cursor.after.is_some()

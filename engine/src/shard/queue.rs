@@ -7,7 +7,7 @@ use std::num::NonZeroU64;
 use super::Shard;
 use super::accept::{Refused, Target};
 use super::backlog::{ENDS_PER_TURN_MAX, Work};
-use crate::message::{Delivery, MsgNo};
+use crate::message::{Delivery, MsgNo, Origin};
 use crate::planted::Planted;
 use crate::principal::lower;
 use crate::receipt::Outcome;
@@ -150,6 +150,9 @@ impl Shard {
         let session = &mut self.sessions[key];
         if session.logs(&delivery) {
             self.turn.record.push(&delivery.queued(session.no, None));
+            if !matches!(delivery.origin, Origin::Group { .. }) {
+                self.bodies.waits(session.no, &delivery.message);
+            }
         } else {
             // Its record is not kept for this session's sake.
             delivery.message = self.bodies.pinned(&delivery.message);
@@ -165,14 +168,13 @@ impl Shard {
         let (session, limits) = (&self.sessions[key], self.queue_limits(key));
         // Mostly there is room without looking for it.
         let fits = |of_older: usize| session.queue.bytes() - of_older + bytes <= limits.bytes_max;
-        let is_it = |d: &&Delivery| d.message.no == older && d.source() == source;
-        let older_bytes = || session.queue.iter().find(is_it).map_or(0, |older| older.message.bytes());
+        let older_bytes = || session.queue.waiting(older, source).map_or(0, |older| older.bytes as usize);
         session.queue.len() > limits.messages_max || (!fits(0) && !fits(older_bytes()))
     }
 
     /// Takes the message out whose place a newer one takes that has the same collapse key.
     fn collapse(&mut self, now: Now, key: SessionKey, older: MsgNo, source: Source) {
-        if let Some(older) = self.sessions[key].remove_waiting(older, source) {
+        if let Some(older) = self.sessions[key].remove_waiting(older, source, &mut self.bodies) {
             self.end_waiting(now, key, &older, Outcome::Dropped(COLLAPSED));
         }
     }
@@ -185,8 +187,9 @@ impl Shard {
             if !self.is_over_limit(key) {
                 return;
             }
-            let session = &mut self.sessions[key];
-            let Some(dropped) = session.pop_at_most_once().or_else(|| session.pop_oldest()) else { return };
+            let (session, bodies) = (&mut self.sessions[key], &mut self.bodies);
+            let dropped = session.pop_at_most_once(bodies).or_else(|| session.pop_oldest(bodies));
+            let Some(dropped) = dropped else { return };
             if self.has_planted(Planted::DroppedInSilence) {
                 continue;
             }

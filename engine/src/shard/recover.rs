@@ -104,9 +104,27 @@ impl Shard {
             let applied = shard.apply_record(&record, &mut met, now);
             applied.map_err(|what| RecoverError::Record { ticket, what })?;
             met.sweep(&shard.retained);
-            shard.bodies.evict(u64::MAX);
+            shard.bodies.evict(u64::MAX, |_, _| {});
         }
+        drop(met);
+        shard.pack_recovered();
         Ok(shard)
+    }
+
+    /// Packs what waits and was not read with its body; the rest may be packed later.
+    fn pack_recovered(&mut self) {
+        if self.config.bodies_bytes_max == 0 {
+            return;
+        }
+        for key in 0..self.sessions.capacity() {
+            let Some(session) = self.sessions.get_mut(key).filter(|session| !session.queue.is_empty()) else {
+                continue;
+            };
+            session.pack_absent(u64::MAX);
+            for delivery in session.queue.iter_whole() {
+                self.bodies.waits(session.no, &delivery.message);
+            }
+        }
     }
 
     fn apply_record(&mut self, record: &Bytes, met: &mut Met, now: Now) -> Result<(), String> {
@@ -305,9 +323,10 @@ impl Shard {
             // It ends with its session.
             Entry::Received { session, .. } if self.remains.contains_key(&session) => {}
             Entry::Sent { session, message, packet_id } => {
-                let session = self.logged_session(session)?;
+                let key = self.logged_key(session)?;
                 // Of several copies the one that came first is sent first; what went before it had priority.
-                let delivery = session.remove_first_waiting(message);
+                let session = &mut self.sessions[key];
+                let delivery = session.remove_first_waiting(message, &mut self.bodies);
                 let delivery = delivery.ok_or_else(|| format!("message {} does not wait", message.0))?;
                 session.restore_in_flight(packet_id, delivery);
             }
@@ -332,7 +351,7 @@ impl Shard {
                                 .end_in_flight(id)
                                 .ok_or_else(|| format!("packet id {id} is not in flight"))?,
                         ),
-                        None => drop(session.remove_waiting(message, source)),
+                        None => drop(session.remove_waiting(message, source, &mut self.bodies)),
                     }
                 } else if let Some(remains) = self.remains.get_mut(&session) {
                     remains.forget(message, source, packet_id);

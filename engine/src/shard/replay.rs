@@ -14,14 +14,15 @@ use protocol::{ReasonCode, filter_matches};
 use super::Shard;
 use super::end::Ending;
 use crate::Now;
-use crate::message::{Delivery, Message, MsgNo, Origin};
+use crate::message::{Message, MsgNo};
 use crate::planted::Planted;
 use crate::receipt::Outcome;
-use crate::record::{Entry, FinalState, Form, Recipient, SessionNo};
+use crate::record::{Entry, FinalState, Form, Recipient, SessionNo, Source};
 use crate::replay::{Cursor, Merged, Replays, Start};
 use crate::retained::Allowance;
 use crate::rights::{form_of, topics_of};
 use crate::route::SessionKey;
+use crate::waiting::Outline;
 
 /// Numbers looked at in one turn for receipts that are open.
 const NUMBERS_PER_TURN: usize = 1_024;
@@ -114,22 +115,21 @@ impl Shard {
     /// their receipts then, the others have none.
     fn clear_queue_of(&mut self, key: SessionKey, form: Form, starts: &Starts) {
         let session = &self.sessions[key];
-        let start_of = |topic: &ByteString| {
-            let at = starts.binary_search_by(|(of, _)| of.cmp(topic)).ok()?;
+        let start_of = |topic: &str| {
+            let at = starts.binary_search_by(|(of, _)| (**of).cmp(topic)).ok()?;
             Some(starts[at].1.unwrap_or(u64::MAX))
         };
-        let is_own = |d: &&Delivery| match d.origin {
-            Origin::Subscriptions => form == Form::Plain,
-            Origin::Envelope => form == Form::Envelope,
+        let is_own = |m: &Outline<'_>| match m.source {
+            Source::Subscriptions => form == Form::Plain,
+            Source::Envelope => form == Form::Envelope,
             _ => false,
         };
-        let waiting = session.queue.iter().filter(is_own);
-        let removed: Vec<_> = waiting
-            .filter_map(|d| Some((d.message.no, d.source(), d.message.seq?, start_of(&d.message.topic)?)))
-            .collect();
+        let waiting = session.queue.outlines().filter(is_own);
+        let removed: Vec<_> =
+            waiting.filter_map(|m| Some((m.no, m.source, m.seq?, start_of(m.topic)?))).collect();
         let (no, durable) = (session.no, session.durable);
         for (message, source, seq, start) in removed {
-            self.sessions[key].remove_waiting(message, source);
+            self.sessions[key].remove_waiting(message, source, &mut self.bodies);
             let state = (seq < start).then_some(FinalState::Dropped);
             let recipient = Recipient::Session(no);
             let is_open = state.is_some() && self.receipts.is_open(message, recipient);

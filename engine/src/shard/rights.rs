@@ -268,18 +268,19 @@ impl Shard {
         for _ in 0..CHECKS_PER_TURN {
             let session = &mut self.sessions[key];
             let Some(place) = session.queue.check_next() else { return true };
-            let Some(delivery) = session.queue.get(place) else { return true };
-            if rights.may_read(&delivery.message.topic) {
+            let Some(outline) = session.queue.outline(place) else { return true };
+            if rights.may_read(outline.topic) {
                 continue;
             }
-            if needs_body(delivery) {
+            // By its number, as the log says it: of several copies the oldest.
+            let (message, source): (MsgNo, Source) = (outline.no, outline.source);
+            if let Some(delivery) = session.queue.get(place).filter(|delivery| needs_body(delivery)) {
                 *absent = Some(delivery.message.clone());
                 session.queue.check_from(place);
                 return false;
             }
-            // By its number, as the log says it: of several copies the oldest.
-            let (message, source): (MsgNo, Source) = (delivery.message.no, delivery.source());
-            let Some(dropped) = session.remove_waiting(message, source) else { return true };
+            let dropped = session.remove_waiting(message, source, &mut self.bodies);
+            let Some(dropped) = dropped else { return true };
             if !self.give_elsewhere(now, key, &dropped, None) {
                 self.end_waiting(now, key, &dropped, Outcome::Dropped(NOT_AUTHORIZED));
             }

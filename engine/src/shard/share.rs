@@ -485,7 +485,9 @@ impl Shard {
                 Err(why) => return why,
             };
             let (logged, session_no) = (session.logs(delivery), session.no);
-            let Some(delivery) = self.sessions[from].take_waiting(next) else { return Passed::All };
+            let Some(delivery) = self.sessions[from].take_waiting(next, &mut self.bodies) else {
+                return Passed::All;
+            };
             let (message, source) = (delivery.message.no, delivery.source());
             let ending = Ending { session: session_no, message, source, packet_id: None, logged };
             match to {

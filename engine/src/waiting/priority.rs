@@ -79,13 +79,13 @@ impl Priority {
         self.by_topic.get(topic).is_some_and(|places| places.binary_search(&place).is_ok())
     }
 
-    /// Gives the places that are not empty other numbers: the one at `old[n]` is `first + n` from now on.
-    pub(super) fn renumber(&mut self, old: &[u64], first: u64) {
-        let new = |place: &u64| old.binary_search(place).ok().map(|at| first + at as u64);
-        self.forward = self.forward.iter().filter_map(new).collect();
+    /// Gives places other numbers; `new` says which, `None` for one that is empty.
+    pub(super) fn renumber(&mut self, new: impl Fn(u64) -> Option<u64>) {
+        let new = |place: &u64| new(*place);
+        self.forward = self.forward.iter().filter_map(&new).collect();
         self.stale = 0;
         for places in self.by_topic.values_mut() {
-            *places = places.iter().filter_map(new).collect();
+            *places = places.iter().filter_map(&new).collect();
         }
     }
 }

@@ -7,9 +7,10 @@ use super::super::Shard;
 use super::super::backlog::Work;
 use super::super::share::Remains;
 use crate::Now;
-use crate::message::{Delivery, Expiry};
+use crate::message::Expiry;
 use crate::record::{Recipient, SessionNo, Source};
 use crate::timers::Deadline;
+use crate::waiting::Outline;
 
 impl Shard {
     /// Finds out who has the messages of groups whose receipts are asked for, and which tracked messages
@@ -21,19 +22,20 @@ impl Shard {
         }
         let mut holders = Vec::new();
         let mut own = FxHashSet::default();
-        let mut note = |session: SessionNo, delivery: &Delivery| match delivery.source() {
-            Source::Group(group) => holders.push((delivery.message.no, group, session)),
+        let mut note = |session: SessionNo, outline: Outline<'_>| match outline.source {
+            Source::Group(group) => holders.push((outline.no, group, session)),
             // Only a cursor that has ended leaves a session without a message that it is a recipient of.
-            _ if delivery.message.seq.is_some() && self.receipts.is_tracked(delivery.message.no) => {
-                own.insert((delivery.message.no, session));
+            _ if outline.seq.is_some() && self.receipts.is_tracked(outline.no) => {
+                own.insert((outline.no, session));
             }
             _ => {}
         };
         for (_, s) in self.sessions.iter() {
-            s.in_flight.iter().map(|f| &f.delivery).chain(s.queue.iter()).for_each(|d| note(s.no, d));
+            let in_flight = s.in_flight.iter().map(|f| Outline::from(&f.delivery));
+            in_flight.chain(s.queue.outlines()).for_each(|outline| note(s.no, outline));
         }
         for (no, remains) in &self.remains {
-            remains.iter().for_each(|(_, d)| note(*no, d));
+            remains.iter().for_each(|(_, delivery)| note(*no, delivery.into()));
         }
         let held: FxHashSet<_> = holders.iter().map(|(message, group, _)| (*message, *group)).collect();
         let mut lost = Vec::new();
@@ -66,11 +68,11 @@ impl Shard {
         if self.receipts.iter().next().is_none() {
             return;
         }
-        let waiting = self.sessions.iter().flat_map(|(_, s)| s.queue.iter());
-        let left = self.remains.values().flat_map(Remains::iter).map(|(_, delivery)| delivery);
-        for Delivery { message, .. } in waiting.chain(left) {
-            if let Some(expiry) = message.expiry.filter(|_| self.receipts.is_tracked(message.no)) {
-                self.timers.set(Deadline::MessageExpiry(message.no), expiry.monotonic_ms);
+        let waiting = self.sessions.iter().flat_map(|(_, s)| s.queue.outlines());
+        let left = self.remains.values().flat_map(Remains::iter).map(|(_, delivery)| delivery.into());
+        for Outline { no, expiry, .. } in waiting.chain(left) {
+            if let Some(expiry) = expiry.filter(|_| self.receipts.is_tracked(no)) {
+                self.timers.set(Deadline::MessageExpiry(no), expiry.monotonic_ms);
             }
         }
         // Those that only cursors will come to.

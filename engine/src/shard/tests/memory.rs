@@ -23,17 +23,18 @@ pub(super) fn check(shard: &Shard) {
     };
     let mut sum = 0;
     for (_, s) in shard.sessions.iter() {
-        let deliveries = || s.queue.iter().chain(s.in_flight.iter().map(|f| &f.delivery));
-        deliveries().for_each(|d| see(&d.message));
+        let in_flight = || s.in_flight.iter().map(|f| &f.delivery);
+        s.queue.iter_whole().chain(in_flight()).for_each(|d| see(&d.message));
         let set_aside = || s.set_aside.iter().flat_map(|all| all.iter());
         set_aside().for_each(|s| see(&s.message));
-        let entries: usize = deliveries().map(entry_bytes).sum();
+        let entries: usize = in_flight().map(entry_bytes).sum();
         let replays = s.replays.as_ref().map_or((0, 0), |r| (r.held_bytes(), r.recount()));
         let gaps = s.gaps.as_ref().map_or((0, 0), |g| (g.held_bytes(), g.recount()));
         assert_eq!((replays.0, gaps.0), (replays.1, gaps.1));
+        s.queue.check_held();
         sum += replays.0 + gaps.0;
         s.replays.iter().flat_map(|r| r.iter()).for_each(|(_, _, c)| c.ahead.iter().for_each(&mut see));
-        let entries = entries + s.queue.extra_bytes() + set_aside().count() * SET_ASIDE_BYTES;
+        let entries = entries + s.queue.held_bytes() + set_aside().count() * SET_ASIDE_BYTES;
         assert_eq!(s.share_bytes(), s.recount_without_entries() + entries);
         sum += s.share_bytes();
     }

@@ -35,8 +35,8 @@ pub(super) fn check(shard: &Shard) {
         let joined = members.keys().filter(|(session, _)| *session == key).map(|(_, full)| &**full);
         assert_eq!(shared, joined.collect());
         s.in_flight.iter().map(|f| &f.delivery).for_each(|d| see(d.message.no.0, &d.origin));
-        s.queue.iter().for_each(|d| see(d.message.no.0, &d.origin));
-        let by_group = s.queue.iter().filter_map(|d| match &d.origin {
+        s.queue.iter_whole().for_each(|d| see(d.message.no.0, &d.origin));
+        let by_group = s.queue.iter_whole().filter_map(|d| match &d.origin {
             Origin::Group { share, .. } => Some(share.no),
             _ => None,
         });

@@ -85,8 +85,8 @@ fn check_places(world: &World, shard: &Shard) {
         }
     };
     for (_, s) in shard.sessions.iter() {
-        let in_flight = s.in_flight.iter().map(|f| &f.delivery);
-        in_flight.chain(s.queue.iter()).for_each(|d| see(d.message.place(), d.message.no));
+        s.in_flight.iter().for_each(|f| see(f.delivery.message.place(), f.delivery.message.no));
+        s.queue.outlines().for_each(|m| see(m.place, m.no));
     }
     for remains in shard.remains.values() {
         remains.iter().for_each(|(_, d)| see(d.message.place(), d.message.no));
