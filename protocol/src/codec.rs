@@ -367,6 +367,22 @@ pub enum EncodeError {
 /// would have to refuse.
 #[inline]
 pub fn encode(packet: &Packet, version: ProtocolVersion, out: &mut BytesMut) -> Result<(), EncodeError> {
+    let is_written = match packet {
+        Packet::Publish(publish) => publish::write_plain(publish, version, out),
+        Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack)
+            if ack::is_plain(ack, version) =>
+        {
+            let [high, low] = ack.packet_id.get().to_be_bytes();
+            out.put_slice(&[first_byte(packet), 2, high, low]);
+            true
+        }
+        _ => false,
+    };
+    if is_written { Ok(()) } else { encode_any(packet, version, out) }
+}
+
+/// Encodes whatever it is: measured first, then written.
+fn encode_any(packet: &Packet, version: ProtocolVersion, out: &mut BytesMut) -> Result<(), EncodeError> {
     let mut measure = Measure::default();
     write_body(packet, version, &mut measure);
     if measure.bytes > VARINT_MAX as usize {

@@ -50,6 +50,12 @@ pub(super) fn read_properties(reader: &mut Reader<'_>) -> Result<AckProperties, 
     Ok(p)
 }
 
+/// Whether it is its packet identifier and no more.
+#[inline]
+pub(super) fn is_plain(ack: &Ack, version: ProtocolVersion) -> bool {
+    version == ProtocolVersion::V311 || (ack.reason == ReasonCode::Success && ack.properties.is_none())
+}
+
 #[inline]
 pub(super) fn write<S: Sink>(ack: &Ack, packet: PacketType, version: ProtocolVersion, sink: &mut S) {
     sink.u16(ack.packet_id.get());

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 
 use super::EncodeError;
-use super::wire::{Measure, Reader, Sink, VARINT_MAX};
+use super::wire::{Count, Measure, Reader, Sink, VARINT_MAX};
 use crate::{DecodeError, UserProperties};
 
 macro_rules! properties {
@@ -196,12 +196,16 @@ pub(super) trait PutProperty: Sink + Sized {
     /// Writes a whole section: its length and the properties.
     #[inline]
     fn section(&mut self, properties: &impl Properties) {
-        let mut measure = Measure::default();
-        properties.write(&mut measure);
-        self.varint("property length", u32::try_from(measure.bytes).unwrap_or(u32::MAX));
-        if measure.bytes > 0 || measure.fault.is_some() {
-            properties.write(self);
+        if Self::CHECKS {
+            let mut part = Measure::default();
+            properties.write(&mut part);
+            self.varint("property length", u32::try_from(part.bytes).unwrap_or(u32::MAX));
+            return self.take_measured(part);
         }
+        let mut part = Count::default();
+        properties.write(&mut part);
+        self.varint("property length", u32::try_from(part.bytes).unwrap_or(u32::MAX));
+        properties.write(self);
     }
 
     #[inline]

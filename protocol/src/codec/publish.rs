@@ -2,8 +2,10 @@
 
 use std::num::NonZeroU16;
 
+use bytes::{BufMut, BytesMut};
+
 use super::property::{Properties, Property, PutProperty, Section};
-use super::wire::{Reader, Sink};
+use super::wire::{Reader, Sink, VARINT_MAX, varint_bytes};
 use super::{EncodeError, Role, packet_id};
 use crate::topic::validate_topic_name;
 use crate::{DecodeError, ProtocolVersion, Publish, PublishProperties, QoS, Shared, TopicError};
@@ -137,6 +139,40 @@ fn topic_error(reader: &Reader<'_>, topic: &str, error: TopicError) -> DecodeErr
 #[inline]
 pub(super) fn first_byte(packet: &Publish) -> u8 {
     0x30 | u8::from(packet.dup) << 3 | (packet.qos as u8) << 1 | u8::from(packet.retain)
+}
+
+/// Appends a packet without properties, as most are; says whether it did: what is not regular, or has properties, is for
+/// [`write`].
+#[inline]
+pub(super) fn write_plain(packet: &Publish, version: ProtocolVersion, out: &mut BytesMut) -> bool {
+    let is_plain = version == ProtocolVersion::V311 || packet.properties.is_none();
+    // The same that `check` looks for.
+    let is_regular = (packet.qos == QoS::AtMostOnce) == packet.packet_id.is_none()
+        && !(packet.dup && packet.qos == QoS::AtMostOnce)
+        && validate_topic_name(&packet.topic).is_ok();
+    // Packet identifier, and the length of the properties.
+    let (mut middle, mut middle_bytes) = ([0; 3], 0);
+    if let Some(id) = packet.packet_id {
+        middle[..2].copy_from_slice(&id.get().to_be_bytes());
+        middle_bytes = 2;
+    }
+    middle_bytes += usize::from(version == ProtocolVersion::V5);
+    let body_bytes = 2 + packet.topic.len() + middle_bytes + packet.payload.len();
+    if !is_plain || !is_regular || body_bytes > VARINT_MAX as usize {
+        return false;
+    }
+    let (length, length_bytes) = varint_bytes(body_bytes as u32);
+    let mut head = [0; 7];
+    head[0] = first_byte(packet);
+    head[1..5].copy_from_slice(&length);
+    let topic_at = 1 + length_bytes;
+    head[topic_at..topic_at + 2].copy_from_slice(&(packet.topic.len() as u16).to_be_bytes());
+    out.reserve(1 + length_bytes + body_bytes);
+    out.put_slice(&head[..topic_at + 2]);
+    out.put_slice(packet.topic.as_bytes());
+    out.put_slice(&middle[..middle_bytes]);
+    out.put_slice(&packet.payload);
+    true
 }
 
 #[inline]

@@ -230,6 +230,10 @@ pub(super) trait Sink {
     /// Notes that the packet cannot be encoded.
     fn refuse(&mut self, fault: impl FnOnce() -> EncodeError);
 
+    /// Takes a part that was measured by itself, where that is as good as writing it.
+    #[inline]
+    fn take_measured(&mut self, _part: Measure) {}
+
     #[inline]
     fn u8(&mut self, value: u8) {
         self.raw(&[value]);
@@ -313,6 +317,30 @@ impl Sink for Measure {
     fn refuse(&mut self, fault: impl FnOnce() -> EncodeError) {
         self.fault.get_or_insert_with(fault);
     }
+
+    #[inline]
+    fn take_measured(&mut self, part: Measure) {
+        self.bytes += part.bytes;
+        self.fault = self.fault.take().or(part.fault);
+    }
+}
+
+/// Counts the bytes of what was measured without a fault.
+#[derive(Debug, Default)]
+pub(super) struct Count {
+    pub(super) bytes: usize,
+}
+
+impl Sink for Count {
+    const CHECKS: bool = false;
+
+    #[inline]
+    fn raw(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len();
+    }
+
+    #[inline]
+    fn refuse(&mut self, _fault: impl FnOnce() -> EncodeError) {}
 }
 
 /// Writes into the buffer, for packets that were measured without a fault.

@@ -4,9 +4,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use super::super::encode;
+use super::super::{encode, encode_any};
 use super::strategies::{packet, role, version};
 use super::*;
+use crate::{Publish, QoS};
 
 fn any_packet() -> impl Strategy<Value = (ProtocolVersion, Role, Packet)> {
     (version(), role())
@@ -100,6 +101,26 @@ proptest! {
     #[test]
     fn the_size_is_known_before_encoding((version, _, packet) in any_packet()) {
         prop_assert_eq!(encoded_len(&packet, version), encoded(&packet, version).len());
+    }
+
+    #[test]
+    fn the_short_way_of_plain_packets_writes_and_refuses_the_same(
+        (version, _, packet) in any_packet(),
+        other in version(),
+        topic in prop_oneof!["[a-z/]{0,12}", Just("a/+".to_owned()), Just("a\0".to_owned()), Just("t".repeat(65_536))],
+        (dup, qos) in (any::<bool>(), 0..3_u8),
+    ) {
+        let mut packets = vec![packet];
+        if let Packet::Publish(publish) = &packets[0] {
+            // Also what may not be written.
+            let qos = QoS::from_u8(qos).unwrap();
+            packets.push(Packet::Publish(Publish { dup, qos, topic: topic.into(), ..publish.clone() }));
+        }
+        for (packet, version) in packets.iter().flat_map(|packet| [(packet, version), (packet, other)]) {
+            let (mut short, mut whole) = (BytesMut::new(), BytesMut::new());
+            prop_assert_eq!(encode(packet, version, &mut short), encode_any(packet, version, &mut whole));
+            prop_assert_eq!(short, whole);
+        }
     }
 
     #[test]
