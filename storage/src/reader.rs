@@ -89,8 +89,6 @@ struct Block {
     records: Vec<(u64, usize, usize)>,
     /// The first place that does not decode; records behind it may be there.
     damage: Option<Damage>,
-    /// The newest record that may be shown of it.
-    shown: u64,
 }
 
 /// A place that does not decode.
@@ -196,9 +194,6 @@ impl<D: Disk> LogReader<D> {
     /// The file cannot be read, or is damaged.
     pub fn read(&self, lsn: Lsn) -> Result<Option<Bytes>, LogError> {
         let mut cache = self.cache.lock().expect("no holder of this lock panics");
-        if let Some(record) = cache.block.undamaged(lsn.0) {
-            return Ok(Some(Bytes::copy_from_slice(record)));
-        }
         let Some(block) = self.block(&mut cache, lsn.0)? else { return Ok(None) };
         let found = block.records.binary_search_by_key(&lsn.0, |(number, ..)| *number);
         let Ok(at) = found else { return self.check(block).map(|()| None) };
@@ -240,12 +235,7 @@ impl<D: Disk> LogReader<D> {
     fn block<'a>(&self, cache: &'a mut Cache<D::File>, lsn: u64) -> Result<Option<&'a Block>, LogError> {
         let mut tries = 0;
         loop {
-            let (found, committed) = {
-                let state = self.shared.lock();
-                (state.find(lsn), state.committed_lsn)
-            };
-            let Some(place) = found else { return Ok(None) };
-            cache.block.shown = committed;
+            let Some(place) = self.shared.lock().find(lsn) else { return Ok(None) };
             if cache.block.place.as_ref() == Some(&place) {
                 break;
             }
@@ -323,22 +313,6 @@ impl Block {
         self.bytes.clear();
         self.bytes.shrink_to(BLOCK_BYTES_KEPT);
         self.bytes.resize(bytes, 0);
-    }
-
-    /// Returns a record of it: what was committed once stays what it is, wherever it is moved.
-    fn undamaged(&self, lsn: u64) -> Option<&[u8]> {
-        if self.damage.is_some() || lsn > self.shown {
-            return None;
-        }
-        let (first, ..) = self.records.first()?;
-        // Where it is if no number before it is missing.
-        let expected = usize::try_from(lsn.checked_sub(*first)?).ok()?;
-        let at = match self.records.get(expected) {
-            Some((number, ..)) if *number == lsn => expected,
-            _ => self.records.binary_search_by_key(&lsn, |(number, ..)| *number).ok()?,
-        };
-        let (_, from, to) = self.records[at];
-        Some(&self.bytes[from..to])
     }
 
     /// Finds the records, checking every checksum. Damage to one of them leaves the others.
