@@ -52,6 +52,8 @@ pub struct Config {
     /// Bytes that the recipients of one message may need in its record, about 40 each; a message with more
     /// durable recipients is refused. The log must take records of this and the largest packet.
     pub record_recipients_bytes_max: usize,
+    /// Recipients of one message that are served before others are: more are served in portions of so many.
+    pub recipients_per_portion: usize,
     /// Levels of a topic or filter.
     pub topic_levels_max: usize,
     /// Conversations of the node.
@@ -200,6 +202,7 @@ impl Default for Config {
             retained_compared_max: 4_000_000,
             client_id_bytes_max: 1024,
             record_recipients_bytes_max: 12 * 1024 * 1024,
+            recipients_per_portion: 128,
             topic_levels_max: 200,
             conversations_max: 1_000_000,
             conversations: vec![

@@ -17,6 +17,7 @@ mod config;
 mod conversation;
 mod dedup;
 mod directory;
+mod edges;
 mod envelope;
 mod gap;
 mod gate;

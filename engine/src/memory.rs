@@ -38,8 +38,6 @@ pub(crate) const INCOMING_BYTES: usize = size_of::<Incoming>() * 3 / 2;
 pub(crate) const RETAINED_BYTES: usize = 128;
 /// A shared group besides its name, and its places in the tables; its members are counted as subscriptions.
 pub(crate) const GROUP_BYTES: usize = 384;
-/// A level in the tree of filters, with its table of the levels below.
-pub(crate) const ROUTE_BYTES: usize = 384;
 /// A conversation besides its topic and the messages that it keeps: its places in the tables.
 pub(crate) const CONVERSATION_BYTES: usize = 320;
 /// A session's cursor in a conversation besides the topic, which stands there three times.

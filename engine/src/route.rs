@@ -1,49 +1,39 @@
 //! Which subscriptions a topic matches: a tree of filter levels. Shared groups stand at their filter's node
 //! by key; who belongs to them is not known here.
 //!
+//! A node stands for one level or, where nothing branches off, for several: its label. Which node follows which is
+//! one table for the whole tree, by parent and first level; `+` has a place in its parent besides. Invariants: two
+//! nodes with the same parent differ in their first level; every node but the root is where a filter ends, or has
+//! more than one child. A filter that nobody else comes near to is one node, however many levels it has.
+//!
 //! Adding, replacing and removing cost the same however many sessions have the same filter, and a filter of
 //! many levels costs no stack.
 
-use bytestring::ByteString;
+mod ends;
+mod label;
+
+use std::hash::{BuildHasher, RandomState};
+
 use protocol::SubscribeOptions;
-use rustc_hash::FxHashMap;
 use smallvec::{SmallVec, smallvec};
 
-use crate::names::ByName;
+use crate::edges::Edges;
 use crate::places::Places;
 use crate::share::GroupKey;
+use ends::{Ends, GroupHere};
+pub(crate) use ends::{Keyed, Listed};
+use label::{Label, first_level, follow, shared_levels, strip_levels};
 
 /// A session's place in the shard, valid while the session lives.
 pub(crate) type SessionKey = usize;
 
-/// One subscription as the tree holds it.
+/// One subscription as the tree tells it; its retain handling is not known here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Subscriber {
     pub(crate) session: SessionKey,
     pub(crate) options: SubscribeOptions,
     /// Subscription identifier, 0 = none.
     pub(crate) identifier: u32,
-}
-
-#[derive(Debug, Default)]
-struct Node {
-    parent: usize,
-    level: ByteString,
-    children: ByName<usize>,
-    plus: Option<usize>,
-    /// Subscriptions that end here.
-    here: Listed<Subscriber>,
-    /// Subscriptions that end here with `#`.
-    hash: Listed<Subscriber>,
-    /// Shared groups whose filter ends here: mostly none.
-    groups: Listed<GroupHere>,
-}
-
-/// A shared group at the node where its filter ends.
-#[derive(Clone, Copy, Debug)]
-struct GroupHere {
-    group: GroupKey,
-    is_hash: bool,
 }
 
 /// What a topic matches.
@@ -60,100 +50,84 @@ impl Matches {
     }
 }
 
-/// What stands in a list at most once.
-pub(crate) trait Keyed {
-    fn key(&self) -> usize;
-}
+/// Nodes that a topic leads to, and what is left of it there.
+type ToVisit<'t> = SmallVec<[(u32, Option<&'t [u8]>); 16]>;
 
-impl Keyed for Subscriber {
-    fn key(&self) -> usize {
-        self.session
-    }
-}
+/// The root's number; no node has it as its child.
+const ROOT: u32 = 0;
 
-impl Keyed for GroupHere {
-    fn key(&self) -> usize {
-        self.group
-    }
-}
-
-/// A list that is fast to go through, and to look one up in: the subscriptions of one filter, one a session.
 #[derive(Debug)]
-pub(crate) struct Listed<T> {
-    list: Vec<T>,
-    /// Where each key stands in `list`, kept from `INDEXED_FROM` on.
-    places: Option<Box<FxHashMap<usize, usize>>>,
+struct Node {
+    parent: u32,
+    /// The child whose first level is `+`, or the root.
+    plus: u32,
+    /// Children, that one included ...
+    children: u32,
+    /// ... and their numbers, combined by exclusive or: of an only child that is its number.
+    children_xor: u32,
+    label: Label,
+    /// Subscriptions and groups whose filters end here.
+    ends: Ends,
 }
 
-impl<T> Default for Listed<T> {
-    fn default() -> Self {
-        Self { list: Vec::new(), places: None }
+impl Node {
+    fn new(parent: u32, label: &[u8]) -> Self {
+        let label = Label::new(label);
+        Self { parent, plus: ROOT, children: 0, children_xor: 0, label, ends: Ends::Nothing }
+    }
+
+    /// Its child among those that are not `+`, if it is the only one.
+    fn only_literal(&self) -> Option<u32> {
+        let literals = self.children - u32::from(self.plus != ROOT);
+        (literals == 1).then_some(self.children_xor ^ self.plus)
+    }
+
+    fn has_literals(&self) -> bool {
+        self.children > u32::from(self.plus != ROOT)
     }
 }
 
-/// Length from which on searching a list costs more than an index.
-const INDEXED_FROM: usize = 32;
-
-impl<T: Keyed> Listed<T> {
-    pub(crate) fn as_slice(&self) -> &[T] {
-        &self.list
-    }
-
-    pub(crate) fn place(&self, key: usize) -> Option<usize> {
-        match &self.places {
-            Some(places) => places.get(&key).copied(),
-            None => self.list.iter().position(|s| s.key() == key),
-        }
-    }
-
-    /// Adds one, or replaces the one with its key; says whether it is new here.
-    pub(crate) fn insert(&mut self, new: T) -> bool {
-        let key = new.key();
-        if let Some(place) = self.place(key) {
-            self.list[place] = new;
-            return false;
-        }
-        self.list.push(new);
-        match &mut self.places {
-            Some(places) => drop(places.insert(key, self.list.len() - 1)),
-            None if self.list.len() < INDEXED_FROM => {}
-            None => {
-                let places = self.list.iter().enumerate().map(|(place, s)| (s.key(), place)).collect();
-                self.places = Some(Box::new(places));
-            }
-        }
-        true
-    }
-
-    /// Says whether it was here.
-    pub(crate) fn remove(&mut self, key: usize) -> bool {
-        let Some(place) = self.place(key) else { return false };
-        self.list.swap_remove(place);
-        if let Some(places) = &mut self.places {
-            places.remove(&key);
-            if let Some(moved) = self.list.get(place) {
-                places.insert(moved.key(), place);
-            }
-        }
-        true
-    }
-}
+/// A node in memory, and its place in the table.
+const NODE_BYTES: usize = size_of::<Node>() + 8;
 
 #[derive(Debug)]
 pub(crate) struct Routes {
     nodes: Places<Node>,
-    root: usize,
+    edges: Edges,
+    /// Keyed anew in each process, so that nobody can choose levels that all fall into one place.
+    hasher: RandomState,
     len: usize,
     /// Counts its changes.
     epoch: u64,
+    /// Bytes that nodes have besides themselves.
+    besides: usize,
 }
 
 impl Default for Routes {
     fn default() -> Self {
         let mut nodes = Places::new();
-        let root = nodes.insert(Node::default());
-        Self { nodes, root, len: 0, epoch: 0 }
+        nodes.insert(Node::new(ROOT, b""));
+        Self { nodes, edges: Edges::default(), hasher: RandomState::new(), len: 0, epoch: 0, besides: 0 }
     }
+}
+
+/// A filter as the tree has it: its levels without `#`, and whether it ends with that.
+fn path_of(filter: &str) -> (Option<&[u8]>, bool) {
+    let filter = filter.as_bytes();
+    match filter.strip_suffix(b"#") {
+        None => (Some(filter), false),
+        Some(levels) => (levels.strip_suffix(b"/"), true),
+    }
+}
+
+fn hash_of(hasher: &RandomState, parent: u32, level: &[u8]) -> u64 {
+    // The level's hash is secret, so this needs no secret of its own.
+    hasher.hash_one(level).wrapping_add(u64::from(parent).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+}
+
+fn hash_of_node(hasher: &RandomState, nodes: &Places<Node>, node: u32) -> u64 {
+    let node = &nodes[node as usize];
+    hash_of(hasher, node.parent, first_level(node.label.as_bytes()))
 }
 
 impl Routes {
@@ -161,15 +135,25 @@ impl Routes {
         self.len
     }
 
-    /// Levels of all filters together, the same ones counted once.
-    pub(crate) fn levels(&self) -> usize {
+    /// Nodes besides the root.
+    #[cfg(test)]
+    pub(crate) fn nodes(&self) -> usize {
         self.nodes.len() - 1
+    }
+
+    /// Bytes of the tree; the sessions count what they have in it themselves.
+    pub(crate) fn bytes(&self) -> usize {
+        (self.nodes.len() - 1) * NODE_BYTES + self.besides
+    }
+
+    /// Most bytes that a filter of so many needs in a tree, besides what its session counts.
+    pub(crate) fn bytes_max(filter: usize) -> usize {
+        2 * NODE_BYTES + filter
     }
 
     /// Whether there is neither a subscription nor a group.
     pub(crate) fn is_empty(&self) -> bool {
-        let root = &self.nodes[self.root];
-        self.levels() == 0 && root.hash.list.is_empty() && root.groups.list.is_empty()
+        self.nodes.len() == 1 && matches!(self.nodes[ROOT as usize].ends, Ends::Nothing)
     }
 
     /// Another one after each change: what was found with this one holds as long as it is the same.
@@ -179,32 +163,28 @@ impl Routes {
 
     /// Whether a filter has this first level.
     pub(crate) fn begins_with(&self, level: &str) -> bool {
-        self.nodes[self.root].children.contains_key(level)
+        self.literal_child(ROOT, level.as_bytes()).is_some()
     }
 
     /// Adds a subscription, or replaces the session's one with the same filter.
     pub(crate) fn insert(&mut self, filter: &str, subscriber: Subscriber) {
         self.epoch += 1;
         let (at, is_hash) = self.end_or_new(filter);
-        let node = &mut self.nodes[at];
-        let list = if is_hash { &mut node.hash } else { &mut node.here };
-        self.len += usize::from(list.insert(subscriber));
+        self.len += usize::from(self.nodes[at as usize].ends.insert(is_hash, subscriber));
     }
 
     /// Adds a shared group.
     pub(crate) fn insert_group(&mut self, filter: &str, group: GroupKey) {
         self.epoch += 1;
         let (at, is_hash) = self.end_or_new(filter);
-        self.nodes[at].groups.insert(GroupHere { group, is_hash });
+        self.nodes[at as usize].ends.insert_group(GroupHere { group, is_hash });
     }
 
     /// Removes a session's subscription; one that is not there is ignored.
     pub(crate) fn remove(&mut self, filter: &str, session: SessionKey) {
         self.epoch += 1;
         let Some((at, is_hash)) = self.end_of(filter) else { return };
-        let node = &mut self.nodes[at];
-        let list = if is_hash { &mut node.hash } else { &mut node.here };
-        if list.remove(session) {
+        if self.nodes[at as usize].ends.remove(is_hash, session) {
             self.len -= 1;
             self.prune(at);
         }
@@ -214,108 +194,195 @@ impl Routes {
     pub(crate) fn remove_group(&mut self, filter: &str, group: GroupKey) {
         self.epoch += 1;
         let Some((at, _)) = self.end_of(filter) else { return };
-        self.nodes[at].groups.remove(group);
+        self.nodes[at as usize].ends.remove_group(group);
         self.prune(at);
-    }
-
-    /// Finds the node where a filter ends, and whether it ends there with `#`.
-    fn end_of(&self, filter: &str) -> Option<(usize, bool)> {
-        let mut at = self.root;
-        for level in filter.split('/') {
-            at = match level {
-                "#" => return Some((at, true)),
-                "+" => self.nodes[at].plus?,
-                level => *self.nodes[at].children.get(level)?,
-            };
-        }
-        Some((at, false))
-    }
-
-    fn end_or_new(&mut self, filter: &str) -> (usize, bool) {
-        let mut at = self.root;
-        for level in filter.split('/') {
-            if level == "#" {
-                return (at, true);
-            }
-            at = self.child_or_new(at, level);
-        }
-        (at, false)
     }
 
     /// Collects every subscription and group that matches the topic into `found`, in no order.
     pub(crate) fn matching(&self, topic: &str, found: &mut Matches) {
         // [MQTT-4.7.2-1] a filter that starts with a wildcard matches no topic that starts with `$`.
         let mut wildcards = !topic.starts_with('$');
-        let mut to_visit: SmallVec<[(usize, Option<&str>); 16]> = smallvec![(self.root, Some(topic))];
+        let mut to_visit: ToVisit<'_> = smallvec![(ROOT, Some(topic.as_bytes()))];
         while let Some((at, rest)) = to_visit.pop() {
-            let node = &self.nodes[at];
-            if wildcards {
-                // `#` stands for any number of levels, none included (section 4.7.1.2).
-                found.subscribers.extend_from_slice(&node.hash.list);
+            let node = &self.nodes[at as usize];
+            // `#` stands for any number of levels, none included (section 4.7.1.2).
+            node.ends.collect(rest.is_none(), wildcards, found);
+            let Some(rest) = rest else { continue };
+            if node.plus != ROOT && wildcards {
+                self.visit(node.plus, rest, &mut to_visit);
             }
-            for here in &node.groups.list {
-                if if here.is_hash { wildcards } else { rest.is_none() } {
-                    found.groups.push(here.group);
-                }
-            }
-            let Some(rest) = rest else {
-                found.subscribers.extend_from_slice(&node.here.list);
-                continue;
+            let literal = match node.only_literal() {
+                None if node.has_literals() => self.find_literal(at, first_level(rest)),
+                only => only,
             };
-            // Levels are short: this is faster than a search made for long texts.
-            let (level, rest) = match rest.bytes().position(|byte| byte == b'/') {
-                Some(at) => (&rest[..at], Some(&rest[at + 1..])),
-                None => (rest, None),
-            };
-            if let Some(plus) = node.plus.filter(|_| wildcards) {
-                to_visit.push((plus, rest));
-            }
-            if let Some(&child) = node.children.get(level) {
-                to_visit.push((child, rest));
+            if let Some(literal) = literal {
+                self.visit(literal, rest, &mut to_visit);
             }
             // Only the root stands before the topic's first level.
             wildcards = true;
         }
     }
 
-    fn child_or_new(&mut self, at: usize, level: &str) -> usize {
-        let node = &self.nodes[at];
-        let known = if level == "+" { node.plus } else { node.children.get(level).copied() };
-        if let Some(known) = known {
-            return known;
+    fn visit<'t>(&self, child: u32, topic: &'t [u8], to_visit: &mut ToVisit<'t>) {
+        if let Some(rest) = follow(self.nodes[child as usize].label.as_bytes(), topic) {
+            to_visit.push((child, rest));
         }
-        let level = ByteString::from(level);
-        let new = self.nodes.insert(Node { parent: at, level: level.clone(), ..Node::default() });
-        let node = &mut self.nodes[at];
-        if level == "+" {
-            node.plus = Some(new);
-        } else {
-            node.children.insert(level, new);
+    }
+
+    /// Finds the child with this first level, which is not `+`.
+    fn literal_child(&self, at: u32, level: &[u8]) -> Option<u32> {
+        let node = &self.nodes[at as usize];
+        match node.only_literal() {
+            None if !node.has_literals() => None,
+            None => self.find_literal(at, level),
+            only => only.filter(|child| first_level(self.nodes[*child as usize].label.as_bytes()) == level),
         }
+    }
+
+    fn find_literal(&self, at: u32, level: &[u8]) -> Option<u32> {
+        self.edges.find(hash_of(&self.hasher, at, level), |child| {
+            let child = &self.nodes[child as usize];
+            child.parent == at && first_level(child.label.as_bytes()) == level
+        })
+    }
+
+    fn child(&self, at: u32, level: &[u8]) -> Option<u32> {
+        match level {
+            b"+" => Some(self.nodes[at as usize].plus).filter(|plus| *plus != ROOT),
+            level => self.literal_child(at, level),
+        }
+    }
+
+    /// Finds the node where a filter ends, and whether it ends there with `#`.
+    fn end_of(&self, filter: &str) -> Option<(u32, bool)> {
+        let (mut rest, is_hash) = path_of(filter);
+        let mut at = ROOT;
+        while let Some(levels) = rest {
+            at = self.child(at, first_level(levels))?;
+            rest = strip_levels(levels, self.nodes[at as usize].label.as_bytes())?;
+        }
+        Some((at, is_hash))
+    }
+
+    fn end_or_new(&mut self, filter: &str) -> (u32, bool) {
+        let (mut rest, is_hash) = path_of(filter);
+        let mut at = ROOT;
+        while let Some(levels) = rest {
+            let Some(child) = self.child(at, first_level(levels)) else {
+                return (self.add_child(at, levels), is_hash);
+            };
+            let label = self.nodes[child as usize].label.as_bytes();
+            let shared = shared_levels(label, levels);
+            at = if shared == label.len() { child } else { self.split(child, shared) };
+            rest = levels.get(shared + 1..);
+        }
+        (at, is_hash)
+    }
+
+    fn add(&mut self, node: Node) -> u32 {
+        self.besides += node.label.besides();
+        let new = self.nodes.insert(node);
+        u32::try_from(new).expect("four billion nodes are more than memory holds")
+    }
+
+    /// Adds a child that is not there.
+    fn add_child(&mut self, at: u32, label: &[u8]) -> u32 {
+        let new = self.add(Node::new(at, label));
+        let parent = &mut self.nodes[at as usize];
+        parent.children += 1;
+        parent.children_xor ^= new;
+        self.find_by_level(at, new);
         new
     }
 
-    /// Gives back nodes that lead nowhere.
-    fn prune(&mut self, mut at: usize) {
-        while at != self.root {
-            let node = &self.nodes[at];
-            if !(node.here.list.is_empty()
-                && node.hash.list.is_empty()
-                && node.groups.list.is_empty()
-                && node.children.is_empty()
-                && node.plus.is_none())
-            {
-                return;
-            }
-            let node = self.nodes.remove(at);
-            at = node.parent;
-            let parent = &mut self.nodes[at];
-            if node.level == "+" {
-                parent.plus = None;
-            } else {
-                parent.children.remove(&node.level);
-            }
+    /// Makes a child be found by its first level.
+    fn find_by_level(&mut self, at: u32, child: u32) {
+        let Self { nodes, edges, hasher, .. } = self;
+        if first_level(nodes[child as usize].label.as_bytes()) == b"+" {
+            nodes[at as usize].plus = child;
+        } else {
+            let hash = hash_of_node(hasher, nodes, child);
+            edges.insert(hash, child, |node| hash_of_node(hasher, nodes, node));
         }
+    }
+
+    /// The reverse of `find_by_level`.
+    fn lose_by_level(&mut self, at: u32, child: u32) {
+        let Self { nodes, edges, hasher, .. } = self;
+        let parent = &mut nodes[at as usize];
+        if parent.plus == child {
+            parent.plus = ROOT;
+        } else {
+            edges.remove(hash_of_node(hasher, nodes, child), child);
+        }
+    }
+
+    /// Puts another node with the same first level in a child's place.
+    fn replace_child(&mut self, at: u32, old: u32, new: u32) {
+        let Self { nodes, edges, hasher, .. } = self;
+        let parent = &mut nodes[at as usize];
+        parent.children_xor ^= old ^ new;
+        if parent.plus == old {
+            parent.plus = new;
+        } else {
+            edges.replace(hash_of_node(hasher, nodes, old), old, new);
+        }
+    }
+
+    fn relabel(&mut self, node: u32, parent: u32, label: Label) {
+        let node = &mut self.nodes[node as usize];
+        self.besides += label.besides();
+        self.besides -= node.label.besides();
+        (node.parent, node.label) = (parent, label);
+    }
+
+    /// Puts a node of its own where the first levels of a label, so many bytes, end; returns it.
+    fn split(&mut self, child: u32, shared: usize) -> u32 {
+        let Node { parent, label, .. } = &self.nodes[child as usize];
+        let (parent, label) = (*parent, label.as_bytes());
+        let lower = Label::new(&label[shared + 1..]);
+        let between = Node { children: 1, children_xor: child, ..Node::new(parent, &label[..shared]) };
+        let between = self.add(between);
+        self.replace_child(parent, child, between);
+        self.relabel(child, between, lower);
+        self.find_by_level(between, child);
+        between
+    }
+
+    /// Gives back nodes that lead nowhere, and joins one that leads only to another with it.
+    fn prune(&mut self, mut at: u32) {
+        while at != ROOT {
+            let node = &self.nodes[at as usize];
+            match node.children {
+                _ if !matches!(node.ends, Ends::Nothing) => return,
+                0 => {}
+                1 => return self.join(at),
+                _ => return,
+            }
+            let parent = node.parent;
+            self.lose_by_level(parent, at);
+            self.forget(at);
+            let node = &mut self.nodes[parent as usize];
+            node.children -= 1;
+            node.children_xor ^= at;
+            at = parent;
+        }
+    }
+
+    fn forget(&mut self, node: u32) {
+        self.besides -= self.nodes.remove(node as usize).label.besides();
+    }
+
+    /// Joins a node where nothing ends with its only child.
+    fn join(&mut self, at: u32) {
+        let Node { parent, children_xor: child, label, .. } = &self.nodes[at as usize];
+        let (parent, child) = (*parent, *child);
+        let joined = [label.as_bytes(), self.nodes[child as usize].label.as_bytes()].join(&b'/');
+        self.lose_by_level(at, child);
+        // Its own place in the table is found while both are as they were.
+        self.replace_child(parent, at, child);
+        self.relabel(child, parent, Label::new(&joined));
+        self.forget(at);
     }
 }
 

@@ -28,6 +28,9 @@ const ANSWERS_WAITING_MAX: usize = 1_024;
 /// When the broker ends, clients that were told and do not close are waited for this long.
 const STOP_LINGER_MS: u64 = 500;
 
+/// Connections with something to send at which the engine's own work waits until they were written to.
+const WRITES_LEFT_MAX: usize = 64;
+
 /// Records whose answers leave together.
 const COMMITTED_STEP: u64 = 16;
 
@@ -197,7 +200,9 @@ impl Core {
 
     fn timer_due(&mut self) {
         let now = self.clock.now();
-        if self.engine.next_deadline_ms().is_some_and(|due| due <= now.monotonic_ms) {
+        // What the engine left for later is for many clients: first those are written to who have something.
+        let is_due = self.engine.next_deadline_ms().is_some_and(|due| due <= now.monotonic_ms);
+        if is_due && self.dirty.len() < WRITES_LEFT_MAX {
             self.input(now, Input::Timer);
         }
         self.pauses_due(now);

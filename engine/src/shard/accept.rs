@@ -126,6 +126,8 @@ struct Plan {
     /// Which, if there is somebody to have receipts of.
     tracked: Option<ReceiptsWanted>,
     targets: Targets,
+    /// Whether some of them get it later.
+    in_portions: bool,
     /// Whether the message goes into a queue or a flight that survives a restart.
     stored_recipient: bool,
     set_retained: bool,
@@ -148,7 +150,7 @@ impl Shard {
         // The last that can refuse.
         let head = if plan.is_conversation { Some(self.next_head(now, &offer.topic)?) } else { None };
         // Another one is gone when its turn ends.
-        let may_stay = plan.recorded || offer.qos > QoS::AtMostOnce;
+        let may_stay = plan.recorded || plan.in_portions || offer.qos > QoS::AtMostOnce;
         if may_stay {
             // It may stay for long: a slice would keep the read buffer that it came in.
             offer.payload = Bytes::copy_from_slice(&offer.payload);
@@ -221,8 +223,12 @@ impl Shard {
             let payload = receipt::undeliverable(&message.topic, &id.text(), now.unix_ms);
             self.turn.told.push(receipt::Told { sender: offer.by.user.clone(), payload });
         }
-        for target in plan.targets.iter() {
-            self.deliver_to(now, target, &message);
+        if plan.in_portions {
+            self.fan_out(now, &plan.targets, &message);
+        } else {
+            for target in plan.targets.iter() {
+                self.deliver_to(now, target, &message);
+            }
         }
         let reason = if nobody { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success };
         Ok(Accepted { reason, seq: message.seq, id, is_repeat: false })
@@ -289,7 +295,7 @@ impl Shard {
         };
         let stored_recipient = targets
             .iter()
-            .any(|t| self.is_logged(t) && (is_conversation || t.qos.min(offer.qos) > QoS::AtMostOnce));
+            .any(|t| (is_conversation || t.qos.min(offer.qos) > QoS::AtMostOnce) && self.is_logged(t));
         // [MQTT-3.3.1-6] an empty payload removes the retained message, [MQTT-3.3.1-5] others replace it.
         let set_retained = offer.retain && !offer.payload.is_empty();
         let clear_retained =
@@ -316,8 +322,11 @@ impl Shard {
             self.check_record(&targets, tracked.is_some())?;
         }
         self.check_queues(offer.qos, bytes, &targets, is_conversation, collapse)?;
+        let in_portions =
+            !is_conversation && tracked.is_none() && targets.len() > self.config.recipients_per_portion;
         Ok(Plan {
             given_id,
+            in_portions,
             bytes,
             collapse,
             is_high,
@@ -597,15 +606,26 @@ impl Target {
         identifiers.dedup();
         identifiers.truncate(usize::from(u16::MAX));
         Self {
-            session: matches[0].session,
             qos: matches.iter().map(|m| m.options.qos).max().unwrap_or_default(),
             retain_as_published: matches.iter().any(|m| m.options.retain_as_published),
             identifiers: identifiers.into(),
+            is_covered: false,
+            ..Self::nobody(matches[0].session)
+        }
+    }
+
+    /// A recipient that gets nothing.
+    pub(super) fn nobody(session: SessionKey) -> Self {
+        Self {
+            session,
+            qos: QoS::AtMostOnce,
+            retain_as_published: false,
+            identifiers: Identifiers::default(),
             share: None,
             kept: false,
             form: Form::Plain,
             is_second: false,
-            is_covered: false,
+            is_covered: true,
         }
     }
 

@@ -34,9 +34,13 @@ impl Shard {
         packet_id: PacketId,
         filters: usize,
     ) -> Option<Box<Asked>> {
-        if let Some(asked) = self.conns.get_mut(&conn)?.asked.take() {
+        let c = self.conns.get_mut(&conn)?;
+        if let Some(asked) = c.asked.take() {
             return Some(asked);
         }
+        // Retained messages overtake nothing, and nothing comes after the answer to an UNSUBSCRIBE.
+        let key = c.session;
+        self.fan_out_to(now, key);
         if self.refuse_unanswerable(now, conn, packet_id, filters) {
             return None;
         }

@@ -37,6 +37,7 @@ impl Shard {
     /// Gives a message to a session. A durable session's part in it goes into the turn's record; the
     /// message itself must be there before.
     pub(super) fn deliver(&mut self, now: Now, key: SessionKey, delivery: Delivery) {
+        self.fan_out_to(now, key);
         match self.way(key, delivery.qos, delivery.message.seq.is_some()) {
             Way::Send(_) if !delivery.message.body.is_here() => {
                 // Handed over by another member of its group: it goes out when it was read.

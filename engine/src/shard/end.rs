@@ -250,6 +250,7 @@ impl Shard {
 
     /// Takes a session out of every table.
     pub(super) fn take_session(&mut self, key: SessionKey) -> Session {
+        self.forget_fan_outs(key);
         let session = self.sessions.remove(key);
         self.receipts.unhear(&session.user, key);
         self.members.unhear(&session.user, key);

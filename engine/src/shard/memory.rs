@@ -7,14 +7,13 @@ use protocol::{QoS, ReasonCode};
 use super::Shard;
 use super::accept::{Refused, Target};
 use super::backlog::{ENDS_PER_TURN_MAX, Work};
-use super::limits::levels_of;
 use crate::Now;
 use crate::memory::{
     DEADLINE_BYTES, ENTRY_BYTES, MESSAGE_BYTES, Memory, MemoryLevel, RECIPIENT_BYTES, RETAINED_BYTES,
-    ROUTE_BYTES, SESSION_BYTES, SUBSCRIPTION_BYTES,
+    SESSION_BYTES, SUBSCRIPTION_BYTES,
 };
 use crate::receipt::Outcome;
-use crate::route::SessionKey;
+use crate::route::{Routes, SessionKey};
 
 /// Places of the session table looked at in one turn.
 const SESSIONS_PER_TURN: usize = 256;
@@ -29,7 +28,8 @@ impl Shard {
     pub(super) fn held_bytes(&self) -> usize {
         self.account.bytes()
             + (self.retained.len() + self.informed.len()) * RETAINED_BYTES
-            + (self.routes.levels() + self.envelope_routes.levels()) * ROUTE_BYTES
+            + self.routes.bytes()
+            + self.envelope_routes.bytes()
             + self.timers.len() * DEADLINE_BYTES
     }
 
@@ -110,7 +110,6 @@ impl Shard {
 
     /// Says why there is no room for another subscription.
     pub(super) fn room_for_subscription(&mut self, filter: &ByteString) -> Result<(), String> {
-        let levels = levels_of(filter);
-        self.memory.room_for(SUBSCRIPTION_BYTES + filter.len() * 2 + levels * ROUTE_BYTES)
+        self.memory.room_for(SUBSCRIPTION_BYTES + filter.len() + Routes::bytes_max(filter.len()))
     }
 }

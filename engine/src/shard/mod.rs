@@ -15,6 +15,7 @@ mod connect;
 mod dedup;
 mod deliver;
 mod end;
+mod fan_out;
 mod fetch;
 mod gap;
 mod heard;
@@ -77,6 +78,7 @@ use crate::{CloseReason, Config, ConnId, Input, Now, OnFull, Output, Stats, Tick
 use asked::Asked;
 use backlog::Work;
 use deliver::Outgoing;
+use fan_out::FanOuts;
 use fetch::Fetches;
 use heard::Heard;
 use inbox::Inboxes;
@@ -131,6 +133,8 @@ pub struct Shard {
     backlog: VecDeque<Work>,
     /// How much of it is about what ended cursors left out, by conversation.
     uncovering: ByName<u32>,
+    /// Messages to very many that not all of them have.
+    fan_outs: FanOuts,
     /// `Work::Presences` is among it.
     is_telling_presences: bool,
     /// `Deadline::Presences` is set.
@@ -277,6 +281,7 @@ impl Shard {
             timers: Timers::default(),
             backlog: VecDeque::new(),
             uncovering: ByName::default(),
+            fan_outs: FanOuts::default(),
             is_telling_presences: false,
             is_presence_due: false,
             promised: 0,
@@ -308,8 +313,15 @@ impl Shard {
             Input::Connect { conn, connect, principal, authentication } => {
                 self.connect(now, conn, *connect, *principal, authentication);
             }
-            Input::Principal { conn, principal } => self.set_principal(now, conn, *principal),
-            Input::Acl { acl } => self.set_acl(acl),
+            Input::Principal { conn, principal } => {
+                self.finish_fanning_out(now);
+                self.set_principal(now, conn, *principal);
+            }
+            Input::Acl { acl } => {
+                // What waits there is of the rules before.
+                self.finish_fanning_out(now);
+                self.set_acl(acl);
+            }
             Input::Refused { conn, publish, reason, what } => {
                 self.refused_by_caller(now, conn, *publish, reason, what);
             }
@@ -377,7 +389,7 @@ impl Shard {
         if self.shut_down {
             return None;
         }
-        if self.backlog.is_empty() { self.timers.next_ms() } else { Some(0) }
+        if self.backlog.is_empty() && self.fan_outs.is_empty() { self.timers.next_ms() } else { Some(0) }
     }
 
     /// Whether a client is connected.
@@ -479,6 +491,8 @@ impl Shard {
 
     /// Each due deadline is a turn of its own, so that no record grows with their number.
     fn timer(&mut self, now: Now) {
+        self.go_on_fanning_out(now);
+        self.finish(now);
         for _ in 0..DEADLINES_PER_TIMER_MAX {
             let Some(deadline) = self.timers.pop_due(now.monotonic_ms) else { return };
             match deadline {
@@ -507,6 +521,8 @@ impl Shard {
     /// like any other: their wills are published then (section 3.1.2.5). Sessions that end with their
     /// connection end now, or nobody would publish theirs.
     fn shut_down(&mut self, now: Now) {
+        self.finish_fanning_out(now);
+        self.finish(now);
         self.end_sessions_now(now);
         let mut conns: Vec<_> = self.conns.iter().map(|(conn, c)| (*conn, c.session)).collect();
         conns.sort_unstable();

@@ -96,6 +96,7 @@ fn config((on_full, memory_bytes_max, bodies_bytes_max): Bounds) -> Config {
         retained_messages_max: 2,
         retained_bytes_max: 400,
         retained_per_subscribe_max: 2,
+        recipients_per_portion: 1,
         conversations_max: 2,
         replays_per_session_max: 2,
         receipts_listed_max: 1,
@@ -376,7 +377,7 @@ impl World {
             self.shard.end_session(self.now, key);
             self.shard.finish(self.now);
         }
-        while !self.shard.backlog.is_empty() || self.answer_fetch() {
+        while self.shard.next_deadline_ms() == Some(0) || self.answer_fetch() {
             self.shard.handle(self.now, Input::Timer);
             self.pump();
         }
@@ -391,7 +392,7 @@ impl World {
         assert_eq!((self.shard.receipts.iter().count(), self.shard.remains.len()), (0, 0));
         // Groups that were left while they had messages go with the next ones that are made.
         self.shard.groups.sweep_now();
-        assert_eq!((self.shard.groups.iter().count(), self.shard.routes.levels()), (0, 0));
+        assert_eq!((self.shard.groups.iter().count(), self.shard.routes.nodes()), (0, 0));
         assert!(self.shard.envelope_routes.is_empty());
         let known =
             self.shard.presences.recount() + self.shard.networks.recount() + self.shard.members.recount();

@@ -10,6 +10,7 @@ mod connect_properties;
 mod conversations;
 mod durability;
 mod envelopes;
+mod fan_out;
 mod flow;
 mod full_queues;
 mod gaps;

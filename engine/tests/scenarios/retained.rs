@@ -126,7 +126,7 @@ fn the_bytes_of_retained_messages_have_a_limit() {
 
 #[test]
 fn a_filter_that_brings_more_retained_messages_than_allowed_is_refused_and_others_are_not() {
-    let config = Config { retained_per_subscribe_max: 5, retained_compared_max: 25, ..Config::default() };
+    let config = Config { retained_per_subscribe_max: 5, retained_compared_max: 12, ..Config::default() };
     let mut node = Node::with(config);
     node.connect(1, "truck");
     for n in 0..10 {

@@ -288,6 +288,8 @@ fn config(plan: &Plan) -> Config {
         poison_after: plan.poison_after,
         receipts_listed_max: plan.receipts_listed_max,
         session_expiry_max_s: u32::MAX,
+        // So few that most messages go out in portions.
+        recipients_per_portion: 1,
         ..config
     }
 }

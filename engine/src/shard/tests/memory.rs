@@ -49,6 +49,8 @@ pub(super) fn check(shard: &Shard) {
     sum += groups;
     shard.fetches.wanted().for_each(&mut see);
     shard.uncommitted.iter().for_each(&mut see);
+    shard.fan_outs.iter().for_each(|fan_out| see(&fan_out.message));
+    sum += shard.fan_outs.iter().map(|fan_out| fan_out.held_bytes()).sum::<usize>();
     shard.retained.iter().chain(shard.informed.iter()).for_each(&mut see);
     sum += heads.values().sum::<usize>() + bodies.values().sum::<usize>();
     for c in shard.conns.values() {
