@@ -7,19 +7,19 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod absent;
 mod codec;
 mod error;
 pub mod im;
 mod packet;
 mod reason;
-mod shared;
 mod topic;
 
+pub use absent::{Absent, Shared};
 pub use codec::{Decoder, EncodeError, Role, encode, encoded_len};
 pub use error::DecodeError;
 pub use packet::*;
 pub use reason::ReasonCode;
-pub use shared::{Absent, Shared};
 pub use topic::{
     FilterError, TopicError, TopicFilter, filter_covers, filter_matches, filters_overlap, validate_topic_name,
 };

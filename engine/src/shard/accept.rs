@@ -342,35 +342,6 @@ impl Shard {
         })
     }
 
-    /// Returns what is known of a topic, if that is all there is to know.
-    fn known_of(&self, topic: &str) -> Option<Known> {
-        let known = self.heard.find(topic, self.routes.epoch())?;
-        self.envelope_routes.is_empty().then(|| known.clone())
-    }
-
-    /// Searches who gets an offer, and remembers it where it is the same for the next one.
-    fn targets_of(
-        &mut self,
-        offer: &Offer,
-        in_conversation: bool,
-        bytes: usize,
-        is_tracked: bool,
-    ) -> Vec<Target> {
-        let load = Load {
-            topic: &offer.topic,
-            qos: offer.qos,
-            in_conversation,
-            bytes,
-            packet_bytes_min: offer.topic.len() + offer.payload.len(),
-            is_tracked,
-        };
-        let targets = self.targets(load, offer.by.session);
-        if self.turn.is_general && !in_conversation && self.config.planted.is_none() {
-            self.heard.note(&offer.topic, self.routes.epoch(), levels_of(&offer.topic), &targets);
-        }
-        targets
-    }
-
     fn next_head(&mut self, now: Now, topic: &ByteString) -> Result<Head, Refused> {
         self.conversations.next(topic, now.unix_ms).map_err(|e| {
             let what = format!("the broker has {} conversations, its limit", e.limit);

@@ -124,10 +124,10 @@ impl Shard {
     ) -> Ack {
         let mut ack = Ack::new(packet_id, reason);
         // [MQTT-3.1.2-29] no reason string on acks when the client does not want problem information.
-        if self.conns.get(&conn).is_some_and(|c| c.problem_information) {
-            if let Some(what) = what {
-                ack.properties.reason_string = Some(reason_string(what));
-            }
+        if let Some(what) = what
+            && self.conns.get(&conn).is_some_and(|c| c.problem_information)
+        {
+            ack.properties.reason_string = Some(reason_string(what));
         }
         ack
     }

@@ -13,7 +13,10 @@ use std::sync::Arc;
 use bytestring::ByteString;
 use rustc_hash::FxHasher;
 
-use super::accept::Target;
+use super::Shard;
+use super::accept::{Offer, Target};
+use super::limits::levels_of;
+use super::share::Load;
 use crate::message::compact;
 
 /// Places for topics; which one is a topic's follows from its hash.
@@ -101,6 +104,37 @@ impl Heard {
         self.targets += targets.len();
         let topic = compact(&ByteString::from(topic));
         self.places[place_of(hash)].known = Some(Known { topic, levels, targets: targets.into() });
+    }
+}
+
+impl Shard {
+    /// Returns what is known of a topic, if that is all there is to know.
+    pub(super) fn known_of(&self, topic: &str) -> Option<Known> {
+        let known = self.heard.find(topic, self.routes.epoch())?;
+        self.envelope_routes.is_empty().then(|| known.clone())
+    }
+
+    /// Searches who gets an offer, and remembers it where it is the same for the next one.
+    pub(super) fn targets_of(
+        &mut self,
+        offer: &Offer,
+        in_conversation: bool,
+        bytes: usize,
+        is_tracked: bool,
+    ) -> Vec<Target> {
+        let load = Load {
+            topic: &offer.topic,
+            qos: offer.qos,
+            in_conversation,
+            bytes,
+            packet_bytes_min: offer.topic.len() + offer.payload.len(),
+            is_tracked,
+        };
+        let targets = self.targets(load, offer.by.session);
+        if self.turn.is_general && !in_conversation && self.config.planted.is_none() {
+            self.heard.note(&offer.topic, self.routes.epoch(), levels_of(&offer.topic), &targets);
+        }
+        targets
     }
 }
 
