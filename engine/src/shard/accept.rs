@@ -10,6 +10,7 @@ use protocol::{PacketId, PublishProperties, QoS, ReasonCode, Shared, im};
 use super::Shard;
 use super::heard::{Known, Targets};
 use super::limits::levels_of;
+use super::publish::check_payload_format;
 use super::share::Load;
 use crate::Now;
 use crate::body::{Body, BodySlot};
@@ -80,7 +81,7 @@ pub(super) struct Refused {
 }
 
 impl Refused {
-    fn new(reason: ReasonCode, what: impl Into<String>) -> Self {
+    pub(super) fn new(reason: ReasonCode, what: impl Into<String>) -> Self {
         Self { reason, what: what.into() }
     }
 
@@ -550,20 +551,6 @@ impl Shard {
             self.bodies.written(message);
         }
     }
-}
-
-/// Section 3.3.2.3.2: a receiver may check that a payload said to be UTF-8 is, and refuse it with 0x99. It
-/// does: the promise is the sender's, and subscribers rely on it.
-pub(super) fn check_payload_format(properties: &PublishProperties, payload: &[u8]) -> Result<(), Refused> {
-    if properties.payload_format_utf8 != Some(true) {
-        return Ok(());
-    }
-    std::str::from_utf8(payload).map(drop).map_err(|error| {
-        Refused::new(
-            ReasonCode::PayloadFormatInvalid,
-            format!("the payload is not UTF-8 as it says: {error}"),
-        )
-    })
 }
 
 impl Target {

@@ -1,9 +1,9 @@
 //! A message comes in: from a client's PUBLISH, or as its will.
 
 use bytestring::ByteString;
-use protocol::{Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, Will, im};
+use protocol::{Packet, PacketId, ProtocolVersion, Publish, PublishProperties, QoS, ReasonCode, Will, im};
 
-use super::accept::{Accepted, Offer, Publisher, Refused, check_payload_format};
+use super::accept::{Accepted, Offer, Publisher, Refused};
 use super::answer::quoted;
 use super::request::Request;
 use super::{Shard, Wait};
@@ -221,4 +221,18 @@ impl Shard {
         check_payload_format(&will.properties, &will.payload)?;
         self.message_id(&will.properties).map(drop)
     }
+}
+
+/// Section 3.3.2.3.2: a receiver may check that a payload said to be UTF-8 is, and refuse it with 0x99. It
+/// does: the promise is the sender's, and subscribers rely on it.
+pub(super) fn check_payload_format(properties: &PublishProperties, payload: &[u8]) -> Result<(), Refused> {
+    if properties.payload_format_utf8 != Some(true) {
+        return Ok(());
+    }
+    std::str::from_utf8(payload).map(drop).map_err(|error| {
+        Refused::new(
+            ReasonCode::PayloadFormatInvalid,
+            format!("the payload is not UTF-8 as it says: {error}"),
+        )
+    })
 }
