@@ -12,6 +12,7 @@ mod journey;
 mod kill;
 mod power;
 mod resuming_publisher;
+mod returning;
 mod serve;
 mod store;
 mod transports;

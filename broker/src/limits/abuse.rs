@@ -107,10 +107,10 @@ pub(crate) struct Seat {
     /// Where it comes from, if that is counted.
     address: Option<AddressKey>,
     counted: Counted,
-    listener: usize,
+    listener: u32,
     is_unconnected: bool,
     /// Its user and client id, where users are bounded.
-    user: Option<(ByteString, ByteString)>,
+    user: Option<Box<(ByteString, ByteString)>>,
 }
 
 impl Seat {
@@ -211,7 +211,7 @@ impl Abuse {
             }
         }
         let listener = self.listener(now_ms, listener, bounds);
-        let at_listener = &mut self.listeners[listener];
+        let at_listener = &mut self.listeners[listener as usize];
         if is_over(at_listener.open, at_listener.bounds.connections_max, TOLD_MAX) {
             return Err("too many connections at its listener");
         }
@@ -319,7 +319,7 @@ impl Abuse {
     fn seat_of(&self, address: IpAddr) -> Seat {
         let counted = self.counted(Some(address));
         let address = Some(address).filter(|_| counted == Counted::Address).map(AddressKey::of);
-        Seat { address, counted, listener: usize::MAX, is_unconnected: false, user: None }
+        Seat { address, counted, listener: u32::MAX, is_unconnected: false, user: None }
     }
 
     /// Takes a client in whose user is known now; gives the rates that the user's connections share.
@@ -346,7 +346,7 @@ impl Abuse {
         }
         *at.clients.entry(client.clone()).or_default() += 1;
         let rates = at.rates.clone();
-        seat.user = Some((user, client));
+        seat.user = Some(Box::new((user, client)));
         Ok(rates)
     }
 
@@ -362,7 +362,7 @@ impl Abuse {
     /// Takes the seat of a connection back that is gone.
     pub(crate) fn leave(&mut self, mut seat: Seat) {
         self.connected(&mut seat);
-        if let Some(at) = self.listeners.get_mut(seat.listener) {
+        if let Some(at) = self.listeners.get_mut(seat.listener as usize) {
             at.open = at.open.saturating_sub(1);
         }
         if let Some(address) = seat.address
@@ -373,7 +373,7 @@ impl Abuse {
                 self.addresses.remove(&address);
             }
         }
-        let Some((user, client)) = seat.user else { return };
+        let Some((user, client)) = seat.user.map(|user| *user) else { return };
         let Some(at) = self.users.get_mut(&user) else { return };
         if let Some(open) = at.clients.get_mut(&client) {
             *open -= 1;
@@ -407,12 +407,13 @@ impl Abuse {
     }
 
     /// Returns a listener's place in the table; there are as many as the configuration has.
-    fn listener(&mut self, now_ms: u64, name: &str, bounds: ListenerBounds) -> usize {
-        self.listeners.iter().position(|at| at.name == name).unwrap_or_else(|| {
+    fn listener(&mut self, now_ms: u64, name: &str, bounds: ListenerBounds) -> u32 {
+        let at = self.listeners.iter().position(|at| at.name == name).unwrap_or_else(|| {
             let rate = Rate::new(now_ms, bounds.connects_per_s, SECOND, bounds.connects_burst);
             self.listeners.push(AtListener { name: name.to_owned(), bounds, rate, open: 0 });
             self.listeners.len() - 1
-        })
+        });
+        u32::try_from(at).unwrap_or(u32::MAX)
     }
 
     fn counted(&self, address: Option<IpAddr>) -> Counted {
@@ -444,7 +445,7 @@ impl Abuse {
     fn over_bounds(&mut self, now_ms: u64, seat: &Seat, client: &str) -> Option<Admission> {
         let quota = |what| Some(refuse(ReasonCode::QuotaExceeded, what));
         let rate = |what| Some(refuse(ReasonCode::ConnectionRateExceeded, what));
-        let at_listener = &self.listeners[seat.listener];
+        let at_listener = &self.listeners[seat.listener as usize];
         let ListenerBounds { connections_max, connects_per_s, .. } = at_listener.bounds;
         if is_over(at_listener.open, connections_max, 1) {
             return quota(format!("the listener has {connections_max} connections, its limit"));

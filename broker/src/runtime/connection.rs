@@ -95,7 +95,7 @@ pub(super) struct Connection {
     /// It stands in the shard's list of connections that wait for the disk.
     pub(super) is_parked: bool,
     /// The packet it waits with: nothing is read or decoded meanwhile.
-    pub(super) held: Option<Held>,
+    pub(super) held: Option<Box<Held>>,
     /// What the limits count of it.
     pub(super) seat: Option<Seat>,
     /// Its rates, if it has any.

@@ -235,7 +235,8 @@ struct Core {
     view: Option<view::ViewThread>,
     committer: Option<Committer>,
     fetcher: fetch::Fetcher,
-    connections: Slab<Connection>,
+    /// Each where it was made: a table that grows moves pointers, and leaves nothing large behind.
+    connections: Slab<Box<Connection>>,
     next_serial: u64,
     scratch: Box<[u8]>,
     /// What is read to be decrypted.
@@ -387,7 +388,10 @@ impl Core {
     }
 
     fn connection(&mut self, id: ConnId) -> Option<&mut Connection> {
-        self.connections.get_mut(slot(id)).filter(|connection| connection.id == id)
+        self.connections
+            .get_mut(slot(id))
+            .map(|connection| &mut **connection)
+            .filter(|connection| connection.id == id)
     }
 
     /// Gives the engine one input and does what it says.

@@ -50,7 +50,7 @@ impl Core {
     /// Keeps a packet for later; the connection is not read until then.
     pub(super) fn hold(&mut self, now: Now, id: ConnId, held: Held, wait_ms: u64) {
         let Some(connection) = self.connection(id) else { return };
-        connection.held = Some(held);
+        connection.held = Some(Box::new(held));
         let due_ms = now.monotonic_ms + wait_ms.clamp(1, LOOK_AGAIN_MS);
         self.pauses.push(Reverse((due_ms, id)));
         self.turn.raise();
@@ -108,10 +108,10 @@ impl Core {
         let Some(connection) = self.connection(id).filter(|connection| connection.is_reading()) else {
             return;
         };
-        match connection.held.take() {
+        match connection.held.take().map(|held| *held) {
             None => return,
             Some(held @ Held::Filters(_)) => {
-                connection.held = Some(held);
+                connection.held = Some(Box::new(held));
                 return;
             }
             Some(Held::Connect { connect, until_ms }) if until_ms > now.monotonic_ms => {
@@ -144,7 +144,7 @@ impl Core {
             let Some(connection) = self.connection(id).filter(|connection| connection.is_reading()) else {
                 return;
             };
-            connection.held = Some(Held::Filters(packet));
+            connection.held = Some(Box::new(Held::Filters(packet)));
             return self.wait_for_slice(id);
         }
         self.input(now, Input::Packet { conn: id, packet });
@@ -153,10 +153,10 @@ impl Core {
     /// Goes on with a packet that has filters left; says whether there was one.
     pub(super) fn go_on_with_filters(&mut self, id: ConnId) -> bool {
         let Some(connection) = self.connection(id) else { return false };
-        let packet = match connection.held.take() {
+        let packet = match connection.held.take().map(|held| *held) {
             Some(Held::Filters(packet)) => packet,
             held => {
-                connection.held = held;
+                connection.held = held.map(Box::new);
                 return false;
             }
         };

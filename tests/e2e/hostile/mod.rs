@@ -10,7 +10,7 @@ mod attack;
 mod deeds;
 mod door_deeds;
 mod process;
-mod witness;
+pub(super) mod witness;
 
 use std::time::{Duration, Instant};
 

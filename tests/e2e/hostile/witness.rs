@@ -17,7 +17,7 @@ const EVERY: Duration = Duration::from_millis(5);
 const TOPIC: &str = "witness/beat";
 
 /// The two clients, each on a thread of its own.
-pub(super) struct Witness {
+pub(in crate::e2e) struct Witness {
     stop: Arc<AtomicBool>,
     latencies: Arc<Mutex<Vec<Duration>>>,
     publisher: JoinHandle<u64>,
@@ -25,12 +25,12 @@ pub(super) struct Witness {
 }
 
 /// What was measured.
-pub(super) struct Summary {
-    pub(super) p50: Duration,
-    pub(super) p99: Duration,
-    pub(super) max: Duration,
-    pub(super) messages: usize,
-    pub(super) lost: u64,
+pub(in crate::e2e) struct Summary {
+    pub(in crate::e2e) p50: Duration,
+    pub(in crate::e2e) p99: Duration,
+    pub(in crate::e2e) max: Duration,
+    pub(in crate::e2e) messages: usize,
+    pub(in crate::e2e) lost: u64,
 }
 
 impl fmt::Display for Summary {
@@ -43,7 +43,7 @@ impl fmt::Display for Summary {
 
 impl Witness {
     /// Connects both and begins.
-    pub(super) fn start(broker: SocketAddr) -> Self {
+    pub(in crate::e2e) fn start(broker: SocketAddr) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let latencies = Arc::new(Mutex::new(Vec::new()));
         let mut reader = RawClient::connect(broker, "witness-reader", ProtocolVersion::V5);
@@ -59,14 +59,14 @@ impl Witness {
     }
 
     /// Measures for a while, alone.
-    pub(super) fn measure_for(&self, time: Duration) -> Summary {
+    pub(in crate::e2e) fn measure_for(&self, time: Duration) -> Summary {
         self.latencies.lock().expect("no holder panics").clear();
         thread::sleep(time);
         summary(&mut self.latencies.lock().expect("no holder panics"), 0)
     }
 
     /// Ends both; says what was measured since the last time, and what was lost since the start.
-    pub(super) fn stop(self) -> Summary {
+    pub(in crate::e2e) fn stop(self) -> Summary {
         self.stop.store(true, Ordering::Release);
         let sent = self.publisher.join().expect("the witness publishes to the end");
         let received = self.subscriber.join().expect("the witness receives to the end");
