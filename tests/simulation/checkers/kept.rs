@@ -1,6 +1,7 @@
 //! Every acknowledged message comes to everyone whose subscription was acknowledged when it was made, unless a
 //! limit that the sender or the configuration set ended it.
 
+use super::poison::ends_in_a_row;
 use super::{Checker, Evidence};
 use crate::simulation::history::Message;
 use crate::simulation::world::cast::CAST;
@@ -15,9 +16,14 @@ pub(super) fn may_have_ended(evidence: &Evidence<'_>, message: &Message, who: us
         || is_set_aside(evidence, message, who)
 }
 
-/// Whether the broker set the message aside at this client.
+/// Whether the broker set the message aside at this client: as it lists it for the frail one, or where by ill luck as
+/// many connections ended in a row.
 pub(super) fn is_set_aside(evidence: &Evidence<'_>, message: &Message, who: usize) -> bool {
-    CAST[who].is_frail && evidence.set_aside.contains(&message.id())
+    let due = evidence.plan.poison_after;
+    match CAST[who].is_frail {
+        true => evidence.set_aside.contains(&message.id()),
+        false => due > 0 && ends_in_a_row(evidence, who, message.number) >= due,
+    }
 }
 
 /// Whether a later message that went through took its place, of the same user, topic and key.

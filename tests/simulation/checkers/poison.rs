@@ -31,7 +31,7 @@ fn check(evidence: &Evidence<'_>) -> Result<(), String> {
 
 /// Most connections of the client that ended one after the other, with one broker, since the message was made and until
 /// another one came after its last coming.
-fn ends_in_a_row(evidence: &Evidence<'_>, who: usize, number: Number) -> u32 {
+pub(super) fn ends_in_a_row(evidence: &Evidence<'_>, who: usize, number: Number) -> u32 {
     let events = &evidence.history.events;
     let is_made = |event: &Event| matches!(event, Event::Made(m) if m.number == number);
     let is_it = |event: &Event| matches!(event, Event::Came { who: of, number: n, .. } if *of == who && *n == Some(number));

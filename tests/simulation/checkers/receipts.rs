@@ -61,7 +61,8 @@ fn is_told_right(evidence: &Evidence<'_>, message: &Message, who: Who, told: &To
     match state {
         None => Err(format!("nothing was told of {id} at {client}")),
         Some(ReceiptState::Delivered) if is_taken => Ok(()),
-        Some(ReceiptState::Refused) if !is_taken && is_set_aside(evidence, message, who) => Ok(()),
+        // A program may have it and its acknowledgement be lost, each time.
+        Some(ReceiptState::Refused) if is_set_aside(evidence, message, who) => Ok(()),
         Some(ReceiptState::Expired | ReceiptState::Dropped)
             if !is_taken && may_have_ended(evidence, message, who) =>
         {
