@@ -79,6 +79,11 @@ impl Gaps {
         is_new
     }
 
+    /// Whether a message told of holes.
+    pub(crate) fn has_told(&self, topic: &str, form: Form, seq: u64) -> bool {
+        self.of(topic, form).iter().any(|hole| hole.told_by == seq)
+    }
+
     /// Forgets the holes that a message told of: the client has it. Says whether there were any.
     pub(crate) fn settle(&mut self, topic: &ByteString, form: Form, seq: u64) -> bool {
         let known = self.of(topic, form);

@@ -10,6 +10,7 @@ use crate::planted::Planted;
 use crate::receipt::Outcome;
 use crate::record::{Entry, Form, Hole};
 use crate::route::SessionKey;
+use crate::session::InFlight;
 
 impl Shard {
     /// Notes what became of a message at a session: a hole if it will not come.
@@ -23,8 +24,18 @@ impl Shard {
                 self.note_hole(key, topic, form, seq);
             }
             Outcome::Delivered(_) | Outcome::Refused(_) => {
-                let gaps = &mut self.sessions[key].gaps;
-                if gaps.as_mut().is_some_and(|gaps| gaps.settle(topic, form, seq)) {
+                let session = &mut self.sessions[key];
+                let Some(gaps) = session.gaps.as_mut().filter(|gaps| gaps.has_told(topic, form, seq)) else {
+                    return;
+                };
+                // A newer SUBSCRIBE has it in flight a second time: that one told, and tells again if it must.
+                let message = delivery.message.no;
+                let is_in_flight =
+                    |f: &InFlight| f.delivery.message.no == message && f.delivery.form() == form;
+                if session.in_flight.iter().any(is_in_flight) {
+                    return;
+                }
+                if gaps.settle(topic, form, seq) {
                     self.log_gaps(key, topic, form);
                 }
             }
