@@ -1,6 +1,6 @@
 //! `postrider bans`: who is kept out of a running broker, and letting them in again.
 //!
-//! Asks the broker's HTTP port, which answers this on its own machine only.
+//! Asks the broker's HTTP port, as an operator where the broker knows users.
 
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -75,7 +75,7 @@ struct Ban {
 pub(crate) async fn run(args: BansArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::List { broker, json } => {
-            let body = ask(&broker.http, "GET", "/api/v1/bans").await?;
+            let body = ask(&broker, "GET", "/api/v1/bans").await?;
             if json {
                 say(&body)?;
                 return Ok(ExitCode::SUCCESS);
@@ -89,7 +89,7 @@ pub(crate) async fn run(args: BansArgs) -> anyhow::Result<ExitCode> {
         }
         Command::Lift { broker, kind, key } => {
             let path = format!("/api/v1/bans/{}/{}", kind.as_str(), percent_encoded(&key));
-            ask(&broker.http, "DELETE", &path).await?;
+            ask(&broker, "DELETE", &path).await?;
             say(&format!("{} {key} is let in again", kind.as_str()))?;
         }
     }

@@ -1,6 +1,6 @@
 //! `postrider set-aside`: messages that ended a client's connections, and what becomes of them.
 //!
-//! Asks the broker's HTTP port as an operator on its own machine.
+//! Asks the broker's HTTP port as an operator.
 
 use std::process::ExitCode;
 
@@ -65,7 +65,7 @@ struct Message {
 pub(crate) async fn run(args: SetAsideArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::List { broker, client, json } => {
-            let body = ask(&broker.http, "GET", &path_of(&client)).await?;
+            let body = ask(&broker, "GET", &path_of(&client)).await?;
             if json {
                 say(&body)?;
                 return Ok(ExitCode::SUCCESS);
@@ -80,12 +80,12 @@ pub(crate) async fn run(args: SetAsideArgs) -> anyhow::Result<ExitCode> {
         }
         Command::Replay(MessageArgs { broker, client, message }) => {
             let path = format!("{}/{message}/replay", path_of(&client));
-            ask(&broker.http, "POST", &path).await?;
+            ask(&broker, "POST", &path).await?;
             say(&format!("message {message} goes to {} again", client.escape_debug()))?;
         }
         Command::Drop(MessageArgs { broker, client, message }) => {
             let path = format!("{}/{message}", path_of(&client));
-            ask(&broker.http, "DELETE", &path).await?;
+            ask(&broker, "DELETE", &path).await?;
             say(&format!("message {message} is forgotten"))?;
         }
     }

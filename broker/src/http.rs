@@ -128,7 +128,7 @@ async fn serve(
     let bans = Router::new()
         .route("/", get(bans::list))
         .route("/{kind}/{key}", delete(bans::lift))
-        .layer(middleware::from_fn(bans::only_here));
+        .layer(middleware::from_fn_with_state(access.clone(), bans::only_operators));
     let ask = access.ask.clone();
     let of_users = Router::new()
         .route("/conversations/{topic}/members/{user}", put(members::join).delete(members::leave))

@@ -66,6 +66,26 @@ fn a_ban_is_in_the_log_listed_and_lifted() {
 }
 
 #[test]
+fn a_ban_outlives_the_broker_and_a_lifted_one_does_not() {
+    let mut broker = Broker::start_configured(CONFIG);
+    for client in ["one", "two"] {
+        let answers: Vec<_> = (0..5).map(|_| connect(&broker, client)).collect();
+        assert_eq!(answers[4], ReasonCode::Banned);
+    }
+    stdout(&bans(&broker, &["lift", "client", "two"]));
+    assert!(broker.terminate().success());
+    broker.restart();
+    assert_eq!(connect(&broker, "one"), ReasonCode::Banned);
+    assert_eq!(connect(&broker, "two"), ReasonCode::Success);
+    let list = stdout(&bans(&broker, &["list"]));
+    assert_eq!(list.lines().count(), 2, "{list}");
+    assert!(list.contains("client  one") && list.contains("connects again and again"), "{list}");
+    stdout(&bans(&broker, &["lift", "client", "one"]));
+    broker.crash_and_restart();
+    assert_eq!(connect(&broker, "one"), ReasonCode::Success);
+}
+
+#[test]
 fn where_no_broker_is_the_command_says_so() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let http = free.local_addr().expect("an address").to_string();

@@ -14,5 +14,6 @@ mod power;
 mod resuming_publisher;
 mod returning;
 mod serve;
+mod set_aside;
 mod store;
 mod transports;

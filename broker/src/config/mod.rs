@@ -190,6 +190,9 @@ sections! {
         /// Groups whose users may do over HTTP what concerns others: change the members of conversations, see the
         /// inbox of a user. Without users anyone on the broker's own machine may.
         admin_groups: Vec<String> = vec!["admin".to_owned()];
+        /// Whether requests of the broker's own machine that name nobody are an operator's: all while nothing knows
+        /// users, those about bans always. Switch it off where a proxy on this machine hides that it is one.
+        local_operator: bool = true;
     }
     /// What is kept on disk.
     store: Store {

@@ -38,6 +38,8 @@ pub(super) struct Access {
     auth: Auth,
     pub(super) ask: mpsc::Sender<Ask>,
     admin_groups: Vec<ByteString>,
+    /// Whether who asks from this machine may be an operator without a name.
+    local_operator: bool,
 }
 
 /// Who asks.
@@ -74,7 +76,7 @@ struct Credentials {
 impl Access {
     pub(super) fn new(config: &Config, auth: Auth, ask: mpsc::Sender<Ask>) -> Self {
         let admin_groups = config.http.admin_groups.iter().map(|group| group.as_str().into()).collect();
-        Self { auth, ask, admin_groups }
+        Self { auth, ask, admin_groups, local_operator: config.http.local_operator }
     }
 
     /// Finds out who asks, or says what is answered instead.
@@ -124,12 +126,33 @@ impl Access {
             let detail = "say who asks: HTTP Basic with a user's name and password, or a Bearer token";
             return Err(Box::new(unauthorized(detail)));
         }
-        let is_here = peer.ip().to_canonical().is_loopback() && !is_forwarded(headers);
-        if is_here && !headers.contains_key(ORIGIN) && is_named_here(headers) {
+        if self.is_local(peer, headers) {
             return Ok(Caller::Local);
         }
-        let detail = "without users this is answered on the broker's own machine only, and to no web page";
+        let detail = match self.local_operator {
+            true => "without users this is answered on the broker's own machine only, and to no web page",
+            false => "nothing here knows users, and http.local_operator is off: nobody may ask this",
+        };
         Err(refuse(StatusCode::FORBIDDEN, detail))
+    }
+
+    /// Whether somebody asks on this machine itself, as far as can be seen: a proxy here that does not say that it is
+    /// one looks the same.
+    fn is_local(&self, peer: SocketAddr, headers: &HeaderMap) -> bool {
+        let is_here = peer.ip().to_canonical().is_loopback() && !is_forwarded(headers);
+        self.local_operator && is_here && !headers.contains_key(ORIGIN) && is_named_here(headers)
+    }
+
+    /// Lets an operator through, and who asks on this machine even where users are known: operators who were banned
+    /// themselves must be able to end that.
+    pub(super) async fn operator(&self, peer: SocketAddr, headers: &HeaderMap) -> Result<(), Box<Response>> {
+        if !headers.contains_key(AUTHORIZATION) && self.is_local(peer, headers) {
+            return Ok(());
+        }
+        match self.caller(peer, headers).await? {
+            caller if caller.is_operator() => Ok(()),
+            _ => Err(refuse(StatusCode::FORBIDDEN, "this needs a group of http.admin_groups")),
+        }
     }
 
     async fn let_in(&self, address: IpAddr, principal: Principal) -> Result<Caller, Box<Response>> {
@@ -218,12 +241,12 @@ fn is_same_origin(headers: &HeaderMap) -> bool {
 
 /// Says whether a proxy brings the request: its own address says nothing of who asks. One that does not say so cannot be
 /// told apart from somebody here.
-pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
+fn is_forwarded(headers: &HeaderMap) -> bool {
     ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|name| headers.contains_key(*name))
 }
 
 /// Says whether the client asked for this machine and not for a name that somebody let point to it.
-pub(super) fn is_named_here(headers: &HeaderMap) -> bool {
+fn is_named_here(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(HOST).and_then(|host| host.to_str().ok()) else { return false };
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,

@@ -1,14 +1,11 @@
-//! `/api/v1/bans`: lists and lifts bans, for this machine only.
-//!
-//! There are no roles yet, so who asks must be on this machine. A web page that a browser here has open is
-//! not: a request that carries its origin, or that names this port by a foreign host name, is refused.
+//! `/api/v1/bans`: lists and lifts bans, for operators and for who asks on this machine.
 
 use std::net::SocketAddr;
 
 use axum::{
     Json,
     extract::{ConnectInfo, Path, Request, State, connect_info::Connected},
-    http::{StatusCode, header::ORIGIN},
+    http::StatusCode,
     middleware::Next,
     response::{IntoResponse, Response},
     serve::IncomingStream,
@@ -16,12 +13,7 @@ use axum::{
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{
-    Limited,
-    access::{is_forwarded, is_named_here},
-    ask,
-    problem::problem,
-};
+use super::{Limited, access::Access, ask, problem::problem};
 use crate::{
     limits::{BanKey, BanView},
     runtime::Ask,
@@ -37,20 +29,17 @@ impl Connected<IncomingStream<'_, Limited>> for HttpPeer {
     }
 }
 
-/// Lets only this machine through.
-pub(super) async fn only_here(
+/// Lets only operators through.
+pub(super) async fn only_operators(
+    State(access): State<Access>,
     ConnectInfo(HttpPeer(peer)): ConnectInfo<HttpPeer>,
     request: Request,
     next: Next,
 ) -> Response {
-    if !peer.ip().to_canonical().is_loopback() || is_forwarded(request.headers()) {
-        let detail = "until there are roles this is answered on the broker's own machine only";
-        return problem(StatusCode::FORBIDDEN, detail);
+    match access.operator(peer, request.headers()).await {
+        Ok(()) => next.run(request).await,
+        Err(response) => *response,
     }
-    if request.headers().contains_key(ORIGIN) || !is_named_here(request.headers()) {
-        return problem(StatusCode::FORBIDDEN, "web pages may not ask this");
-    }
-    next.run(request).await
 }
 
 #[derive(Serialize)]

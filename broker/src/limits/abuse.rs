@@ -11,6 +11,7 @@ use std::{
     hash::Hash,
     net::IpAddr,
     rc::Rc,
+    sync::mpsc::SyncSender,
     time::Duration,
 };
 
@@ -20,7 +21,7 @@ use protocol::ReasonCode;
 
 use super::{
     address::{AddressKey, Networks},
-    bans::{BanKey, BanView, Bans, Offence},
+    bans::{BanChange, BanKey, BanView, Bans, Offence, SavedBan},
     rate::Rate,
     rates::{RateBounds, Rates},
     strikes::{Measure, Rule, Strikes},
@@ -389,6 +390,11 @@ impl Abuse {
     /// Returns how many connections have sent no CONNECT.
     pub(crate) fn unconnected(&self) -> u64 {
         self.unconnected
+    }
+
+    /// Takes the bans of the last process back, and tells changes to whoever keeps them for the next one.
+    pub(crate) fn restore_bans(&mut self, now: Now, saved: Vec<SavedBan>, keeper: SyncSender<BanChange>) {
+        self.bans.restore(now, saved, keeper);
     }
 
     /// Lists the bans in force.

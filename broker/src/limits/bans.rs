@@ -1,13 +1,13 @@
 //! Who is kept out for a time.
 //!
-//! Bans live in memory and end with the process: after a restart whoever goes on earns a new one.
+//! What changes is told to whoever keeps it over a restart, by Unix time; if that one cannot follow, it is not waited for.
 //! Invariant: never more than the capacity; then the one that ends first makes room.
 
-use std::{collections::HashMap, fmt, str::FromStr};
+use std::{collections::HashMap, fmt, str::FromStr, sync::mpsc::SyncSender};
 
 use bytestring::ByteString;
 use engine::Now;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::address::AddressKey;
 
@@ -65,7 +65,8 @@ impl fmt::Display for BanKey {
 }
 
 /// Why somebody is banned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Offence {
     /// Connected again and again.
     Flapping,
@@ -95,6 +96,27 @@ struct Ban {
     refused: u64,
 }
 
+/// A ban as it is kept over a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SavedBan {
+    pub(crate) kind: String,
+    pub(crate) key: String,
+    pub(crate) offence: Offence,
+    /// Milliseconds since the Unix epoch.
+    pub(crate) since: u64,
+    /// Milliseconds since the Unix epoch.
+    pub(crate) until: u64,
+}
+
+/// What became of a ban.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum BanChange {
+    Banned(SavedBan),
+    /// It was ended before its time: its kind and key.
+    Lifted(String, String),
+}
+
 /// One ban as it is listed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct BanView {
@@ -120,12 +142,38 @@ pub(crate) struct Bans {
     ban_ms: u64,
     capacity: usize,
     by_key: HashMap<BanKey, Ban>,
+    /// Who keeps them over a restart.
+    keeper: Option<SyncSender<BanChange>>,
 }
 
 impl Bans {
     /// Makes an empty list; bans of 0 ms are none.
     pub(crate) fn new(ban_ms: u64, capacity: usize) -> Self {
-        Self { ban_ms, capacity: capacity.max(1), by_key: HashMap::new() }
+        Self { ban_ms, capacity: capacity.max(1), by_key: HashMap::new(), keeper: None }
+    }
+
+    /// Takes bans of the last process back, and tells changes to their keeper from now on. While nobody is banned,
+    /// they are not taken back either.
+    pub(crate) fn restore(&mut self, now: Now, saved: Vec<SavedBan>, keeper: SyncSender<BanChange>) {
+        self.keeper = Some(keeper);
+        let in_force = saved.into_iter().filter(|ban| ban.until > now.unix_ms && self.ban_ms > 0);
+        for SavedBan { kind, key, offence, since, until } in in_force.take(self.capacity) {
+            // Should the clock have gone back, not longer than a new one.
+            let left_ms = (until - now.unix_ms).min(self.ban_ms);
+            let (until_unix_ms, until_ms) = (now.unix_ms + left_ms, now.monotonic_ms + left_ms);
+            let ban = Ban { offence, since_unix_ms: since, until_unix_ms, until_ms, refused: 0 };
+            if let Some(key) = BanKey::parse(&kind, &key) {
+                self.by_key.insert(key, ban);
+            }
+        }
+    }
+
+    fn tell(&self, change: impl FnOnce() -> BanChange) {
+        if let Some(keeper) = &self.keeper
+            && keeper.try_send(change()).is_err()
+        {
+            tracing::debug!("a ban is not kept over a restart: too many change at once");
+        }
     }
 
     /// Bans, and says so to who reads the log; says whether there are bans at all.
@@ -152,6 +200,11 @@ impl Bans {
             until_ms: now.monotonic_ms + self.ban_ms,
             refused: 0,
         };
+        self.tell(|| {
+            let (kind, key) = (key.kind().to_owned(), key.key());
+            let (since, until) = (ban.since_unix_ms, ban.until_unix_ms);
+            BanChange::Banned(SavedBan { kind, key, offence, since, until })
+        });
         self.by_key.insert(key, ban);
         true
     }
@@ -172,6 +225,7 @@ impl Bans {
         let lifted = self.by_key.remove(key).is_some_and(|ban| ban.until_ms > now_ms);
         if lifted {
             tracing::info!(who = %key, "ban lifted");
+            self.tell(|| BanChange::Lifted(key.kind().to_owned(), key.key()));
         }
         lifted
     }
@@ -249,6 +303,34 @@ mod tests {
         assert!(bans.lift(1, &address));
         assert!(!bans.lift(1, &address));
         assert_eq!(bans.refuse(1, &address), None);
+    }
+
+    #[test]
+    fn bans_of_the_last_process_hold_for_what_is_left_of_them() {
+        let (keeper, told) = std::sync::mpsc::sync_channel(10);
+        let mut bans = Bans::new(5_000, 10);
+        bans.restore(at(0), Vec::new(), keeper.clone());
+        for name in ["a", "b", "c"] {
+            bans.ban(at(if name == "c" { 2_000 } else { 0 }), client(name), Offence::Flapping);
+        }
+        bans.lift(1, &client("b"));
+        let mut saved = Vec::new();
+        for change in told.try_iter() {
+            match change {
+                BanChange::Banned(ban) => saved.push(ban),
+                BanChange::Lifted(kind, key) => saved.retain(|ban| (&ban.kind, &ban.key) != (&kind, &key)),
+            }
+        }
+        // The next one starts five seconds after the first; its monotonic clock begins anew.
+        let now = Now { monotonic_ms: 70, unix_ms: 1_005_000 };
+        let mut next = Bans::new(5_000, 10);
+        next.restore(now, saved.clone(), keeper.clone());
+        assert_eq!([client("a"), client("b")].map(|key| next.refuse(70, &key)), [None, None]);
+        assert_eq!(next.refuse(70, &client("c")), Some(2));
+        assert_eq!((next.list(70)[0].until, next.refuse(2_070, &client("c"))), (1_007_000, None));
+        let mut none = Bans::new(0, 10);
+        none.restore(now, saved, keeper);
+        assert_eq!(none.len(), 0);
     }
 
     #[test]

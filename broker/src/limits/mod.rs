@@ -12,12 +12,14 @@ mod rate;
 mod rates;
 mod strikes;
 
+#[cfg(test)]
+pub(crate) use self::bans::Offence;
 pub use self::{
     abuse::Counted,
     address::{Networks, NetworksError},
 };
 pub(crate) use self::{
     abuse::{Abuse, AbuseRules, Admission, ListenerBounds, Seat, UserBounds},
-    bans::{BanKey, BanView},
+    bans::{BanChange, BanKey, BanView, SavedBan},
     rates::{RateBounds, Rates, Throttle},
 };

@@ -4,7 +4,7 @@
 use engine::{Authentication, ConnId, Input, Now, Principal};
 use protocol::{Connect, ReasonCode};
 
-use super::{Core, connection::Phase, pause::Held};
+use super::{Core, ban_file, connection::Phase, pause::Held};
 use crate::{
     config::{ClientLimits, Config, UserLimit, UserLimits},
     limits::{Abuse, AbuseRules, Admission, Rates, Throttle},
@@ -30,8 +30,8 @@ impl Grants {
     }
 }
 
-/// Makes the tables of the limits.
-pub(super) fn abuse(config: &Config) -> Abuse {
+/// Makes the tables of the limits, with the bans of the last process.
+pub(super) fn abuse(config: &Config, now: Now) -> Abuse {
     let (limits, abuse) = (&config.limits, &config.abuse);
     let rules = AbuseRules {
         loopback: abuse.loopback,
@@ -50,7 +50,13 @@ pub(super) fn abuse(config: &Config) -> Abuse {
         ban_s: abuse.ban_s.into(),
         tracked_max: abuse.tracked_max as usize,
     };
-    Abuse::new(rules)
+    let mut abuse = Abuse::new(rules);
+    let bans_max = config.abuse.tracked_max as usize;
+    match ban_file::open(&config.store.data_dir, now.unix_ms, bans_max) {
+        Ok((saved, keeper)) => abuse.restore_bans(now, saved, keeper),
+        Err(error) => tracing::warn!(%error, "bans are not kept over a restart"),
+    }
+    abuse
 }
 
 impl Core {

@@ -16,6 +16,7 @@
 mod accept;
 mod admission;
 mod authenticate;
+mod ban_file;
 mod buffers;
 mod clock;
 mod connection;
@@ -375,7 +376,7 @@ impl Core {
             connect_deadlines: VecDeque::new(),
             close_deadlines: VecDeque::new(),
             pauses: BinaryHeap::new(),
-            abuse: admission::abuse(config),
+            abuse: admission::abuse(config, clock.now()),
             lanes: lanes::Lanes::new(),
             grants: admission::Grants::new(config),
             buffered: 0,
