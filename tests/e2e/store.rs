@@ -131,7 +131,8 @@ fn a_full_disk_refuses_and_loses_nothing() {
 /// The segments of the log, oldest first, that hold more than `bytes_min`.
 fn segments(store: &Path, bytes_min: u64) -> Vec<PathBuf> {
     let entries = fs::read_dir(store).expect("a directory").map(|entry| entry.expect("an entry"));
-    let is_large = |entry: &fs::DirEntry| entry.metadata().expect("an entry has metadata").len() > bytes_min;
+    // The broker may have renamed or removed it just now.
+    let is_large = |entry: &fs::DirEntry| entry.metadata().is_ok_and(|about| about.len() > bytes_min);
     let mut files: Vec<_> = entries.filter(is_large).map(|entry| entry.path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "seg" || extension == "kept"));
     files.sort();

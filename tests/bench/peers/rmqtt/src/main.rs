@@ -10,7 +10,7 @@ async fn main() -> Result<()> {
     let addr: SocketAddr = match std::env::args().nth(1).map(|addr| addr.parse()) {
         Some(Ok(addr)) => addr,
         _ => {
-            eprintln!("bench-rmqtt: give the address to listen on, as in `bench-rmqtt 127.0.0.1:1883`");
+            eprintln!("bench-rmqtt: give the address to listen on and nothing else, as in `bench-rmqtt 127.0.0.1:PORT`");
             std::process::exit(2);
         }
     };
