@@ -186,11 +186,6 @@ impl Broker {
         self.restart_on("127.0.0.1:0");
     }
 
-    /// Waits until the process ends by itself and returns how it did.
-    pub(crate) fn wait_for_end(&mut self) -> ExitStatus {
-        wait_for_exit(&mut self.child)
-    }
-
     /// Kills and restarts on the same address, for clients that come back by themselves.
     pub(crate) fn crash_and_return(&mut self) {
         self.kill();

