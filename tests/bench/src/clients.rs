@@ -13,8 +13,8 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::{BufMut, BytesMut};
 use mio::{Events, Interest, Poll, Token, net::TcpStream};
 use protocol::{
-    ConnAck, Connect, ConnectProperties, Decoder, Disconnect, Packet, PacketId,
-    ProtocolVersion, QoS, ReasonCode, Role, Subscribe, SubscribeFilter, SubscribeOptions,
+    ConnAck, Connect, ConnectProperties, Decoder, Disconnect, Packet, PacketId, ProtocolVersion, QoS,
+    ReasonCode, Role, Subscribe, SubscribeFilter, SubscribeOptions,
 };
 
 use crate::frame::{self, AckKind, Frame, Template};
