@@ -25,7 +25,7 @@ const SECRET_BYTES_MAX: u64 = 16 * 1024;
 #[derive(clap::Args)]
 pub(crate) struct BrokerArgs {
     /// HTTP address of the broker. What is said there is not encrypted: on this machine, or through a tunnel
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080", value_parser = address)]
     http: String,
     /// User to ask as, of a group in http.admin_groups; where the broker knows no users, none is needed
     #[arg(long, value_name = "NAME", requires = "password_file")]
@@ -39,6 +39,17 @@ pub(crate) struct BrokerArgs {
     /// File whose first line is the token; - reads it from stdin
     #[arg(long, value_name = "FILE", conflicts_with = "user")]
     token_file: Option<PathBuf>,
+}
+
+/// Takes `HOST:PORT`, or what a browser would be given for it.
+fn address(given: &str) -> Result<String, String> {
+    let address = given.strip_prefix("http://").unwrap_or(given).trim_end_matches('/');
+    match address.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok() => {
+            Ok(address.to_owned())
+        }
+        _ => Err(format!("{given:?} is no HOST:PORT, such as 127.0.0.1:8080")),
+    }
 }
 
 /// Without secrets.
@@ -145,6 +156,16 @@ mod tests {
 
     fn args(line: &[&str]) -> Result<BrokerArgs, clap::Error> {
         <Line as clap::Parser>::try_parse_from(["x"].iter().chain(line)).map(|line| line.broker)
+    }
+
+    #[test]
+    fn an_address_is_taken_as_a_browser_shows_it_and_nothing_else() {
+        for given in ["localhost:8080", "http://localhost:8080", "http://localhost:8080/"] {
+            assert_eq!(args(&["--http", given]).unwrap().http, "localhost:8080", "{given}");
+        }
+        for wrong in ["localhost", "https://localhost:8080", "localhost:80800", ":8080", "http://"] {
+            assert!(args(&["--http", wrong]).is_err(), "{wrong}");
+        }
     }
 
     #[test]
