@@ -2,14 +2,13 @@
 //! draining`. What draining costs is counted exactly, whatever else the machine does, by
 //! `valgrind --tool=callgrind --toggle-collect='*drain_all*' target/release/examples/draining`.
 
+mod durable;
+
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use engine::{Config, ConnId, Input, Now, Output, Principal, Recovery, Shard, Ticket};
-use protocol::{
-    Ack, ByteString, Bytes, Connect, ConnectProperties, Packet, PacketId, ProtocolVersion, Publish, QoS,
-    ReasonCode, Subscribe, SubscribeFilter, SubscribeOptions,
-};
+use engine::{Config, ConnId, Input, Now, Output, Recovery, Shard, Ticket};
+use protocol::{Ack, ByteString, Bytes, Packet, PacketId, Publish, QoS, ReasonCode};
 
 /// As the broker has it.
 #[global_allocator]
@@ -56,29 +55,12 @@ impl Node {
     }
 
     fn connect(&mut self, n: u64) {
-        let properties =
-            ConnectProperties { session_expiry_interval_s: Some(3600), ..ConnectProperties::default() };
-        let connect = Box::new(Connect {
-            version: ProtocolVersion::V5,
-            clean_start: false,
-            keep_alive_s: 0,
-            client_id: format!("client-{n}").into(),
-            will: None,
-            username: None,
-            password: None,
-            properties,
-        });
-        let (conn, principal) = (ConnId(n), Box::<Principal>::default());
-        self.input(Input::Connect { conn, connect, principal, authentication: None });
+        self.input(durable::connect(n));
         self.commit();
     }
 
     fn subscribe(&mut self, n: u64) {
-        let options = SubscribeOptions { qos: QoS::AtLeastOnce, ..SubscribeOptions::default() };
-        let filters = vec![SubscribeFilter { filter: format!("q/{n}/#").into(), options }];
-        let (packet_id, user_properties) = (PacketId::MIN, Vec::new());
-        let subscribe = Subscribe { packet_id, subscription_identifier: None, user_properties, filters };
-        self.input(Input::Packet { conn: ConnId(n), packet: Packet::Subscribe(subscribe) });
+        self.input(Input::Packet { conn: ConnId(n), packet: durable::subscribe(n) });
         self.commit();
     }
 

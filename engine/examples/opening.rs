@@ -1,15 +1,14 @@
 //! Measures how long it takes to take back 1,000,000 queued messages of 100,000 sessions from the rows of a view, and
 //! what they need in memory: `cargo run --release -p postrider-engine --example opening`.
 
+mod durable;
+
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use engine::view::Projector;
-use engine::{Config, ConnId, Input, Now, Output, Principal, Recovery, Shard, Ticket};
-use protocol::{
-    ByteString, Bytes, Connect, ConnectProperties, Packet, PacketId, ProtocolVersion, Publish, QoS,
-    Subscribe, SubscribeFilter, SubscribeOptions,
-};
+use engine::{Config, ConnId, Input, Now, Output, Recovery, Shard, Ticket};
+use protocol::{ByteString, Bytes, Packet, PacketId, Publish, QoS};
 
 /// As the broker has it.
 #[global_allocator]
@@ -82,27 +81,10 @@ impl Filled {
     }
 
     fn session(&mut self, n: u64) {
-        let properties =
-            ConnectProperties { session_expiry_interval_s: Some(3600), ..ConnectProperties::default() };
-        let connect = Box::new(Connect {
-            version: ProtocolVersion::V5,
-            clean_start: false,
-            keep_alive_s: 0,
-            client_id: format!("client-{n}").into(),
-            will: None,
-            username: None,
-            password: None,
-            properties,
-        });
-        let (conn, principal) = (ConnId(n), Box::<Principal>::default());
-        self.input(Input::Connect { conn, connect, principal, authentication: None });
-        let options = SubscribeOptions { qos: QoS::AtLeastOnce, ..SubscribeOptions::default() };
-        let filters = vec![SubscribeFilter { filter: format!("q/{n}/#").into(), options }];
-        let (packet_id, user_properties) = (PacketId::MIN, Vec::new());
-        let subscribe = Subscribe { packet_id, subscription_identifier: None, user_properties, filters };
-        self.packet(n, Packet::Subscribe(subscribe));
+        self.input(durable::connect(n));
+        self.packet(n, durable::subscribe(n));
         if n > 0 {
-            self.input(Input::Closed { conn });
+            self.input(Input::Closed { conn: ConnId(n) });
         }
     }
 
