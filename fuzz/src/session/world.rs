@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use engine::{Authentication, Config, ConnId, Input, Now, Output, Principal, Recovery, Shard, Ticket};
+use engine::{
+    Authentication, Config, ConnId, FetchId, Input, Now, Output, Principal, Recovery, Shard, Ticket,
+};
 use protocol::{Bytes, Connect, Decoder, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, Role};
 
 use super::super::source::Source;
@@ -28,6 +30,8 @@ pub(super) struct World {
     durable: Vec<Bytes>,
     /// Records appended and not yet durable.
     pending: VecDeque<Bytes>,
+    /// Records that the shard wants to read again.
+    fetches: VecDeque<(FetchId, Vec<Ticket>)>,
     appended: u64,
     committed: u64,
     links: BTreeMap<ConnId, Link>,
@@ -53,6 +57,7 @@ impl World {
             seed,
             durable: Vec::new(),
             pending: VecDeque::new(),
+            fetches: VecDeque::new(),
             appended: 0,
             committed: 0,
             links: BTreeMap::new(),
@@ -83,7 +88,7 @@ impl World {
             25..27 => self.commit(source),
             27 => self.pass_time(source),
             28 => self.crash(source),
-            29 => self.checkpoint(),
+            29 => self.fetch(),
             30 => self.change_rights(source),
             _ => self.caller(source),
         }
@@ -226,6 +231,7 @@ impl World {
         let kept = source.below(self.pending.len() + 1);
         self.durable.extend(self.pending.drain(..kept));
         self.pending.clear();
+        self.fetches.clear();
         self.links.clear();
         self.offered.clear();
         let kept = self.durable.len() as u64;
@@ -255,9 +261,11 @@ impl World {
         assert_eq!(self.rebuilt(&records).checkpoint(), records, "a checkpoint rebuilds another state");
     }
 
-    fn checkpoint(&mut self) {
-        self.commit_all();
-        self.durable = self.shard.checkpoint();
+    /// The log answers what was asked first.
+    fn fetch(&mut self) {
+        let Some((fetch, places)) = self.fetches.pop_front() else { return };
+        let records = places.iter().map(|place| Some(self.durable[place.0 as usize - 1].clone())).collect();
+        self.handle(Input::Fetched { fetch, records });
     }
 
     fn change_rights(&mut self, source: &mut Source<'_>) {
@@ -326,7 +334,11 @@ impl World {
                     self.pending.push_back(record);
                 }
                 Output::Send { conn, packet } => self.deliver(conn, &packet),
-                Output::Fetch { .. } => unreachable!("bodies stay in memory without a bound for them"),
+                Output::Fetch { fetch, places } => {
+                    let is_durable = places.iter().all(|place| place.0 <= self.committed);
+                    assert!(is_durable, "reads {places:?}, {} are durable", self.committed);
+                    self.fetches.push_back((fetch, places));
+                }
                 Output::Answered { ask, .. } => panic!("{ask:?} was never asked"),
                 Output::Close { conn, .. } => drop(self.links.remove(&conn)),
             }
@@ -359,6 +371,7 @@ impl World {
         assert!(stats.connections <= self.links.len() as u64, "{stats:?}, {} links", self.links.len());
         assert!(stats.sessions <= config.sessions_max as u64, "{stats:?}");
         assert!(stats.connections <= stats.sessions, "{stats:?}");
+        assert_eq!(stats.bodies_lost, 0, "the log has every record");
         assert!(stats.subscriptions <= stats.sessions * config.subscriptions_max as u64, "{stats:?}");
         assert!(self.shard.next_deadline_ms().is_none() || !self.shut_down, "a deadline after the shutdown");
     }
@@ -399,10 +412,14 @@ impl World {
         assert_eq!(self.shard.poll_output(), None);
     }
 
-    /// Commits and lets the clients answer until nobody has anything to say.
+    /// Commits, reads and lets the clients answer until nobody has anything to say.
     fn rest(&mut self) {
         for _ in 0..ROUNDS_MAX {
             self.commit_all();
+            if !self.fetches.is_empty() {
+                self.fetch();
+                continue;
+            }
             if self.shard.next_deadline_ms().is_some_and(|due| due <= self.now.monotonic_ms) {
                 self.handle(Input::Timer);
                 continue;

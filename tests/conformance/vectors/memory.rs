@@ -63,7 +63,7 @@ impl Memory {
                     Output::Send { conn, packet } => self.write(conn.0 as usize, &packet),
                     Output::Close { conn, .. } => self.connections[conn.0 as usize].phase = Phase::Closed,
                     Output::Append { ticket, .. } => newest = Some(ticket),
-                    Output::Fetch { .. } => unreachable!("bodies stay in memory without a bound for them"),
+                    Output::Fetch { .. } => unreachable!("no vector reads the history of a conversation"),
                     Output::Answered { .. } => {}
                 }
             }
