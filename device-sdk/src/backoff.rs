@@ -19,8 +19,9 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// Returns the pause after one of `previous_ms` (0 = the first), `chance` being any random number.
-    pub(crate) fn next_ms(self, previous_ms: u64, chance: u64) -> u64 {
+    /// Returns the pause after one of `previous_ms` (0 = the first), `chance` being any random number; for programs that
+    /// drive a [`crate::client::Core`] themselves.
+    pub fn next_ms(self, previous_ms: u64, chance: u64) -> u64 {
         let upper = previous_ms.max(self.min_ms).saturating_mul(3).min(self.max_ms).max(self.min_ms);
         let span = upper - self.min_ms + 1;
         self.min_ms + chance % span

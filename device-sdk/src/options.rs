@@ -91,8 +91,12 @@ impl Options {
         }
     }
 
-    /// Makes the core's configuration, CONNECT included.
-    pub(crate) fn core_config(&self) -> Result<CoreConfig, StartError> {
+    /// Makes the core's configuration, CONNECT included: [`crate::Client`] does so itself, programs that drive a
+    /// [`crate::client::Core`] on a transport and a clock of their own begin with it.
+    ///
+    /// # Errors
+    /// An option is out of range.
+    pub fn core_config(&self) -> Result<CoreConfig, StartError> {
         self.check()?;
         let version = self.version;
         let properties = match version {

@@ -22,15 +22,18 @@ use std::collections::VecDeque;
 
 use bytestring::ByteString;
 use protocol::{
-    Connect, Disconnect, DisconnectProperties, Packet, ProtocolVersion, Publish, ReasonCode, RetainHandling,
-    SubscribeFilter, UserProperties,
+    Connect, Disconnect, DisconnectProperties, ProtocolVersion, Publish, QoS, ReasonCode, RetainHandling,
+    SubscribeFilter, SubscribeOptions, UserProperties,
 };
 
-use crate::{AckToken, ClientError, Incoming, PublishError, Published};
+use crate::{AckToken, ClientError, Incoming, Message, PublishError, Published};
 use incoming::Inbound;
 use link::{Limits, Link, Liveness};
 use outgoing::Outgoing;
 use requests::{Request, Requests};
+
+/// What [`Output::Send`] and [`Input::Received`] carry, and its size on the wire.
+pub use protocol::{Packet, encoded_len};
 
 pub use outgoing::{WAITING_BYTES_MAX, WAITING_MAX};
 pub use requests::{FILTERS_MAX, REQUESTS_MAX, SUBSCRIPTIONS_MAX};
@@ -93,6 +96,20 @@ pub enum Input {
     Disconnect,
     /// A deadline of [`Core::next_deadline_ms`] may have passed.
     Tick,
+}
+
+impl Input {
+    /// Makes a publish of a message whose topic is valid.
+    pub fn publish(token: u64, message: Message) -> Self {
+        Self::Publish { token, publish: message.into_publish() }
+    }
+
+    /// Makes a subscribe to one filter, which is valid.
+    pub fn subscribe(token: u64, filter: &str, qos: QoS) -> Self {
+        let options = SubscribeOptions { qos, ..SubscribeOptions::default() };
+        let filters = vec![SubscribeFilter { filter: filter.into(), options }];
+        Self::Subscribe { token, filters, user_properties: UserProperties::new() }
+    }
 }
 
 /// What a core wants done, in this order.
