@@ -29,6 +29,8 @@ mod event;
 mod message;
 mod options;
 mod queue;
+#[cfg(feature = "serial")]
+pub mod serial;
 mod tls;
 
 pub use backoff::Backoff;
