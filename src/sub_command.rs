@@ -213,7 +213,7 @@ impl<W: Write> Printer<'_, W> {
                         .connection
                         .warn(format_args!("the broker refused {filter:?}: {}", reason.text()));
                 }
-                Event::EntryRefused { .. } => {}
+                Event::EntryRefused { .. } | Event::EntriesDropped { .. } => {}
             }
         }
         bail!("the client ended")

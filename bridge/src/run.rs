@@ -182,7 +182,7 @@ impl Runner {
                 tracing::error!(filter, ?reason, "the broker refuses a subscription");
                 (Vec::new(), None)
             }
-            Event::EntryRefused { .. } => (Vec::new(), None),
+            Event::EntryRefused { .. } | Event::EntriesDropped { .. } => (Vec::new(), None),
         }
     }
 

@@ -107,9 +107,11 @@ pub enum QueueError {
         /// Its length.
         chars: usize,
     },
-    /// The quota or the disk is full. Nothing was dropped; space returns as entries are acknowledged.
+    /// The quota or the disk is full, and nothing that is there gives way to such an entry. Space returns as entries are
+    /// acknowledged.
     #[error(
-        "the queue is full: {bytes} of {bytes_max} bytes hold {entries} entries, {needed} more are needed"
+        "the queue is full: {bytes} of {bytes_max} bytes hold {entries} of {entries_max} entries, {needed} more bytes are \
+         needed"
     )]
     Full {
         /// Bytes on disk.
@@ -118,6 +120,8 @@ pub enum QueueError {
         bytes_max: u64,
         /// Entries waiting for their acknowledgement.
         entries: u64,
+        /// Most of them.
+        entries_max: u64,
         /// Bytes the new entry takes.
         needed: u64,
     },

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use protocol::{PacketId, PublishProperties, QoS, ReasonCode};
 
 use crate::message::user_property;
+use crate::{Class, DropReason};
 
 /// Something that happened on the connection.
 #[derive(Debug)]
@@ -38,6 +39,18 @@ pub enum Event {
         filter: String,
         /// The broker's code.
         reason: ReasonCode,
+    },
+    /// Accepted entries of the disk queue are gone without having reached the broker. Counted until the program takes the event;
+    /// [`crate::QueueStatus::dropped`] has all of them.
+    EntriesDropped {
+        /// What they were for.
+        class: Class,
+        /// Why.
+        reason: DropReason,
+        /// How many.
+        count: u64,
+        /// How coarsely tracks were thinned so far, metres; 0 = not at all.
+        tolerance_m: u32,
     },
     /// The broker refused an entry of the disk queue for good; it was removed, since it would block all
     /// entries behind it.

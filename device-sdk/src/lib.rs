@@ -31,6 +31,7 @@ mod options;
 mod queue;
 #[cfg(feature = "serial")]
 pub mod serial;
+mod thinning;
 mod tls;
 
 pub use backoff::Backoff;
@@ -39,7 +40,8 @@ pub use error::{ClientError, PublishError, QueueError, StartError};
 pub use event::{AckToken, Event, Incoming, Published};
 pub use message::{Message, user_property};
 pub use options::{Options, QueueOptions};
-pub use queue::QueueStatus;
+pub use queue::{Class, DropReason, Dropped, PendingEntry, QueueStatus};
+pub use thinning::Thinning;
 pub use tls::{TlsIdentity, TlsOptions};
 
 pub use protocol::{

@@ -9,7 +9,7 @@ use bytestring::ByteString;
 use protocol::{Connect, ConnectProperties, Packet, ProtocolVersion, encode};
 
 use crate::client::CoreConfig;
-use crate::{Backoff, Message, StartError, TlsOptions};
+use crate::{Backoff, Message, StartError, Thinning, TlsOptions};
 
 /// How to reach a broker and what session to keep there.
 #[derive(Clone)]
@@ -55,12 +55,43 @@ pub struct Options {
 }
 
 /// Where the disk queue lives and how large it may grow.
+///
+/// ```
+/// # use device_sdk::{QueueOptions, Thinning};
+/// // 32 MB of flash, for three days of positions; their line is never more than 50 m off.
+/// let queue = QueueOptions {
+///     thinning: Some(Thinning { tolerance_m: 5, tolerance_m_max: 50 }),
+///     ..QueueOptions::new("/var/lib/gateway/queue", 32_000_000)
+/// };
+/// # assert_eq!(queue.group_ms, 2_000);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueOptions {
     /// Its directory, made if absent; one process at a time.
     pub dir: PathBuf,
-    /// Most bytes on disk; beyond it [`crate::QueueError::Full`].
+    /// Most bytes on disk, at least 1 MiB, preallocated ones included. Beyond it some entries give way to others, as
+    /// [`crate::Class`] says, or [`crate::QueueError::Full`].
     pub bytes_max: u64,
+    /// Most entries that the broker has not acknowledged; the same beyond it.
+    pub entries_max: u64,
+    /// How long an entry waits at most for others to share its write, milliseconds: tracks and debug always, live ones while
+    /// there is no connection. With more in a write less is written and the flash lives longer.
+    pub group_ms: u64,
+    /// How tracks are thinned when the queue is full; `None` = not at all.
+    pub thinning: Option<Thinning>,
+}
+
+impl QueueOptions {
+    /// Makes options for at most 10,000,000 entries, 2 s for a write to be shared, and thinning as by default.
+    pub fn new(dir: impl Into<PathBuf>, bytes_max: u64) -> Self {
+        Self {
+            dir: dir.into(),
+            bytes_max,
+            entries_max: 10_000_000,
+            group_ms: 2_000,
+            thinning: Some(Thinning::default()),
+        }
+    }
 }
 
 /// Most messages in flight that can be asked for: some of the 65,535 packet identifiers stay free for

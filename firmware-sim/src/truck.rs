@@ -174,7 +174,7 @@ impl Truck {
             session_expiry_s: SESSION_EXPIRY_S,
             // A command is acknowledged when it has been answered, not when it has been received.
             manual_ack: true,
-            queue: Some(QueueOptions { dir: dir.join("queue"), bytes_max: QUEUE_BYTES_MAX }),
+            queue: Some(QueueOptions::new(dir.join("queue"), QUEUE_BYTES_MAX)),
             tls: link.tls.clone(),
             ..Options::new(link.address.clone(), &*id)
         })?;
@@ -351,6 +351,10 @@ impl Listener {
             Event::EntryRefused { topic, why, .. } => {
                 self.tell(Step::Trouble { what: format!("the broker refused a message to {topic}: {why}") })
                     .await;
+            }
+            Event::EntriesDropped { class, reason, count, .. } => {
+                let what = format!("{count} {} entries were dropped: {reason:?}", class.name());
+                self.tell(Step::Trouble { what }).await;
             }
             Event::Message(incoming) => self.take_message(incoming).await,
         }

@@ -243,6 +243,12 @@ impl<D: Disk> Log<D> {
         self.is_full
     }
 
+    /// Changes what the files may take from now on; [`Log::retry_space`] finds out whether there is room now. For several logs
+    /// that share one quota.
+    pub fn set_bytes_max(&mut self, bytes_max: Option<u64>) {
+        self.config.bytes_max = bytes_max;
+    }
+
     /// Tries again to preallocate the next segment; returns `is_full`. A failure other than want of space
     /// poisons the log, which the next call tells.
     pub fn retry_space(&mut self) -> bool {

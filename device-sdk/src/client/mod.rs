@@ -253,6 +253,12 @@ impl Core {
         }
     }
 
+    /// Returns how many QoS 1/2 publishes are unacknowledged, and how many may be on this connection; without one, none may.
+    pub fn window(&self) -> (usize, usize) {
+        let max = if let Link::Up(up) = &self.link { up.limits.inflight_max } else { 0 };
+        (self.outgoing.in_flight(), max)
+    }
+
     /// Says whether another publish may be given in, sent at once or not.
     pub fn can_accept(&self) -> bool {
         self.outgoing.can_accept()

@@ -82,6 +82,10 @@ impl Outgoing {
         self.waiting.len() < WAITING_MAX && self.waiting_bytes < WAITING_BYTES_MAX
     }
 
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
     pub(super) fn has_room(&self, limits: &Limits) -> bool {
         self.waiting.is_empty()
             && self.resend.is_empty()

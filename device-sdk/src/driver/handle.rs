@@ -11,8 +11,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::task::{Ends, Task};
 use crate::queue::Queue;
 use crate::{
-    AckToken, ClientError, Event, Message, Options, PublishError, Published, QueueError, QueueStatus,
-    StartError,
+    AckToken, Class, ClientError, Event, Message, Options, PendingEntry, PublishError, Published, QueueError,
+    QueueStatus, StartError,
 };
 
 /// Publishes that may wait for the driver.
@@ -130,20 +130,51 @@ impl Client {
         Ok(Pending { receiver })
     }
 
-    /// Puts a message into the disk queue and waits until it is on disk. From then on it survives crashes; it is sent in
-    /// the queue's order when there is a connection, and removed when the broker acknowledges it. A QoS 0 message is
-    /// sent at QoS 1, since only an acknowledgement can remove it. With 5.0 it carries an `im-id`, the caller's or a
-    /// made one, by which the broker recognises a message sent again after a crash.
+    /// Puts a message into the disk queue and waits until it is on disk: accepted. From then on it survives crashes; it is sent
+    /// when there is a connection, in order with all others of [`Class::Event`], and removed when the broker acknowledges it. A
+    /// QoS 0 message is sent at QoS 1, since only an acknowledgement can remove it. With 5.0 it carries an `im-id`,
+    /// the caller's or a made one, by which the broker recognises a message sent again after a crash. A Message Expiry
+    /// Interval begins now; time for which the device is off does not count.
     ///
     /// # Errors
     /// There is no queue, it is full or its disk failed, the message is not allowed, or the client has stopped.
     pub async fn enqueue(&self, message: Message) -> Result<(), QueueError> {
+        self.enqueue_as(Class::Event, message).await
+    }
+
+    /// Puts a message into the disk queue as [`Self::enqueue`] does, as what the class says: the class decides what goes first
+    /// and what gives way when the quota is used up.
+    ///
+    /// ```no_run
+    /// # async fn example(client: device_sdk::Client) -> Result<(), device_sdk::QueueError> {
+    /// use device_sdk::{Class, Message};
+    /// client.enqueue_as(Class::Alarm, Message::new("dev/truck-7/event/door", r#"{"ts":1764156795123}"#)).await?;
+    /// // After ten minutes nobody needs it any more.
+    /// let temperature = Message::new("dev/truck-7/telemetry/tank", r#"{"ts":1764156795123,"celsius":7.5}"#);
+    /// client.enqueue_as(Class::Live, temperature.expiry_s(600)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Self::enqueue`].
+    pub async fn enqueue_as(&self, class: Class, message: Message) -> Result<(), QueueError> {
+        self.enqueue_soon(class, message).await?.wait().await
+    }
+
+    /// Hands a message to the disk queue without waiting for the disk, for programs that do not stand still for
+    /// [`crate::QueueOptions::group_ms`]. Waits only while very many are on their way to the disk. The message is accepted when
+    /// [`PendingEntry::wait`] says so; a power cut before may take it.
+    ///
+    /// # Errors
+    /// As [`Self::enqueue`].
+    pub async fn enqueue_soon(&self, class: Class, message: Message) -> Result<PendingEntry, QueueError> {
         let queue = self.queue.as_ref().ok_or(QueueError::NoQueue)?;
         if let Err(why) = validate_topic_name(&message.topic) {
             return Err(QueueError::Topic { topic: cut(&message.topic), why });
         }
         message.check_lengths().map_err(|what| QueueError::Unencodable { what })?;
-        queue.enqueue(message).await
+        queue.enqueue(class, message).await
     }
 
     /// Returns how full the disk queue is, `None` without one.

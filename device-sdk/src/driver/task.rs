@@ -17,7 +17,7 @@ use super::outbox::Outbox;
 use super::stream::{Stream, TlsSettings};
 use super::transport::{OpenConnection, Transport};
 use crate::client::{Core, CoreConfig, Input, Output};
-use crate::queue::{Entry, Queue};
+use crate::queue::{Entry, Queue, Slots};
 use crate::{Event, Options, PublishError};
 
 /// Unwritten bytes above which no more publishes are taken.
@@ -131,6 +131,9 @@ impl Task {
             self.input(Input::Ack(token));
         }
         self.decode();
+        for event in self.queue.as_ref().map(Queue::take_news).unwrap_or_default() {
+            self.outbox.push(event);
+        }
         self.gather();
         self.close_if_wanted().await;
         // While the program takes nothing, CONNACK would not be read either.
@@ -169,6 +172,7 @@ impl Task {
             }
             Output::Connected { session_present } => {
                 self.up_since = Some(Instant::now());
+                self.tell_queue(true);
                 self.outbox.push(Event::Connected { session_present });
             }
             Output::Refused { reason, why } => self.refused = Some((reason, why)),
@@ -217,7 +221,8 @@ impl Task {
         let mut more = true;
         while more && self.may_send() {
             more = false;
-            if let Some(entry) = self.queue.as_ref().and_then(Queue::pop) {
+            let (used, max) = self.core.window();
+            if let Some(entry) = self.queue.as_ref().and_then(|queue| queue.pop(Slots { used, max })) {
                 self.send_entry(entry);
                 more = true;
             }
@@ -254,13 +259,19 @@ impl Task {
         self.input(Input::Publish { token, publish });
     }
 
+    fn tell_queue(&self, is_online: bool) {
+        if let Some(queue) = &self.queue {
+            queue.set_online(is_online);
+        }
+    }
+
     /// An entry of the disk queue was answered.
     fn entry_ended(&mut self, entry: Entry, error: Option<PublishError>) {
         let Some(queue) = &self.queue else { return };
         match error {
             None => {
                 self.queue_holds = None;
-                queue.ack(entry.number);
+                queue.ack(&entry);
             }
             Some(error) if is_passing(&error) => {
                 let pause_ms = match self.queue_holds {
@@ -278,7 +289,7 @@ impl Task {
                 tracing::warn!(topic, id = entry.id(), %error, "a queued message was refused and is removed");
                 let id = entry.id().to_owned();
                 self.outbox.push(Event::EntryRefused { topic, id, why: error.to_string() });
-                queue.ack(entry.number);
+                queue.refuse(&entry);
             }
         }
     }
@@ -328,6 +339,7 @@ impl Task {
         let retry_in_ms = self.pause_ms;
         self.transport = Transport::Idle { retry_at: Instant::now() + Duration::from_millis(retry_in_ms) };
         self.paused = false;
+        self.tell_queue(false);
         tracing::debug!(why, retry_in_ms, "disconnected");
         self.outbox.push(match self.refused.take() {
             Some((reason, why)) => Event::Refused { reason, why, retry_in_ms },
@@ -339,10 +351,9 @@ impl Task {
         let deadline = self.deadline();
         let may_take_publish = self.may_take_publish() && self.handles_left;
         let may_take_control = self.core.can_ask() && self.handles_left;
-        let may_feed = self.may_send();
         let may_read = !self.outbox.is_blocked();
         let handles_left = self.handles_left;
-        let queue = self.queue.as_ref().filter(|_| may_feed);
+        let queue = self.queue.as_ref();
         let outbox = &self.outbox;
         let (connecting, read, write) = self.transport.halves(may_read);
         tokio::select! {

@@ -1,22 +1,40 @@
-//! Store and forward on disk: what is enqueued survives crashes, is sent in order, and is removed when acknowledged.
+//! Store and forward on disk: what is enqueued survives crashes, is sent by classes, and is removed when acknowledged.
 //!
-//! [`Queue`] is the face; a writer thread owns the log (`writer`), and what is in memory is `window`. An `enqueue` completes
-//! when its record is synced; concurrent ones share a sync. Acknowledgements are synced along with the next entries, or
-//! after a second: one that a crash undoes leads to a message sent again, which its `im-id` makes recognisable.
+//! [`Queue`] is the face; a writer thread owns the logs (`writer`, `store`), and what is in memory is a `window` for each class.
+//! An `enqueue` completes when its record is synced; concurrent ones share a sync. Acknowledgements are synced
+//! some seconds later: those that a crash undoes lead to messages sent again, which their `im-id` makes
+//! recognisable.
 
+mod class;
+mod names;
+mod pace;
+mod place;
+mod ranges;
 mod record;
+mod relief;
+#[cfg(test)]
+mod simulation_tests;
+mod state;
+mod store;
 mod window;
 mod writer;
 
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use bytes::Bytes;
-use protocol::{Publish, QoS, im::IM_ID};
-use tokio::sync::{Notify, Semaphore, oneshot};
+use protocol::{Packet, PacketId, ProtocolVersion, Publish, QoS, encoded_len, im::IM_ID};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::message::user_property;
-use crate::{Message, QueueError, QueueOptions, StartError};
-use window::Window;
+use crate::{Event, Message, QueueError, QueueOptions, StartError};
+use state::{Arriving, State};
+use store::{Limits, Store};
+
+pub use class::{Class, DropReason, Dropped};
+pub(crate) use pace::Slots;
+pub(crate) use state::Entry;
+pub use state::QueueStatus;
 
 /// Enqueues that may wait for the disk at a time; more wait in line.
 const ENQUEUES_WAITING_MAX: usize = 1024;
@@ -24,34 +42,8 @@ const ENQUEUES_WAITING_MAX: usize = 1024;
 const ENQUEUED_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Smallest quota: below it a segment is most of the queue.
 pub(crate) const QUOTA_BYTES_MIN: u64 = 1024 * 1024;
-
-/// How full a disk queue is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct QueueStatus {
-    /// Entries that the broker has not acknowledged.
-    pub entries: u64,
-    /// Bytes on disk.
-    pub bytes: u64,
-    /// The quota.
-    pub bytes_max: u64,
-}
-
-/// An entry on its way to the broker.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    /// Names the entry in this queue, ascending.
-    pub(crate) number: u64,
-    pub(crate) publish: Publish,
-    /// Counted for it in the window.
-    bytes: usize,
-}
-
-impl Entry {
-    /// Returns the entry's `im-id`.
-    pub(crate) fn id(&self) -> &str {
-        user_property(&self.publish.properties.user_properties, IM_ID).unwrap_or_default()
-    }
-}
+/// Added to an entry's packet for what its record has beside it.
+const RECORD_OVERHEAD_BYTES: usize = 64;
 
 /// A cheap handle to the queue. The last one dropped ends the writer.
 #[derive(Clone, Debug)]
@@ -66,33 +58,15 @@ struct Shared {
     state: Mutex<State>,
     /// Wakes the writer.
     work: Condvar,
-    /// Tells the driver that there may be entries.
+    /// Tells the driver that there may be entries, or something to tell.
     changed: Notify,
     /// Tells those who wait for an empty queue, or for the writer's end.
     progressed: Notify,
-    enqueues: Semaphore,
-    enqueued_bytes: Semaphore,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    window: Window,
-    arriving: Vec<Arriving>,
-    /// Acknowledgements that are not in the log yet.
-    acks_unwritten: usize,
-    status: QueueStatus,
-    closing: bool,
-    closed: bool,
-    /// Why nothing can be written any more.
-    failed: Option<String>,
-}
-
-/// An entry on its way to the disk.
-#[derive(Debug)]
-struct Arriving {
-    record: Bytes,
-    publish: Publish,
-    reply: oneshot::Sender<Result<(), QueueError>>,
+    enqueues: Arc<Semaphore>,
+    enqueued_bytes: Arc<Semaphore>,
+    /// The queue's clock: the time that all runs together took, as far as the disk tells. It never goes back and no wrong
+    /// clock disturbs it; it stands still while the device is off.
+    clock: (Instant, u64),
 }
 
 /// Ends the writer with the last handle.
@@ -107,47 +81,77 @@ impl Drop for EndOnDrop {
 }
 
 impl Shared {
+    fn new(state: State, before_ms: u64) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            changed: Notify::new(),
+            progressed: Notify::new(),
+            enqueues: Arc::new(Semaphore::new(ENQUEUES_WAITING_MAX)),
+            enqueued_bytes: Arc::new(Semaphore::new(ENQUEUED_BYTES_MAX)),
+            clock: (Instant::now(), before_ms),
+        })
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_ms(&self) -> u64 {
+        let (started, before_ms) = self.clock;
+        before_ms.saturating_add(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// An entry on its way to the disk, see [`crate::Client::enqueue_soon`]. Dropping it does not take the entry back.
+#[derive(Debug)]
+pub struct PendingEntry {
+    receiver: oneshot::Receiver<Result<(), QueueError>>,
+    _turn: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+}
+
+impl PendingEntry {
+    /// Waits until the entry is on disk: accepted.
+    ///
+    /// # Errors
+    /// As [`crate::Client::enqueue`].
+    pub async fn wait(self) -> Result<(), QueueError> {
+        self.receiver.await.unwrap_or(Err(QueueError::Stopped))
     }
 }
 
 impl Queue {
     /// Opens the queue in its directory and reads what is there.
     pub(crate) fn open(options: &QueueOptions) -> Result<Self, StartError> {
-        if options.bytes_max < QUOTA_BYTES_MIN {
-            let what =
-                format!("queue bytes_max is {}, it must be at least {QUOTA_BYTES_MIN}", options.bytes_max);
-            return Err(StartError::Options { what });
-        }
-        let (log, last, state) = writer::open(options)?;
-        let shared = Arc::new(Shared {
-            state: Mutex::new(state),
-            work: Condvar::new(),
-            changed: Notify::new(),
-            progressed: Notify::new(),
-            enqueues: Semaphore::new(ENQUEUES_WAITING_MAX),
-            enqueued_bytes: Semaphore::new(ENQUEUED_BYTES_MAX),
-        });
-        writer::spawn(log, last, shared.clone()).map_err(StartError::QueueThread)?;
-        Ok(Self { _end: Arc::new(EndOnDrop(shared.clone())), shared })
+        check(options)?;
+        let limits = Limits { bytes_max: options.bytes_max, thinning: options.thinning };
+        let places = place::FilePlaces { root: options.dir.clone() };
+        let (store, found) = Store::open(places, limits, fastrand::u64(..))?;
+        let before_ms = found.iter().map(|log| log.clock_s).max().unwrap_or(0).saturating_mul(1_000);
+        let shared = Shared::new(State::recovered(options, &store, found), before_ms);
+        writer::spawn(store, options, shared.clone()).map_err(StartError::QueueThread)?;
+        Ok(Self::with(shared))
     }
 
-    /// Puts a message with a valid topic and valid lengths on disk.
-    pub(crate) async fn enqueue(&self, message: Message) -> Result<(), QueueError> {
+    fn with(shared: Arc<Shared>) -> Self {
+        Self { _end: Arc::new(EndOnDrop(shared.clone())), shared }
+    }
+
+    /// Hands a message with a valid topic and valid lengths to the writer.
+    pub(crate) async fn enqueue(&self, class: Class, message: Message) -> Result<PendingEntry, QueueError> {
         let publish = entry_publish(message)?;
-        let record = record::encode_entry(&publish)
-            .map_err(|error| QueueError::Unencodable { what: error.to_string() })?;
-        if record.len() > record::RECORD_BYTES_MAX {
-            let (bytes, limit) = (record.len(), record::RECORD_BYTES_MAX);
+        let packet = Packet::Publish(Publish { packet_id: Some(PacketId::MIN), ..publish.clone() });
+        let bytes = encoded_len(&packet, ProtocolVersion::V5) + RECORD_OVERHEAD_BYTES;
+        if bytes > record::RECORD_BYTES_MAX {
+            let limit = record::RECORD_BYTES_MAX;
             return Err(QueueError::Unencodable {
                 what: format!("it has {bytes} bytes, an entry has {limit} at most"),
             });
         }
         let stopped = |_| QueueError::Stopped;
-        let _turn = self.shared.enqueues.acquire().await.map_err(stopped)?;
-        let bytes = u32::try_from(record.len().min(ENQUEUED_BYTES_MAX)).expect("8 MiB fit");
-        let _bytes = self.shared.enqueued_bytes.acquire_many(bytes).await.map_err(stopped)?;
+        let turn = self.shared.enqueues.clone().acquire_owned().await.map_err(stopped)?;
+        let share = u32::try_from(bytes.min(ENQUEUED_BYTES_MAX)).expect("8 MiB fit");
+        let share = self.shared.enqueued_bytes.clone().acquire_many_owned(share).await.map_err(stopped)?;
         let (reply, receiver) = oneshot::channel();
         {
             let mut state = self.shared.lock();
@@ -157,45 +161,76 @@ impl Queue {
             if state.closing {
                 return Err(QueueError::Stopped);
             }
-            state.arriving.push(Arriving { record, publish, reply });
+            state.arrive(Arriving { class, publish, bytes, since: Instant::now(), reply });
         }
         self.shared.work.notify_one();
-        receiver.await.unwrap_or(Err(QueueError::Stopped))
+        Ok(PendingEntry { receiver, _turn: (turn, share) })
     }
 
-    /// Takes the oldest entry that is not under way.
-    pub(crate) fn pop(&self) -> Option<Entry> {
+    /// Takes the entry that is next, `None` if there is none that may go now.
+    pub(crate) fn pop(&self, slots: Slots) -> Option<Entry> {
         let mut state = self.shared.lock();
-        let entry = state.window.pop();
-        let wants_load = state.window.wants_load();
+        let entry = state.pop(self.shared.now_ms(), slots);
+        let (wants_load, is_empty) = (state.wants_load(), state.status.entries == 0);
+        let has_news = state.has_news();
         drop(state);
+        if has_news {
+            self.shared.changed.notify_one();
+        }
         if wants_load {
             self.shared.work.notify_one();
+        }
+        if entry.is_none() && is_empty {
+            // The last ones may have expired.
+            self.shared.progressed.notify_waiters();
         }
         entry
     }
 
     /// Gives an entry back that could not be sent now.
     pub(crate) fn put_back(&self, entry: Entry) {
-        self.shared.lock().window.put_back(entry);
+        self.shared.lock().put_back(entry);
     }
 
     /// The broker has the entry.
-    pub(crate) fn ack(&self, number: u64) {
+    pub(crate) fn ack(&self, entry: &Entry) {
+        self.end(entry, None);
+    }
+
+    /// The broker does not want the entry.
+    pub(crate) fn refuse(&self, entry: &Entry) {
+        self.end(entry, Some(DropReason::Refused));
+    }
+
+    fn end(&self, entry: &Entry, dropped: Option<DropReason>) {
         let mut state = self.shared.lock();
-        if state.window.ack(number) {
-            state.acks_unwritten += 1;
-            state.status.entries -= 1;
-            let is_empty = state.status.entries == 0;
-            drop(state);
-            self.shared.work.notify_one();
-            if is_empty {
-                self.shared.progressed.notify_waiters();
-            }
+        if !state.ack(entry, self.shared.now_ms()) {
+            return;
+        }
+        if let Some(reason) = dropped {
+            state.status.dropped.add(reason, 1);
+        }
+        let is_empty = state.status.entries == 0;
+        drop(state);
+        self.shared.work.notify_one();
+        if is_empty {
+            self.shared.progressed.notify_waiters();
         }
     }
 
-    /// Waits until there may be new entries.
+    /// Tells whether there is a connection to the broker.
+    pub(crate) fn set_online(&self, is_online: bool) {
+        self.shared.lock().is_online = is_online;
+        // Live entries wait for others no longer.
+        self.shared.work.notify_one();
+    }
+
+    /// Takes what is to be told about entries that were dropped.
+    pub(crate) fn take_news(&self) -> Vec<Event> {
+        self.shared.lock().take_news()
+    }
+
+    /// Waits until there may be new entries or news.
     pub(crate) async fn changed(&self) {
         self.shared.changed.notified().await;
     }
@@ -230,16 +265,38 @@ impl Queue {
     }
 }
 
-/// Makes what goes into the queue: at least QoS 1, with an `im-id`.
+fn check(options: &QueueOptions) -> Result<(), StartError> {
+    let bad = |what: String| Err(StartError::Options { what });
+    if options.bytes_max < QUOTA_BYTES_MIN {
+        return bad(format!(
+            "queue bytes_max is {}, it must be at least {QUOTA_BYTES_MIN}",
+            options.bytes_max
+        ));
+    }
+    if options.entries_max == 0 {
+        return bad("queue entries_max is 0, it must be at least 1".to_owned());
+    }
+    if let Some(thinning) = options.thinning
+        && !(1..=thinning.tolerance_m_max).contains(&thinning.tolerance_m)
+    {
+        return bad(format!(
+            "queue thinning from {} to {} m: the first must be 1 or more and not above the last",
+            thinning.tolerance_m, thinning.tolerance_m_max
+        ));
+    }
+    if options.dir == Path::new("") {
+        return bad("queue dir is empty".to_owned());
+    }
+    Ok(())
+}
+
+/// Makes what goes into the queue: at least QoS 1; an `im-id` of its own must be one that the broker takes.
 fn entry_publish(mut message: Message) -> Result<Publish, QueueError> {
     message.qos = message.qos.max(QoS::AtLeastOnce);
-    match user_property(&message.properties.user_properties, IM_ID) {
-        None => message = message.user_property(IM_ID, format!("{:032x}", fastrand::u128(..))),
-        Some(id) => {
-            let chars = id.chars().count();
-            if !(1..=64).contains(&chars) {
-                return Err(QueueError::Id { id: id.chars().take(128).collect(), chars });
-            }
+    if let Some(id) = user_property(&message.properties.user_properties, IM_ID) {
+        let chars = id.chars().count();
+        if !(1..=64).contains(&chars) {
+            return Err(QueueError::Id { id: id.chars().take(128).collect(), chars });
         }
     }
     Ok(message.into_publish())

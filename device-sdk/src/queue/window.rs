@@ -1,54 +1,109 @@
-//! The part of the queue that is in memory: its oldest unsent entries, and which of those sent are unacknowledged.
+//! The part of one class that is in memory: what is next to send, and what is sent and unacknowledged.
 //!
-//! Invariants: everything on disk up to `loaded_to` is either here (`ready`), with the driver (`sent`), or done with;
-//! everything above it is on disk only, and exists if `more_on_disk`. So entries leave in the queue's one order.
+//! ```text
+//!   appended ──▶ fresh (classes that overtake) ──┐ old, or too many
+//!      │                                         ▼
+//!      └───────▶ ready ◀── loaded ── on disk ── backlog     pop ──▶ sent ── ack ──▶ done
+//! ```
+//!
+//! Invariants: everything on disk up to `loaded_to` is in `ready`, `fresh`, with the driver (`sent`), or done with;
+//! what is above it and not in `fresh` is on disk only, and exists if `more_on_disk`. So the backlog leaves in order, and
+//! memory is bounded whatever is on disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::Publish;
 
-use super::Entry;
+use super::ranges::Ranges;
 
 /// Payload and property bytes of entries kept ready in memory; one entry is kept whatever its size.
-pub(super) const WINDOW_BYTES_MAX: usize = 1024 * 1024;
+pub(super) const WINDOW_BYTES_MAX: usize = 256 * 1024;
+/// More is loaded when less is ready.
+const WINDOW_BYTES_LOW: usize = 64 * 1024;
+/// The same of fresh entries: those beyond belong to the backlog.
+const FRESH_BYTES_MAX: usize = 64 * 1024;
 /// Counted for an entry beside its record.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
+/// An entry younger than this goes before the backlog of its class.
+const FRESH_MS: u64 = 10_000;
+
+/// An entry that waits in memory.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) publish: Publish,
+    /// Of its record.
+    pub(super) bytes: usize,
+    /// When it was enqueued, `None` if by an earlier run; on the queue's clock, as is the next.
+    pub(super) born_ms: Option<u64>,
+    pub(super) expires_ms: Option<u64>,
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Window {
-    ready: BTreeMap<u64, (Publish, usize)>,
+    ready: BTreeMap<u64, Waiting>,
     ready_bytes: usize,
+    fresh: BTreeMap<u64, Waiting>,
+    fresh_bytes: usize,
     sent: BTreeSet<u64>,
-    /// Acknowledged, and above the watermark.
-    done: BTreeSet<u64>,
+    /// Done with, and above the watermark.
+    done: Ranges,
+    /// Done with, and in no record yet.
+    unwritten: Ranges,
     loaded_to: u64,
     more_on_disk: bool,
 }
 
+impl Waiting {
+    fn cost(&self) -> usize {
+        self.bytes + ENTRY_OVERHEAD_BYTES
+    }
+
+    fn is_young(&self, now_ms: u64) -> bool {
+        self.born_ms.is_some_and(|born_ms| now_ms.saturating_sub(born_ms) < FRESH_MS)
+    }
+
+    pub(super) fn is_expired(&self, now_ms: u64) -> bool {
+        self.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms)
+    }
+}
+
 impl Window {
-    /// Starts with what a log holds: nothing loaded, all up to the watermark and all of `done` acknowledged.
-    pub(super) fn recovered(watermark: u64, done: BTreeSet<u64>, more_on_disk: bool) -> Self {
-        Self { loaded_to: watermark, done, more_on_disk, ..Self::default() }
+    /// Starts with what a log holds from `first` on: nothing loaded, all of `done` acknowledged.
+    pub(super) fn recovered(first: u64, done: Ranges, more_on_disk: bool) -> Self {
+        let loaded_to = done.run_from(first);
+        Self { loaded_to, done, more_on_disk, ..Self::default() }
     }
 
     /// An entry came to be on disk.
-    pub(super) fn appended(&mut self, number: u64, publish: Publish, record_bytes: usize) {
-        if self.more_on_disk || !self.load(number, publish, record_bytes) {
+    pub(super) fn appended(&mut self, number: u64, waiting: Waiting, overtakes: bool) {
+        if overtakes {
+            self.fresh_bytes += waiting.cost();
+            self.fresh.insert(number, waiting);
+            while self.fresh_bytes > FRESH_BYTES_MAX && self.fresh.len() > 1 {
+                self.let_oldest_age();
+            }
+        } else if self.more_on_disk || !self.load(number, waiting) {
             self.more_on_disk = true;
         }
     }
 
+    /// A record that is no entry was appended: nothing waits for it.
+    pub(super) fn appended_other(&mut self, number: u64) {
+        self.done.insert(number);
+    }
+
     /// Takes an entry read from disk; false if there is no room.
-    pub(super) fn load(&mut self, number: u64, publish: Publish, record_bytes: usize) -> bool {
-        let bytes = record_bytes + ENTRY_OVERHEAD_BYTES;
-        if self.ready_bytes + bytes > WINDOW_BYTES_MAX && !self.ready.is_empty() {
-            return false;
+    pub(super) fn load(&mut self, number: u64, waiting: Waiting) -> bool {
+        let is_known =
+            self.done.contains(number) || self.sent.contains(&number) || self.fresh.contains_key(&number);
+        if !is_known {
+            if self.ready_bytes + waiting.cost() > WINDOW_BYTES_MAX && !self.ready.is_empty() {
+                return false;
+            }
+            self.ready_bytes += waiting.cost();
+            self.ready.insert(number, waiting);
         }
-        self.loaded_to = number;
-        if !self.done.remove(&number) {
-            self.ready_bytes += bytes;
-            self.ready.insert(number, (publish, bytes));
-        }
+        self.loaded_to = self.loaded_to.max(number);
         true
     }
 
@@ -58,124 +113,140 @@ impl Window {
     }
 
     pub(super) fn wants_load(&self) -> bool {
-        self.more_on_disk && self.ready.is_empty()
+        self.more_on_disk && self.ready_bytes < WINDOW_BYTES_LOW
     }
 
     pub(super) fn loaded_to(&self) -> u64 {
         self.loaded_to
     }
 
-    pub(super) fn pop(&mut self) -> Option<Entry> {
-        let (number, (publish, bytes)) = self.ready.pop_first()?;
-        self.ready_bytes -= bytes;
-        self.sent.insert(number);
-        Some(Entry { number, publish, bytes })
+    /// Takes the next entry if it is one of now: not older than a few seconds, or of a class that has no backlog.
+    pub(super) fn pop_young(&mut self, now_ms: u64) -> Option<(u64, Waiting)> {
+        while self.fresh.first_key_value().is_some_and(|(_, oldest)| !oldest.is_young(now_ms)) {
+            self.let_oldest_age();
+        }
+        if let Some((number, waiting)) = self.fresh.pop_first() {
+            self.fresh_bytes -= waiting.cost();
+            self.sent.insert(number);
+            return Some((number, waiting));
+        }
+        let is_young = self.ready.first_key_value().is_some_and(|(_, oldest)| oldest.is_young(now_ms));
+        if is_young { self.pop() } else { None }
     }
 
-    pub(super) fn put_back(&mut self, entry: Entry) {
-        if self.sent.remove(&entry.number) {
-            self.ready_bytes += entry.bytes;
-            self.ready.insert(entry.number, (entry.publish, entry.bytes));
+    /// Takes the oldest entry of the backlog.
+    pub(super) fn pop(&mut self) -> Option<(u64, Waiting)> {
+        let (number, waiting) = self.ready.pop_first()?;
+        self.ready_bytes -= waiting.cost();
+        self.sent.insert(number);
+        Some((number, waiting))
+    }
+
+    /// Takes back an entry that could not be sent now.
+    pub(super) fn put_back(&mut self, number: u64, waiting: Waiting) {
+        if self.sent.remove(&number) {
+            self.ready_bytes += waiting.cost();
+            self.ready.insert(number, waiting);
         }
     }
 
-    /// The broker has it; false if that was known.
+    /// An entry that was sent is done with; false if that was known.
     pub(super) fn ack(&mut self, number: u64) -> bool {
         let was_sent = self.sent.remove(&number);
         if was_sent {
             self.done.insert(number);
+            self.unwritten.insert(number);
         }
         was_sent
     }
 
+    /// Everything below `number` has left the disk: what waits of it is forgotten.
+    pub(super) fn dropped_before(&mut self, number: u64) {
+        self.ready = self.ready.split_off(&number);
+        self.fresh = self.fresh.split_off(&number);
+        self.ready_bytes = self.ready.values().map(Waiting::cost).sum();
+        self.fresh_bytes = self.fresh.values().map(Waiting::cost).sum();
+        if number > 0 {
+            self.done.forget_to(number - 1);
+            self.unwritten.forget_to(number - 1);
+            self.loaded_to = self.loaded_to.max(number - 1);
+        }
+    }
+
     /// Returns the highest number up to which every entry is done with; `last` is the last record of the log.
     pub(super) fn watermark(&mut self, last: u64) -> u64 {
-        let unfinished = [self.ready.keys().next(), self.sent.first()].into_iter().flatten().min();
-        let watermark = match unfinished {
-            Some(number) => number - 1,
-            None if self.more_on_disk => self.loaded_to,
-            None => last,
-        };
-        self.done = self.done.split_off(&(watermark + 1));
+        let waiting = [self.ready.keys().next(), self.fresh.keys().next(), self.sent.first()];
+        let unfinished = waiting.into_iter().flatten().min().map_or(last, |number| number - 1);
+        let watermark = if self.more_on_disk { unfinished.min(self.loaded_to) } else { unfinished };
+        self.done.forget_to(watermark);
+        // What is forgotten must not be loaded again.
+        self.loaded_to = self.loaded_to.max(watermark);
         watermark
     }
 
-    /// Returns what is done with above the watermark last asked for.
-    pub(super) fn done_above(&self) -> impl Iterator<Item = u64> + '_ {
-        self.done.iter().copied()
+    /// Takes what is done with and in no record yet.
+    pub(super) fn take_unwritten(&mut self) -> Ranges {
+        std::mem::take(&mut self.unwritten)
+    }
+
+    /// Puts back what could not be written.
+    pub(super) fn still_unwritten(&mut self, ranges: &Ranges) {
+        self.unwritten.extend(ranges);
+    }
+
+    /// Says whether an entry has neither been sent nor is done with.
+    pub(super) fn is_waiting(&self, number: u64) -> bool {
+        number > self.done_to() && !self.done.contains(number) && !self.sent.contains(&number)
+    }
+
+    /// Returns a view of what is in memory, for the look at what is on disk.
+    pub(super) fn known(&self) -> Known {
+        let mut held: BTreeSet<u64> = self.sent.clone();
+        held.extend(self.ready.keys().chain(self.fresh.keys()));
+        Known { done: self.done.clone(), held, done_to: self.done_to() }
+    }
+
+    /// Below it everything is done with, also where `done` has forgotten it.
+    fn done_to(&self) -> u64 {
+        let waiting = [self.ready.keys().next(), self.fresh.keys().next(), self.sent.first()];
+        let unfinished = waiting.into_iter().flatten().min().map_or(u64::MAX, |number| number - 1);
+        if self.more_on_disk { unfinished.min(self.loaded_to) } else { unfinished }
+    }
+
+    /// The oldest fresh entry becomes one of the backlog.
+    fn let_oldest_age(&mut self) {
+        let Some((number, waiting)) = self.fresh.pop_first() else { return };
+        self.fresh_bytes -= waiting.cost();
+        if number > self.loaded_to && self.more_on_disk {
+            return;
+        }
+        if number <= self.loaded_to || self.ready_bytes + waiting.cost() <= WINDOW_BYTES_MAX {
+            // With nothing else on disk it is next; else what was loaded went past it.
+            self.loaded_to = self.loaded_to.max(number);
+            self.ready_bytes += waiting.cost();
+            self.ready.insert(number, waiting);
+        } else {
+            self.more_on_disk = true;
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What a window knows of records on disk.
+#[derive(Debug)]
+pub(super) struct Known {
+    done: Ranges,
+    held: BTreeSet<u64>,
+    done_to: u64,
+}
 
-    fn numbers(window: &mut Window) -> Vec<u64> {
-        std::iter::from_fn(|| window.pop()).map(|entry| entry.number).collect()
+impl Known {
+    /// Nobody needs the entry any more.
+    pub(super) fn is_done(&self, number: u64) -> bool {
+        number <= self.done_to || self.done.contains(number)
     }
 
-    #[test]
-    fn the_watermark_follows_the_oldest_unacknowledged_entry() {
-        let mut window = Window::default();
-        for number in [1, 2, 4] {
-            window.appended(number, Publish::default(), 10);
-        }
-        assert_eq!(numbers(&mut window), [1, 2, 4]);
-        assert_eq!(window.watermark(4), 0);
-        assert!(window.ack(2));
-        assert!(!window.ack(2));
-        assert_eq!(window.watermark(5), 0);
-        assert_eq!(window.done_above().collect::<Vec<_>>(), [2]);
-        assert!(window.ack(1));
-        // 3 was no entry.
-        assert_eq!(window.watermark(6), 3);
-        assert_eq!(window.done_above().count(), 0);
-        assert!(window.ack(4));
-        assert_eq!(window.watermark(9), 9);
-    }
-
-    #[test]
-    fn entries_that_do_not_fit_wait_on_disk_and_come_in_order() {
-        let mut window = Window::default();
-        let half = WINDOW_BYTES_MAX / 2 + 1;
-        for number in 1..=4 {
-            window.appended(number, Publish::default(), half);
-        }
-        assert_eq!(numbers(&mut window), [1]);
-        assert!(window.wants_load());
-        // A small one must not overtake those on disk.
-        window.appended(5, Publish::default(), 1);
-        assert!(numbers(&mut window).is_empty());
-        assert!(window.load(2, Publish::default(), half) && !window.load(3, Publish::default(), half));
-        assert_eq!(numbers(&mut window), [2]);
-        assert!(window.load(3, Publish::default(), 1));
-        assert!(window.load(4, Publish::default(), 1));
-        assert!(window.load(5, Publish::default(), 1));
-        window.loaded_all();
-        assert_eq!(numbers(&mut window), [3, 4, 5]);
-        assert!(!window.wants_load());
-    }
-
-    #[test]
-    fn an_entry_put_back_goes_out_before_those_behind_it() {
-        let mut window = Window::default();
-        for number in 1..=3 {
-            window.appended(number, Publish::default(), 10);
-        }
-        let first = window.pop().unwrap();
-        let second = window.pop().unwrap();
-        window.put_back(second);
-        window.put_back(first);
-        assert_eq!(numbers(&mut window), [1, 2, 3]);
-    }
-
-    #[test]
-    fn what_was_acknowledged_out_of_order_before_a_restart_is_not_sent_again() {
-        let mut window = Window::recovered(3, BTreeSet::from([5]), true);
-        for number in 4..=6 {
-            assert!(window.load(number, Publish::default(), 10));
-        }
-        window.loaded_all();
-        assert_eq!(numbers(&mut window), [4, 6]);
+    /// It is in memory, on its way or about to be.
+    pub(super) fn is_held(&self, number: u64) -> bool {
+        self.held.contains(&number)
     }
 }

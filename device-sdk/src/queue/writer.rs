@@ -1,96 +1,45 @@
-//! The thread that owns the queue's log.
+//! The thread that owns the queue's logs.
 //!
 //! Each round takes everything that has come, appends it, syncs once, and only then tells who waits.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use storage::{Durability, Log, LogConfig, LogError, Lsn};
 use tokio::sync::oneshot;
 
-use super::record::{RECORD_BYTES_MAX, Record, decode, encode_acks};
-use super::window::{WINDOW_BYTES_MAX, Window};
-use super::{Arriving, QueueStatus, Shared, State};
-use crate::{QueueError, QueueOptions, StartError};
+use super::place::{FilePlaces, Places};
+use super::state::{Arriving, State};
+use super::store::{AppendError, Store};
+use super::window::{WINDOW_BYTES_MAX, Waiting};
+use super::{Class, Shared};
+use crate::{QueueError, QueueOptions};
 
-/// Small, so that space comes back soon.
-const SEGMENT_BYTES: u64 = 256 * 1024;
 /// A simulated fleet has thousands of these threads, and none needs more.
 const STACK_BYTES: usize = 256 * 1024;
 /// Longest that an acknowledgement stays unsynced, and most of them.
-const ACK_DELAY: Duration = Duration::from_secs(1);
-const ACKS_UNWRITTEN_MAX: usize = 256;
-
-/// Opens the log and finds out what is left to send.
-pub(super) fn open(options: &QueueOptions) -> Result<(Log, u64, State), StartError> {
-    let dir = options.dir.display().to_string();
-    let config = LogConfig {
-        segment_bytes: SEGMENT_BYTES,
-        durability: Durability::Power,
-        record_bytes_max: RECORD_BYTES_MAX,
-        bytes_max: Some(options.bytes_max),
-        keeps_reserve: false,
-    };
-    let log = Log::open(&options.dir, config).map_err(StartError::Queue)?;
-    let unreadable = |what: String| StartError::QueueRecords { dir: dir.clone(), what };
-
-    let mut watermark = 0;
-    let mut done = BTreeSet::new();
-    each_record(&log, 1, |_, bytes| {
-        if let Record::Acks { watermark: up_to, above } = decode(bytes)? {
-            watermark = watermark.max(up_to);
-            done.extend(above);
-        }
-        Ok(true)
-    })
-    .map_err(&unreadable)?;
-    done = done.split_off(&(watermark + 1));
-    let mut entries = 0;
-    each_record(&log, watermark + 1, |number, bytes| {
-        if !done.contains(&number) {
-            entries += u64::from(matches!(decode(bytes)?, Record::Entry(_)));
-        }
-        Ok(true)
-    })
-    .map_err(&unreadable)?;
-
-    let status = QueueStatus { entries, bytes: log.disk_bytes(), bytes_max: options.bytes_max };
-    let last = log.next_lsn().0 - 1;
-    let window = Window::recovered(watermark, done, entries > 0);
-    Ok((log, last, State { window, status, ..State::default() }))
-}
-
-/// Calls `take` for each record from this number on, oldest first, until it returns false.
-fn each_record(
-    log: &Log,
-    from: u64,
-    mut take: impl FnMut(u64, &Bytes) -> Result<bool, String>,
-) -> Result<(), String> {
-    for record in log.replay_from(Lsn(from)).map_err(|error| error.to_string())? {
-        let (Lsn(number), bytes) = record.map_err(|error| error.to_string())?;
-        if !take(number, &bytes).map_err(|what| format!("record {number}: {what}"))? {
-            break;
-        }
-    }
-    Ok(())
-}
+const ACK_DELAY: Duration = Duration::from_secs(5);
+const ACKS_UNWRITTEN_MAX: usize = 4_096;
+/// Entries that wait for others are written at once when there are so many of them, or bytes.
+const GROUP_ENTRIES_MAX: usize = 256;
+const GROUP_BYTES_MAX: usize = 64 * 1024;
+/// Steps taken to make room for one entry.
+const RELIEF_STEPS_MAX: u32 = 64;
 
 /// Starts the thread.
-pub(super) fn spawn(log: Log, last: u64, shared: Arc<Shared>) -> io::Result<()> {
-    let writer = Writer { log, shared, last, acks_since: None };
+pub(super) fn spawn(store: Store<FilePlaces>, options: &QueueOptions, shared: Arc<Shared>) -> io::Result<()> {
+    let group_delay = Duration::from_millis(options.group_ms);
+    let writer = Writer::new(store, shared, group_delay);
     let builder = std::thread::Builder::new().name("device-queue".to_owned()).stack_size(STACK_BYTES);
     builder.spawn(move || writer.run())?;
     Ok(())
 }
 
-struct Writer {
-    log: Log,
+pub(super) struct Writer<P: Places> {
+    store: Store<P>,
     shared: Arc<Shared>,
-    /// The last record's number.
-    last: u64,
+    /// How long an entry may wait for others.
+    group_delay: Duration,
     /// Since when an acknowledgement has not been written.
     acks_since: Option<Instant>,
 }
@@ -98,28 +47,51 @@ struct Writer {
 /// What a round has to do.
 struct Work {
     arriving: Vec<Arriving>,
-    /// The watermark and what is acknowledged above it.
-    acks: Option<(u64, Vec<u64>)>,
-    /// The entry after which to load more.
-    load_after: Option<u64>,
+    writes_acks: bool,
+    /// Classes to load more of, and after which entry.
+    loads: Vec<(Class, u64)>,
     closing: bool,
 }
 
-impl Writer {
+/// An entry that is appended.
+struct Appended {
+    class: Class,
+    number: u64,
+    waiting: Waiting,
+    reply: oneshot::Sender<Result<(), QueueError>>,
+}
+
+impl<P: Places> Writer<P> {
+    pub(super) fn new(store: Store<P>, shared: Arc<Shared>, group_delay: Duration) -> Self {
+        Self { store, shared, group_delay, acks_since: None }
+    }
+
+    /// Does at once what there is to do, on this thread.
+    #[cfg(test)]
+    pub(super) fn turn(&mut self, writes_acks: bool) -> Result<(), String> {
+        let work = take(&mut self.shared.lock(), true, writes_acks);
+        self.round(work)
+    }
+
+    #[cfg(test)]
+    pub(super) fn store(&mut self) -> &mut Store<P> {
+        &mut self.store
+    }
+
     fn run(mut self) {
         loop {
             let work = self.wait();
             let closing = work.closing;
-            if let Err(error) = self.round(work) {
-                self.fail(&error.to_string());
+            if let Err(what) = self.round(work) {
+                self.fail(&what);
             }
             if closing {
                 break;
             }
         }
         let shared = self.shared.clone();
-        // Unlocks the directory before anyone is told.
-        if let Err(error) = self.log.close() {
+        // Unlocks the directories before anyone is told.
+        if let Err(error) = self.store.close() {
             tracing::warn!(%error, "the disk queue was not closed cleanly; nothing acknowledged is lost");
         }
         shared.lock().closed = true;
@@ -131,18 +103,23 @@ impl Writer {
         let mut state = self.shared.lock();
         loop {
             let now = Instant::now();
+            let healthy = state.failed.is_none();
             if state.acks_unwritten > 0 {
                 self.acks_since.get_or_insert(now);
             }
-            let acks_due = self.acks_since.map(|since| since + ACK_DELAY);
-            let healthy = state.failed.is_none();
-            let loads = healthy && state.window.wants_load();
-            let acks = healthy
+            let acks_due = self.acks_since.map(|since| since + ACK_DELAY).filter(|_| healthy);
+            let writes_acks = healthy
                 && (state.acks_unwritten >= ACKS_UNWRITTEN_MAX || acks_due.is_some_and(|due| now >= due));
-            if state.closing || loads || acks || !state.arriving.is_empty() {
-                return self.take(&mut state);
+            let group_due = group_due(&state, self.group_delay);
+            let writes_group = group_due.is_some_and(|due| now >= due);
+            if state.closing || writes_acks || writes_group || state.wants_load() {
+                let takes_arriving = writes_group || state.closing || writes_acks;
+                // A write that is made anyway takes them along.
+                let writes_acks = healthy && takes_arriving && state.acks_unwritten > 0;
+                return take(&mut state, takes_arriving, writes_acks);
             }
-            state = match acks_due.filter(|_| healthy) {
+            let due = [acks_due, group_due].into_iter().flatten().min();
+            state = match due {
                 None => self.shared.work.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(due) => {
                     let limit = due.saturating_duration_since(now);
@@ -153,97 +130,157 @@ impl Writer {
         }
     }
 
-    fn take(&self, state: &mut State) -> Work {
-        let healthy = state.failed.is_none();
-        let acks = (healthy && state.acks_unwritten > 0).then(|| {
-            state.acks_unwritten = 0;
-            let watermark = state.window.watermark(self.last);
-            (watermark, state.window.done_above().collect())
-        });
-        Work {
-            arriving: std::mem::take(&mut state.arriving),
-            acks,
-            load_after: (healthy && state.window.wants_load()).then(|| state.window.loaded_to()),
-            closing: state.closing,
+    fn round(&mut self, work: Work) -> Result<(), String> {
+        let mut result = Ok(());
+        if work.writes_acks {
+            result = self.write_acks();
         }
+        if !work.arriving.is_empty() || work.writes_acks {
+            result = result.and_then(|()| self.write(work.arriving));
+        }
+        // Also when nothing can be written: what was accepted stays readable.
+        for (class, after) in work.loads {
+            self.load(class, after);
+        }
+        result
     }
 
-    fn round(&mut self, work: Work) -> Result<(), LogError> {
-        if let Some((watermark, above)) = work.acks {
-            self.acks_since = None;
-            // Before the record of it is durable: at worst a crash makes some of it go out again.
-            self.log.drop_before(Lsn(watermark + 1))?;
-            if self.log.is_full() {
-                self.log.retry_space();
+    /// Notes what is done with, and gives its space back.
+    fn write_acks(&mut self) -> Result<(), String> {
+        self.acks_since = None;
+        self.shared.lock().acks_unwritten = 0;
+        let now_s = self.shared.now_ms() / 1_000;
+        for class in Class::ALL {
+            let last = self.store.last(class);
+            let (done, watermark) = {
+                let mut state = self.shared.lock();
+                let window = state.window(class);
+                (window.take_unwritten(), window.watermark(last))
+            };
+            if done.is_empty() {
+                continue;
             }
-            match self.log.append(&encode_acks(watermark, above.into_iter())) {
-                Ok(Lsn(number)) => self.last = number,
+            match self.store.append_acks(class, now_s, &done).map_err(|error| error.to_string())? {
+                Some(number) => self.shared.lock().window(class).appended_other(number),
                 // What a full disk cannot take is remembered until entries go and make room.
-                Err(LogError::Full { .. }) => {}
-                Err(error) => return Err(error),
+                None => self.shared.lock().window(class).still_unwritten(&done),
             }
-        }
-        let appended = self.append_all(work.arriving)?;
-        if let Err(error) = self.log.commit() {
-            for (_, entry) in appended {
-                answer(entry.reply, Err(QueueError::Disk { what: error.to_string() }));
-            }
-            return Err(error);
-        }
-        self.tell(appended);
-        if let Some(after) = work.load_after {
-            self.load(after);
+            self.store.drop_before(class, watermark + 1).map_err(|error| error.to_string())?;
         }
         Ok(())
     }
 
-    /// Appends entries and answers those that do not fit.
-    fn append_all(&mut self, arriving: Vec<Arriving>) -> Result<Vec<(u64, Arriving)>, LogError> {
+    /// Appends entries, answers those that do not fit, commits, and tells the others.
+    fn write(&mut self, arriving: Vec<Arriving>) -> Result<(), String> {
         let mut appended = Vec::with_capacity(arriving.len());
         let mut arriving = arriving.into_iter();
-        while let Some(entry) = arriving.next() {
-            match self.log.append(&entry.record) {
-                Ok(Lsn(number)) => {
-                    self.last = number;
-                    appended.push((number, entry));
-                }
-                Err(LogError::Full { .. }) => {
-                    let status = self.shared.lock().status;
-                    let (bytes, needed) = (self.log.disk_bytes(), entry.record.len() as u64);
-                    let full = QueueError::Full {
-                        bytes,
-                        bytes_max: status.bytes_max,
-                        entries: status.entries,
-                        needed,
-                    };
+        let mut result = Ok(());
+        for entry in arriving.by_ref() {
+            match self.append(&entry, &mut appended) {
+                Ok(number) => appended.push(self.appended(entry, number)),
+                Err(AppendError::Full { needed }) => {
+                    let full = self.full(needed);
                     answer(entry.reply, Err(full));
                 }
-                Err(error) => {
-                    let what = error.to_string();
-                    let lost = appended.into_iter().map(|(_, entry): (u64, Arriving)| entry).chain([entry]);
-                    for entry in lost.chain(arriving) {
-                        answer(entry.reply, Err(QueueError::Disk { what: what.clone() }));
-                    }
-                    return Err(error);
+                Err(AppendError::Encode(error)) => {
+                    answer(entry.reply, Err(QueueError::Unencodable { what: error.to_string() }));
+                }
+                Err(AppendError::Disk(what)) => {
+                    answer(entry.reply, Err(QueueError::Disk { what: what.clone() }));
+                    result = Err(what);
+                    break;
                 }
             }
         }
-        Ok(appended)
+        let result = result.and_then(|()| self.commit(&mut appended));
+        if let Err(what) = &result {
+            let lost = appended.into_iter().map(|entry| entry.reply);
+            for reply in lost.chain(arriving.map(|entry| entry.reply)) {
+                answer(reply, Err(QueueError::Disk { what: what.clone() }));
+            }
+        }
+        result
+    }
+
+    /// Appends an entry; makes room for it where something may give way.
+    fn append(&mut self, entry: &Arriving, appended: &mut Vec<Appended>) -> Result<u64, AppendError> {
+        let now_s = self.shared.now_ms() / 1_000;
+        for step in 0..RELIEF_STEPS_MAX {
+            let ahead = appended.len() as u64;
+            let full = if self.is_within_entries(entry.class, ahead) {
+                match self.store.append(entry.class, &entry.publish, now_s) {
+                    Err(full @ AppendError::Full { .. }) => full,
+                    result => return result,
+                }
+            } else {
+                AppendError::Full { needed: entry.bytes as u64 }
+            };
+            // Nothing is given up that the windows do not know: it would look like something done with.
+            self.commit(appended).map_err(AppendError::Disk)?;
+            // What is done with already may be enough.
+            if step == 0 {
+                self.write_acks().map_err(AppendError::Disk)?;
+                continue;
+            }
+            let shared = self.shared.clone();
+            let relief = self.store.relieve(entry.class, &|class| shared.lock().known(class));
+            match relief.map_err(AppendError::Disk)? {
+                Some(relief) => self.shared.lock().relieved(&relief),
+                None => return Err(full),
+            }
+            self.shared.changed.notify_one();
+        }
+        Err(AppendError::Full { needed: entry.bytes as u64 })
+    }
+
+    /// Puts on disk what is appended, and tells it.
+    fn commit(&mut self, appended: &mut Vec<Appended>) -> Result<(), String> {
+        self.store.commit().map_err(|error| error.to_string())?;
+        self.tell(std::mem::take(appended));
+        Ok(())
+    }
+
+    fn full(&self, needed: u64) -> QueueError {
+        let status = self.shared.lock().status;
+        QueueError::Full {
+            bytes: self.store.disk_bytes(),
+            bytes_max: status.bytes_max,
+            entries: status.entries,
+            entries_max: status.entries_max,
+            needed,
+        }
+    }
+
+    fn is_within_entries(&self, class: Class, ahead: u64) -> bool {
+        let status = self.shared.lock().status;
+        status.entries + ahead < status.entries_max || class.uses_reserve()
+    }
+
+    fn appended(&self, entry: Arriving, number: u64) -> Appended {
+        let Arriving { class, publish, bytes, reply, .. } = entry;
+        let born_ms = self.shared.now_ms();
+        let expiry_s = publish.properties.message_expiry_interval_s;
+        // From the second that the record tells.
+        let expires_ms = expiry_s.map(|expiry_s| (born_ms / 1_000 + u64::from(expiry_s)) * 1_000);
+        let publish = self.store.outgoing(class, number, publish);
+        let waiting = Waiting { publish, bytes, born_ms: Some(born_ms), expires_ms };
+        Appended { class, number, waiting, reply }
     }
 
     /// The entries are on disk: they may be sent, and those who wait be told.
-    fn tell(&self, appended: Vec<(u64, Arriving)>) {
+    fn tell(&self, appended: Vec<Appended>) {
         let mut replies = Vec::with_capacity(appended.len());
-        {
+        let has_news = {
             let mut state = self.shared.lock();
-            state.status.bytes = self.log.disk_bytes();
-            state.status.entries += appended.len() as u64;
-            for (number, entry) in appended {
-                state.window.appended(number, entry.publish, entry.record.len());
-                replies.push(entry.reply);
+            state.status.bytes = self.store.disk_bytes();
+            state.status.written_bytes = self.store.written_bytes();
+            for Appended { class, number, waiting, reply } in appended {
+                state.appended(class, number, waiting);
+                replies.push(reply);
             }
-        }
-        if !replies.is_empty() {
+            state.has_news()
+        };
+        if !replies.is_empty() || has_news {
             self.shared.changed.notify_one();
         }
         for reply in replies {
@@ -251,32 +288,26 @@ impl Writer {
         }
     }
 
-    /// Reads the next entries back from disk.
-    fn load(&mut self, after: u64) {
-        let mut batch = Vec::new();
-        let mut batch_bytes = 0;
-        let mut complete = true;
-        let result = each_record(&self.log, after + 1, |number, bytes| {
-            if let Record::Entry(publish) = decode(bytes)? {
-                batch_bytes += bytes.len();
-                batch.push((number, publish, bytes.len()));
-                complete = batch_bytes <= WINDOW_BYTES_MAX;
+    /// Reads the next entries of a class back from disk.
+    fn load(&mut self, class: Class, after: u64) {
+        let (entries, mut is_complete) = match self.store.load(class, after, WINDOW_BYTES_MAX) {
+            Ok(loaded) => loaded,
+            Err(what) => {
+                self.shared.lock().is_unreadable = true;
+                return self.fail(&what);
             }
-            Ok(complete)
-        });
-        if let Err(what) = result {
-            return self.fail(&what);
-        }
+        };
         {
             let mut state = self.shared.lock();
-            for (number, publish, bytes) in batch {
-                if !state.window.load(number, publish, bytes) {
-                    complete = false;
+            let window = state.window(class);
+            for (number, waiting) in entries {
+                if !window.load(number, waiting) {
+                    is_complete = false;
                     break;
                 }
             }
-            if complete {
-                state.window.loaded_all();
+            if is_complete {
+                window.loaded_all();
             }
         }
         self.shared.changed.notify_one();
@@ -288,12 +319,37 @@ impl Writer {
         let arriving = {
             let mut state = self.shared.lock();
             state.failed.get_or_insert_with(|| what.to_owned());
+            state.arriving_bytes = 0;
             std::mem::take(&mut state.arriving)
         };
         for entry in arriving {
             answer(entry.reply, Err(QueueError::Disk { what: what.to_owned() }));
         }
     }
+}
+
+/// Returns when those that have come are to be written, `None` if nothing has come.
+fn group_due(state: &State, group_delay: Duration) -> Option<Instant> {
+    let first = state.arriving.first()?;
+    let is_full = state.arriving.len() >= GROUP_ENTRIES_MAX || state.arriving_bytes >= GROUP_BYTES_MAX;
+    let is_pressing = || state.arriving.iter().any(|entry| !entry.class.waits(state.is_online));
+    if is_full || is_pressing() { Some(first.since) } else { Some(first.since + group_delay) }
+}
+
+fn take(state: &mut State, takes_arriving: bool, writes_acks: bool) -> Work {
+    let loads = if state.is_unreadable {
+        Vec::new()
+    } else {
+        let wanting = Class::ALL.into_iter().filter(|class| state.windows[class.index()].wants_load());
+        wanting.map(|class| (class, state.windows[class.index()].loaded_to())).collect()
+    };
+    let arriving = if takes_arriving {
+        state.arriving_bytes = 0;
+        std::mem::take(&mut state.arriving)
+    } else {
+        Vec::new()
+    };
+    Work { arriving, writes_acks, loads, closing: state.closing }
 }
 
 /// Answers a caller, who may have stopped waiting; the entry stays on disk all the same.

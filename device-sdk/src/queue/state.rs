@@ -1,0 +1,238 @@
+//! What the queue's handles and its writer share: the windows of all classes, and who goes next.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use protocol::{Publish, im::IM_ID};
+use tokio::sync::oneshot;
+
+use super::pace::{Pace, Slots};
+use super::place::Places;
+use super::relief::Relief;
+use super::store::{Found, Store};
+use super::window::{Known, Waiting, Window};
+use super::{Class, DropReason, Dropped};
+use crate::message::user_property;
+use crate::{Event, QueueError, QueueOptions};
+
+/// How full a disk queue is, and what became of what was put into it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueStatus {
+    /// Entries that the broker has not acknowledged.
+    pub entries: u64,
+    /// Most of them.
+    pub entries_max: u64,
+    /// Bytes on disk, preallocated ones included.
+    pub bytes: u64,
+    /// The quota.
+    pub bytes_max: u64,
+    /// Entries that left the queue without an acknowledgement since the client started.
+    pub dropped: Dropped,
+    /// How coarsely tracks were thinned since the client started, metres; 0 = not at all.
+    pub tolerance_m: u32,
+    /// Payload bytes accepted since the client started.
+    pub payload_bytes: u64,
+    /// Bytes handed to the disk for writing since the client started: entries, acknowledgements, headers, footers, what
+    /// is left of thinned tracks. Space that is only reserved is not among them.
+    pub written_bytes: u64,
+    by_class: [u64; Class::ALL.len()],
+}
+
+impl QueueStatus {
+    /// Returns the entries of a class that the broker has not acknowledged.
+    pub fn entries_of(&self, class: Class) -> u64 {
+        self.by_class[class.index()]
+    }
+
+    fn add(&mut self, class: Class, count: u64) {
+        self.entries += count;
+        self.by_class[class.index()] += count;
+    }
+
+    fn remove(&mut self, class: Class, count: u64) {
+        self.entries = self.entries.saturating_sub(count);
+        let of_class = &mut self.by_class[class.index()];
+        *of_class = of_class.saturating_sub(count);
+    }
+}
+
+/// An entry on its way to the broker.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) class: Class,
+    /// Names the entry in its class, ascending.
+    pub(crate) number: u64,
+    pub(crate) publish: Publish,
+    bytes: usize,
+    born_ms: Option<u64>,
+    expires_ms: Option<u64>,
+}
+
+impl Entry {
+    /// Returns the entry's `im-id`.
+    pub(crate) fn id(&self) -> &str {
+        user_property(&self.publish.properties.user_properties, IM_ID).unwrap_or_default()
+    }
+
+    fn key(&self) -> (usize, u64) {
+        (self.class.index(), self.number)
+    }
+}
+
+/// An entry on its way to the disk.
+#[derive(Debug)]
+pub(super) struct Arriving {
+    pub(super) class: Class,
+    pub(super) publish: Publish,
+    /// About what its record will have.
+    pub(super) bytes: usize,
+    pub(super) since: Instant,
+    pub(super) reply: oneshot::Sender<Result<(), QueueError>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) windows: [Window; Class::ALL.len()],
+    pace: Pace,
+    pub(super) arriving: Vec<Arriving>,
+    pub(super) arriving_bytes: usize,
+    /// Acknowledgements that are not in a log yet.
+    pub(super) acks_unwritten: usize,
+    pub(super) status: QueueStatus,
+    pub(super) is_online: bool,
+    pub(super) closing: bool,
+    pub(super) closed: bool,
+    /// Why nothing can be written any more.
+    pub(super) failed: Option<String>,
+    /// Entries cannot even be read any more.
+    pub(super) is_unreadable: bool,
+    /// Dropped entries that the program has not heard of.
+    news: BTreeMap<(Class, DropReason), u64>,
+}
+
+impl State {
+    /// Starts with what was found on disk.
+    pub(super) fn recovered<P: Places>(options: &QueueOptions, store: &Store<P>, found: Vec<Found>) -> Self {
+        let mut state = Self::default();
+        for log in found {
+            state.status.add(log.class, log.entries);
+            state.windows[log.class.index()] = Window::recovered(log.first, log.done, log.entries > 0);
+        }
+        state.status.bytes = store.disk_bytes();
+        (state.status.bytes_max, state.status.entries_max) = (options.bytes_max, options.entries_max);
+        state
+    }
+
+    pub(super) fn window(&mut self, class: Class) -> &mut Window {
+        &mut self.windows[class.index()]
+    }
+
+    pub(super) fn known(&self, class: Class) -> Known {
+        self.windows[class.index()].known()
+    }
+
+    pub(super) fn arrive(&mut self, entry: Arriving) {
+        self.arriving_bytes += entry.bytes;
+        self.arriving.push(entry);
+    }
+
+    pub(super) fn wants_load(&self) -> bool {
+        !self.is_unreadable && self.windows.iter().any(Window::wants_load)
+    }
+
+    /// An entry is on disk.
+    pub(super) fn appended(&mut self, class: Class, number: u64, waiting: Waiting) {
+        self.status.add(class, 1);
+        self.status.payload_bytes += waiting.publish.payload.len() as u64;
+        self.window(class).appended(number, waiting, class.overtakes());
+    }
+
+    /// Takes the entry that is next. First what is urgent, then what is of now, then the backlog, each in the order of the
+    /// classes; the backlog only as fast as its acknowledgements come.
+    pub(super) fn pop(&mut self, now_ms: u64, slots: Slots) -> Option<Entry> {
+        loop {
+            let (class, number, waiting) = self.next(now_ms, slots)?;
+            if waiting.is_expired(now_ms) {
+                self.window(class).ack(number);
+                self.pace.forget((class.index(), number));
+                self.acks_unwritten += 1;
+                self.drop_entries(class, DropReason::Expired, 1);
+                continue;
+            }
+            let Waiting { mut publish, bytes, born_ms, expires_ms } = waiting;
+            // What is left of it, a second begun counted whole [MQTT-3.3.2-6].
+            publish.properties.message_expiry_interval_s = expires_ms
+                .map(|expires_ms| u32::try_from((expires_ms - now_ms).div_ceil(1_000)).unwrap_or(u32::MAX));
+            return Some(Entry { class, number, publish, bytes, born_ms, expires_ms });
+        }
+    }
+
+    fn next(&mut self, now_ms: u64, slots: Slots) -> Option<(Class, u64, Waiting)> {
+        for class in Class::ALL {
+            let window = self.window(class);
+            let next = match class {
+                Class::Alarm | Class::Result => window.pop(),
+                Class::Event | Class::Live | Class::Track => window.pop_young(now_ms),
+                Class::Debug => None,
+            };
+            if let Some((number, waiting)) = next {
+                return Some((class, number, waiting));
+            }
+        }
+        if !self.pace.has_room(slots) {
+            return None;
+        }
+        Class::ALL.into_iter().find_map(|class| {
+            let (number, waiting) = self.window(class).pop()?;
+            self.pace.sent((class.index(), number), now_ms, waiting.bytes);
+            Some((class, number, waiting))
+        })
+    }
+
+    pub(super) fn put_back(&mut self, entry: Entry) {
+        self.pace.forget(entry.key());
+        let Entry { class, number, publish, bytes, born_ms, expires_ms } = entry;
+        self.window(class).put_back(number, Waiting { publish, bytes, born_ms, expires_ms });
+    }
+
+    /// The broker has answered for the entry; false if that was known.
+    pub(super) fn ack(&mut self, entry: &Entry, now_ms: u64) -> bool {
+        self.pace.acked(entry.key(), now_ms);
+        let is_new = self.window(entry.class).ack(entry.number);
+        if is_new {
+            self.acks_unwritten += 1;
+            self.status.remove(entry.class, 1);
+        }
+        is_new
+    }
+
+    /// The store gave something up.
+    pub(super) fn relieved(&mut self, relief: &Relief) {
+        let window = self.window(relief.class);
+        // One that went to the broker meanwhile may still get its acknowledgement: it is counted by that.
+        let count = relief.gone.iter().filter(|number| window.is_waiting(**number)).count() as u64;
+        if relief.before > 0 {
+            window.dropped_before(relief.before);
+        }
+        if count > 0 {
+            self.status.tolerance_m = self.status.tolerance_m.max(relief.tolerance_m);
+            self.drop_entries(relief.class, relief.reason, count);
+        }
+    }
+
+    fn drop_entries(&mut self, class: Class, reason: DropReason, count: u64) {
+        self.status.remove(class, count);
+        self.status.dropped.add(reason, count);
+        *self.news.entry((class, reason)).or_default() += count;
+    }
+
+    pub(super) fn has_news(&self) -> bool {
+        !self.news.is_empty()
+    }
+
+    pub(super) fn take_news(&mut self) -> Vec<Event> {
+        let tolerance_m = self.status.tolerance_m;
+        let event = |((class, reason), count)| Event::EntriesDropped { class, reason, count, tolerance_m };
+        std::mem::take(&mut self.news).into_iter().map(event).collect()
+    }
+}
