@@ -4,6 +4,8 @@
 //! - [`Client`] and [`Events`]: the tokio driver around it; it reconnects for ever.
 //! - [`Client::enqueue`]: store and forward on disk for what must arrive although the link is down.
 //! - [`commands`]: remote commands that run at most once, across restarts.
+//! - [`clock`]: the time that expiry is judged by, from several clocks that may lie.
+//! - [`guard`]: whether a lock may open here and now.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -22,10 +24,13 @@
 
 mod backoff;
 pub mod client;
+pub mod clock;
 pub mod commands;
 mod driver;
 mod error;
 mod event;
+pub mod guard;
+mod hex;
 mod message;
 mod options;
 mod queue;

@@ -1,22 +1,23 @@
 //! The command ids seen and what became of them, on disk.
 //!
-//! A log of small JSON records, and the same in memory. `begin` and `end` return when their record is synced; `told` does
-//! not wait, since undoing it costs a repeated answer only. Ended and answered commands are forgotten, oldest first, beyond
-//! [`COMMANDS_MAX`], [`KEPT_BYTES_MAX`], or after [`KEPT_MS`] (the last [`COMMANDS_KEPT_MIN`] are kept whatever
-//! the clock says: it may have jumped). The log is then rewritten with what is left.
+//! A log of small JSON records, and the same in memory. What a command is about to do is noted before it does it, and
+//! durable on return. Ended and answered commands are
+//! forgotten, oldest first, beyond [`COMMANDS_MAX`], [`KEPT_BYTES_MAX`], or after [`KEPT_MS`] (the last
+//! [`COMMANDS_KEPT_MIN`] are kept whatever the clock says: it may have jumped). Nonces are kept longer, and never given up before their
+//! approval has certainly expired ([`NONCES_MAX`]). The log is then rewritten with what is left.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use storage::{Durability, Log, LogConfig, LogError, OpenError};
+use serde_json::Value;
+use storage::{Disk, Durability, FileDisk, Log, LogConfig, LogError, OpenError};
 
-use super::{CommandResult, Status};
+use super::record::{Deadline, Record, decode, encode};
+use super::{Command, CommandResult, Status, UsedNonce};
 
 /// Most commands remembered.
 pub const COMMANDS_MAX: usize = 10_000;
-/// Most bytes of results remembered.
+/// Most bytes of commands and results remembered.
 pub const KEPT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a command is remembered at most, milliseconds.
 pub const KEPT_MS: u64 = 7 * 24 * 3600 * 1000;
@@ -24,24 +25,26 @@ pub const KEPT_MS: u64 = 7 * 24 * 3600 * 1000;
 pub const COMMANDS_KEPT_MIN: usize = 1_000;
 /// Largest result on disk, JSON bytes; a larger one becomes a failure that says so.
 pub const RESULT_BYTES_MAX: usize = 64 * 1024;
+/// Most approvals remembered. Beyond it those that have expired are forgotten, oldest first, and while none has, none is taken.
+pub const NONCES_MAX: usize = 4_096;
 
-/// First byte of each record.
-const VERSION: u8 = 1;
 const SEGMENT_BYTES: u64 = 256 * 1024;
-/// Records beyond twice what is remembered at which the log is rewritten.
+/// Records beyond thrice what is remembered at which the log is rewritten.
 const RECORDS_SLACK: usize = 1_000;
 /// Why a command that began before a restart and has no result has failed.
 const INTERRUPTED: &str = "interrupted by a restart, not run again";
 
-/// The ids and final results of commands, durable.
+/// The ids, states and final results of commands, durable.
 #[derive(Debug)]
-pub struct CommandJournal {
-    log: Log,
+pub struct CommandJournal<D: Disk = FileDisk> {
+    log: Log<D>,
     by_id: HashMap<String, Kept>,
-    /// Ids in the order they began.
+    /// Ids in the order they were accepted.
     order: BTreeMap<u64, String>,
     next_place: u64,
     kept_bytes: usize,
+    nonces: BTreeSet<UsedNonce>,
+    reached_unix_ms: u64,
     /// Records in the log.
     records: usize,
 }
@@ -49,17 +52,26 @@ pub struct CommandJournal {
 #[derive(Debug)]
 struct Kept {
     at: u64,
+    /// `None` for a command that was never accepted, or whose journal was of version 1.
+    accepted_at: Option<u64>,
+    executing_at: Option<u64>,
+    /// What is to be run; gone once it is.
+    pending: Option<Box<(Command, Deadline)>>,
     result: Option<CommandResult>,
-    told: bool,
+    /// The statuses that the broker has.
+    told: Vec<Status>,
     bytes: usize,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Record {
-    Began { id: String, at: u64 },
-    Ended(CommandResult),
-    Told { id: String },
+/// How far a command is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Standing<'a> {
+    /// It is to be run.
+    Accepted(&'a Command),
+    /// It is being run.
+    Executing,
+    /// It has ended.
+    Ended(&'a CommandResult),
 }
 
 /// Why the journal failed.
@@ -92,45 +104,55 @@ pub enum JournalError {
 }
 
 impl CommandJournal {
-    /// Opens the journal in this directory, made if absent; one process at a time. A command that began and has no result
-    /// has failed: nobody knows whether it ran.
+    /// Opens the journal in this directory, made if absent; one process at a time. A command that was executing and has no
+    /// result has failed: nobody knows whether it ran.
     ///
     /// # Errors
     /// The directory is locked by another process, damaged, or not accessible.
     pub fn open(dir: &Path) -> Result<Self, JournalError> {
+        let unusable = |source| {
+            JournalError::Open(OpenError::Io { action: "open the directory", file: dir.to_owned(), source })
+        };
+        Self::open_on(FileDisk::open(dir).map_err(unusable)?, SEGMENT_BYTES)
+    }
+}
+
+impl<D: Disk> CommandJournal<D> {
+    /// Opens the journal on this disk, with segments of this size: see [`CommandJournal::open`].
+    ///
+    /// # Errors
+    /// As for `open`.
+    pub fn open_on(disk: D, segment_bytes: u64) -> Result<Self, JournalError> {
         let config = LogConfig {
-            segment_bytes: SEGMENT_BYTES,
+            segment_bytes,
             durability: Durability::Power,
             record_bytes_max: RESULT_BYTES_MAX + 1024,
             bytes_max: None,
             keeps_reserve: false,
         };
-        let log = Log::open(dir, config).map_err(JournalError::Open)?;
+        let log = Log::open_on(disk, config).map_err(JournalError::Open)?;
         let mut journal = Self {
             log,
             by_id: HashMap::new(),
             order: BTreeMap::new(),
             next_place: 0,
             kept_bytes: 0,
+            nonces: BTreeSet::new(),
+            reached_unix_ms: 0,
             records: 0,
         };
         journal.read()?;
         let interrupted: Vec<(String, u64)> = journal
             .order
             .values()
-            .filter_map(|id| {
-                journal.by_id.get(id).filter(|kept| kept.result.is_none()).map(|kept| (id.clone(), kept.at))
-            })
+            .filter_map(|id| journal.by_id.get(id).map(|kept| (id, kept)))
+            .filter(|(_, kept)| kept.result.is_none() && kept.pending.is_none())
+            .map(|(id, kept)| (id.clone(), kept.executing_at.unwrap_or(kept.at)))
             .collect();
         for (id, at) in interrupted {
             let reason = Some(INTERRUPTED.to_owned());
-            journal.end(CommandResult {
-                id,
-                status: Status::Failed,
-                data: serde_json::Value::Null,
-                reason,
-                at,
-            })?;
+            let result = CommandResult { id, status: Status::Failed, data: None, reason, at };
+            journal.end(result, journal.reached_unix_ms)?;
         }
         Ok(journal)
     }
@@ -143,18 +165,30 @@ impl CommandJournal {
         }
         self.records = records.len();
         for record in records {
-            match record {
-                Record::Began { id, at } => self.note_began(&id, at),
-                Record::Ended(result) => self.note_ended(result),
-                Record::Told { id } => self.note_told(&id),
-            }
+            self.note(record);
         }
         Ok(())
     }
 
-    /// Returns the command's final result, `None` for an id not known, `Some(None)` for one that has not ended.
-    pub fn find(&self, id: &str) -> Option<Option<&CommandResult>> {
-        self.by_id.get(id).map(|kept| kept.result.as_ref())
+    /// Returns how far a command is, `None` for an id not known.
+    pub fn find(&self, id: &str) -> Option<Standing<'_>> {
+        let kept = self.by_id.get(id)?;
+        Some(match (&kept.result, &kept.pending) {
+            (Some(result), _) => Standing::Ended(result),
+            (None, Some(pending)) => Standing::Accepted(&pending.0),
+            (None, None) => Standing::Executing,
+        })
+    }
+
+    /// Returns the oldest command that was accepted and not begun.
+    pub(super) fn next_pending(&self) -> Option<(Command, Deadline)> {
+        let mut kept = self.order.values().filter_map(|id| self.by_id.get(id));
+        kept.find_map(|kept| kept.pending.as_deref().cloned())
+    }
+
+    /// Returns an accepted command with its deadline.
+    pub(super) fn pending(&self, id: &str) -> Option<(Command, Deadline)> {
+        self.by_id.get(id)?.pending.as_deref().cloned()
     }
 
     /// Returns how many commands are remembered.
@@ -167,49 +201,84 @@ impl CommandJournal {
         self.by_id.is_empty()
     }
 
-    /// Returns the final results that the broker has not acknowledged, oldest first.
-    pub fn untold(&self) -> Vec<CommandResult> {
-        let kept = self.order.values().filter_map(|id| self.by_id.get(id));
-        kept.filter(|kept| !kept.told).filter_map(|kept| kept.result.clone()).collect()
+    /// Returns what the true time had certainly reached when something was last noted, milliseconds since the Unix epoch.
+    pub fn reached_unix_ms(&self) -> u64 {
+        self.reached_unix_ms
     }
 
-    /// Notes a command that is about to run; on return that is durable.
+    /// Says whether an approval was used before.
+    pub fn is_used(&self, nonce: &UsedNonce) -> bool {
+        // The same nonce with another end is the same nonce.
+        let first = UsedNonce { expires_at: 0, ..nonce.clone() };
+        let mut from = self.nonces.range(first..);
+        from.next().is_some_and(|used| used.approver == nonce.approver && used.nonce == nonce.nonce)
+    }
+
+    /// Says whether one more approval can be remembered.
+    pub fn has_room_for_nonce(&self) -> bool {
+        self.nonces.len() < NONCES_MAX
+            || self.nonces.iter().any(|nonce| nonce.expires_at <= self.reached_unix_ms)
+    }
+
+    /// Returns the statuses that the broker has not acknowledged, in the order in which they are to be published.
+    pub fn untold(&self) -> Vec<CommandResult> {
+        let kept = self.order.values().filter_map(|id| self.by_id.get_key_value(id));
+        kept.flat_map(|(id, kept)| kept.untold(id)).collect()
+    }
+
+    /// Says whether the broker has acknowledged every final result.
+    pub fn is_settled(&self) -> bool {
+        self.by_id.values().all(|kept| kept.result.is_none() || kept.is_told())
+    }
+
+    /// Notes a command that is going to be run; on return that is durable, and its approval used.
     ///
     /// # Errors
     /// The disk failed or is full, or all commands remembered still wait to be answered.
-    pub fn begin(&mut self, id: &str, now_unix_ms: u64) -> Result<(), JournalError> {
-        self.make_room(now_unix_ms)?;
-        self.append(&Record::Began { id: id.to_owned(), at: now_unix_ms })?;
-        self.log.commit().map_err(JournalError::Log)?;
-        self.note_began(id, now_unix_ms);
-        Ok(())
+    pub(super) fn accept(
+        &mut self,
+        command: Command,
+        at: u64,
+        deadline: Deadline,
+        nonce: Option<UsedNonce>,
+    ) -> Result<(), JournalError> {
+        self.make_room(at)?;
+        self.commit(Record::Accepted { command, at, deadline, nonce })
     }
 
-    /// Notes a command's final result; on return that is durable. An id that did not begin gets its result all the same:
+    /// Notes that a command that was accepted is about to run; on return that is durable: from here on this id never runs
+    /// again.
+    ///
+    /// # Errors
+    /// The disk failed or is full.
+    pub(super) fn executing(&mut self, id: &str, at: u64, reached: u64) -> Result<(), JournalError> {
+        self.commit(Record::Executing { id: id.to_owned(), at, reached })
+    }
+
+    /// Notes a command's final result; on return that is durable. An id that was never accepted gets its result all the same:
     /// it was not run.
     ///
     /// # Errors
     /// The disk failed or is full, or all commands remembered still wait to be answered.
-    pub fn end(&mut self, result: CommandResult) -> Result<(), JournalError> {
+    pub fn end(&mut self, result: CommandResult, reached_unix_ms: u64) -> Result<(), JournalError> {
         if !self.by_id.contains_key(&result.id) {
             self.make_room(result.at)?;
         }
-        let record = Record::Ended(result);
-        self.append(&record)?;
-        self.log.commit().map_err(JournalError::Log)?;
-        if let Record::Ended(result) = record {
-            self.note_ended(result);
-        }
-        Ok(())
+        self.commit(Record::Ended { result, reached: reached_unix_ms })
     }
 
-    /// Notes that the broker has acknowledged the command's result. Synced with the next record.
+    /// Notes that the broker has acknowledged a command's status. On return that is durable for a final one; others are synced
+    /// with the next record, since undoing them costs a repeated message only.
     ///
     /// # Errors
     /// The disk failed or is full.
-    pub fn told(&mut self, id: &str) -> Result<(), JournalError> {
-        self.append(&Record::Told { id: id.to_owned() })?;
-        self.note_told(id);
+    pub fn told(&mut self, id: &str, status: Status) -> Result<(), JournalError> {
+        let record = Record::Told { id: id.to_owned(), status: Some(status) };
+        if status.is_final() {
+            return self.commit(record);
+        }
+        self.append(&record)?;
+        self.note(record);
         Ok(())
     }
 
@@ -219,30 +288,70 @@ impl CommandJournal {
         Ok(())
     }
 
-    fn note_began(&mut self, id: &str, at: u64) {
-        let place = self.next_place;
-        self.next_place += 1;
-        let bytes = id.len();
-        self.kept_bytes += bytes;
-        self.order.insert(place, id.to_owned());
-        self.by_id.insert(id.to_owned(), Kept { at, result: None, told: false, bytes });
+    /// In memory only once it is on disk: what is found is answered, and an answer must outlive the power.
+    fn commit(&mut self, record: Record) -> Result<(), JournalError> {
+        self.append(&record)?;
+        self.log.commit().map_err(JournalError::Log)?;
+        self.note(record);
+        Ok(())
     }
 
-    fn note_ended(&mut self, result: CommandResult) {
-        if !self.by_id.contains_key(&result.id) {
-            self.note_began(&result.id, result.at);
+    fn note(&mut self, record: Record) {
+        match record {
+            Record::Began { id, at } => self.note_executing(&id, at),
+            Record::Accepted { command, at, deadline, nonce } => {
+                let bytes = encode(&Record::Accepted { command: command.clone(), at, deadline, nonce: None });
+                let kept = self.keep(&command.id, at);
+                kept.accepted_at = Some(at);
+                kept.bytes += bytes.len();
+                kept.pending = Some(Box::new((command, deadline)));
+                self.kept_bytes += bytes.len();
+                self.nonces.extend(nonce);
+            }
+            Record::Executing { id, at, reached } => {
+                self.reached_unix_ms = self.reached_unix_ms.max(reached);
+                self.note_executing(&id, at);
+            }
+            Record::Ended { result, reached } => {
+                self.reached_unix_ms = self.reached_unix_ms.max(reached);
+                let bytes = encode(&Record::Ended { result: result.clone(), reached }).len();
+                let kept = self.keep(&result.id, result.at);
+                kept.bytes += bytes;
+                kept.pending = None;
+                kept.result = Some(result);
+                self.kept_bytes += bytes;
+            }
+            Record::Told { id, status } => {
+                if let Some(kept) = self.by_id.get_mut(&id) {
+                    let last = kept.result.as_ref().map(|result| result.status);
+                    kept.told.extend(status.or(last).filter(|status| !kept.told.contains(status)));
+                }
+            }
+            Record::Nonce(nonce) => drop(self.nonces.insert(nonce)),
         }
-        let kept = self.by_id.get_mut(&result.id).expect("noted above");
-        let bytes = encode(&Record::Ended(result.clone())).len();
-        self.kept_bytes += bytes;
-        kept.bytes += bytes;
-        kept.result = Some(result);
     }
 
-    fn note_told(&mut self, id: &str) {
-        if let Some(kept) = self.by_id.get_mut(id) {
-            kept.told = true;
+    fn note_executing(&mut self, id: &str, at: u64) {
+        let kept = self.keep(id, at);
+        kept.executing_at = Some(at);
+        kept.pending = None;
+    }
+
+    fn keep(&mut self, id: &str, at: u64) -> &mut Kept {
+        if !self.by_id.contains_key(id) {
+            self.order.insert(self.next_place, id.to_owned());
+            self.next_place += 1;
+            self.kept_bytes += id.len();
         }
+        self.by_id.entry(id.to_owned()).or_insert_with(|| Kept {
+            at,
+            accepted_at: None,
+            executing_at: None,
+            pending: None,
+            result: None,
+            told: Vec::new(),
+            bytes: id.len(),
+        })
     }
 
     /// Forgets what is over a limit, and rewrites the log when most of it is forgotten.
@@ -250,7 +359,7 @@ impl CommandJournal {
         let forgettable: Vec<u64> = self
             .order
             .iter()
-            .filter(|(_, id)| self.by_id.get(*id).is_some_and(|kept| kept.told && kept.result.is_some()))
+            .filter(|(_, id)| self.by_id.get(*id).is_some_and(Kept::is_told))
             .map(|(place, _)| *place)
             .collect();
         for place in forgettable {
@@ -268,19 +377,24 @@ impl CommandJournal {
         if self.by_id.len() >= COMMANDS_MAX {
             return Err(JournalError::Full { waiting: self.by_id.len() });
         }
-        if self.records > 3 * self.by_id.len() + RECORDS_SLACK {
+        if self.nonces.len() >= NONCES_MAX {
+            let first = self.nonces.iter().min_by_key(|nonce| nonce.expires_at).cloned();
+            if let Some(first) = first.filter(|nonce| nonce.expires_at <= self.reached_unix_ms) {
+                self.nonces.remove(&first);
+            }
+        }
+        if self.records > 6 * self.by_id.len() + self.nonces.len() + RECORDS_SLACK {
             self.rewrite()?;
         }
         Ok(())
     }
 
     fn rewrite(&mut self) -> Result<(), JournalError> {
-        let mut records = Vec::new();
+        let mut records: Vec<_> =
+            self.nonces.iter().map(|nonce| encode(&Record::Nonce(nonce.clone()))).collect();
         for id in self.order.values() {
             let kept = &self.by_id[id];
-            records.push(encode(&Record::Began { id: id.clone(), at: kept.at }));
-            records.extend(kept.result.clone().map(|result| encode(&Record::Ended(result))));
-            records.extend(kept.told.then(|| encode(&Record::Told { id: id.clone() })));
+            records.extend(kept.records(id, self.reached_unix_ms).iter().map(encode));
         }
         // A checkpoint replaces what is committed; `told` records may not be yet.
         self.log.commit().map_err(JournalError::Log)?;
@@ -295,64 +409,138 @@ impl CommandJournal {
     }
 }
 
-fn encode(record: &Record) -> Bytes {
-    let mut bytes = vec![VERSION];
-    serde_json::to_writer(&mut bytes, record).expect("strings, numbers and JSON values serialise");
-    bytes.into()
-}
+impl Kept {
+    fn is_told(&self) -> bool {
+        self.result.as_ref().is_some_and(|result| self.told.contains(&result.status))
+    }
 
-fn decode(bytes: &[u8]) -> Result<Record, String> {
-    match bytes.split_first() {
-        Some((&VERSION, json)) => serde_json::from_slice(json).map_err(|error| error.to_string()),
-        Some((version, _)) => Err(format!("it has version {version}, this program reads version {VERSION}")),
-        None => Err("it is empty".to_owned()),
+    fn untold(&self, id: &str) -> Vec<CommandResult> {
+        // Who has the end needs no beginning any more.
+        if self.is_told() {
+            return Vec::new();
+        }
+        let on_the_way = |status, at: Option<u64>| {
+            at.map(|at| CommandResult { id: id.to_owned(), status, data: None, reason: None, at })
+        };
+        let statuses = [
+            on_the_way(Status::Accepted, self.accepted_at),
+            on_the_way(Status::Executing, self.executing_at),
+            self.result.clone(),
+        ];
+        statuses.into_iter().flatten().filter(|result| !self.told.contains(&result.status)).collect()
+    }
+
+    /// The records that make it again. A command that is not pending any more does not need its arguments.
+    fn records(&self, id: &str, reached: u64) -> Vec<Record> {
+        let mut records = Vec::new();
+        if let Some(at) = self.accepted_at {
+            let bare = || {
+                let command =
+                    Command { id: id.to_owned(), name: String::new(), args: Value::Null, expires_at: None };
+                Box::new((command, Deadline::default()))
+            };
+            let (command, deadline) = *self.pending.clone().unwrap_or_else(bare);
+            records.push(Record::Accepted { command, at, deadline, nonce: None });
+        }
+        records.extend(self.executing_at.map(|at| Record::Executing { id: id.to_owned(), at, reached }));
+        records.extend(self.result.clone().map(|result| Record::Ended { result, reached }));
+        let told = self.told.iter().map(|status| Record::Told { id: id.to_owned(), status: Some(*status) });
+        records.extend(told);
+        records
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
     fn result(id: &str, at: u64) -> CommandResult {
-        CommandResult { id: id.to_owned(), status: Status::Done, data: json!({ "at": at }), reason: None, at }
+        CommandResult {
+            id: id.to_owned(),
+            status: Status::Done,
+            data: Some(json!({ "at": at })),
+            reason: None,
+            at,
+        }
     }
 
-    #[test]
-    fn records_on_disk_keep_their_form() {
-        let golden: [&[u8]; 3] = [
-            b"\x01{\"began\":{\"id\":\"c1\",\"at\":5}}",
-            b"\x01{\"ended\":{\"id\":\"c1\",\"status\":\"failed\",\"data\":null,\"reason\":\"why\",\"at\":6}}",
-            b"\x01{\"told\":{\"id\":\"c1\"}}",
-        ];
-        for bytes in golden {
-            let record = decode(bytes).unwrap();
-            assert_eq!(encode(&record), bytes);
+    fn command(id: &str) -> Command {
+        Command {
+            id: id.to_owned(),
+            name: "unlock".to_owned(),
+            args: json!({ "door": 1 }),
+            expires_at: Some(9),
         }
-        assert!(decode(b"\x02{}").unwrap_err().contains("version 2"));
-        assert!(decode(b"").is_err() && decode(b"\x01{").is_err());
+    }
+
+    fn nonce(name: &str, expires_at: u64) -> UsedNonce {
+        UsedNonce { approver: "ann".to_owned(), nonce: name.to_owned(), expires_at }
+    }
+
+    fn begin(journal: &mut CommandJournal, id: &str, at: u64) {
+        journal.accept(command(id), at, Deadline::default(), None).unwrap();
+        journal.executing(id, at, at).unwrap();
     }
 
     #[test]
     fn what_is_noted_is_there_after_opening_again() {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = CommandJournal::open(dir.path()).unwrap();
-        journal.begin("ran", 1).unwrap();
-        journal.end(result("ran", 2)).unwrap();
-        journal.end(result("refused", 3)).unwrap();
-        journal.told("ran").unwrap();
-        journal.begin("cut", 4).unwrap();
+        begin(&mut journal, "ran", 1);
+        journal.end(result("ran", 2), 2).unwrap();
+        journal.end(result("refused", 3), 3).unwrap();
+        for status in [Status::Accepted, Status::Executing, Status::Done] {
+            journal.told("ran", status).unwrap();
+        }
+        begin(&mut journal, "cut", 4);
+        journal
+            .accept(command("waits"), 5, Deadline { unix_ms: Some(9), ..Deadline::default() }, None)
+            .unwrap();
+        journal.told("waits", Status::Accepted).unwrap();
+        journal.end(result("last", 6), 6).unwrap();
         drop(journal);
         let journal = CommandJournal::open(dir.path()).unwrap();
-        assert_eq!(journal.find("ran"), Some(Some(&result("ran", 2))));
+        assert_eq!(journal.find("ran"), Some(Standing::Ended(&result("ran", 2))));
         assert_eq!(journal.find("never"), None);
-        let cut = journal.find("cut").unwrap().unwrap();
+        assert_eq!(journal.find("waits"), Some(Standing::Accepted(&command("waits"))));
+        assert_eq!(journal.next_pending().unwrap().1.unix_ms, Some(9));
+        let Some(Standing::Ended(cut)) = journal.find("cut") else { panic!("it has ended") };
         assert_eq!((cut.status, cut.reason.as_deref()), (Status::Failed, Some(INTERRUPTED)));
-        let untold: Vec<String> = journal.untold().into_iter().map(|result| result.id).collect();
-        assert_eq!(untold, ["refused", "cut"]);
+        let untold: Vec<_> = journal.untold().into_iter().map(|result| (result.id, result.status)).collect();
+        let expected = [
+            ("refused", Status::Done),
+            ("cut", Status::Accepted),
+            ("cut", Status::Executing),
+            ("cut", Status::Failed),
+            ("last", Status::Done),
+        ];
+        assert_eq!(untold, expected.map(|(id, status)| (id.to_owned(), status)));
+        assert_eq!(journal.reached_unix_ms(), 6);
         let error = CommandJournal::open(dir.path()).unwrap_err();
         assert!(matches!(error, JournalError::Open(OpenError::Locked { .. })), "{error}");
+    }
+
+    #[test]
+    fn a_journal_of_version_1_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Log::open(dir.path(), LogConfig::default()).unwrap();
+        let records: [&[u8]; 4] = [
+            b"\x01{\"began\":{\"id\":\"a\",\"at\":5}}",
+            b"\x01{\"ended\":{\"id\":\"a\",\"status\":\"done\",\"data\":null,\"at\":6}}",
+            b"\x01{\"told\":{\"id\":\"a\"}}",
+            b"\x01{\"began\":{\"id\":\"b\",\"at\":7}}",
+        ];
+        for record in records {
+            log.append(record).unwrap();
+        }
+        log.commit().unwrap();
+        drop(log);
+        let journal = CommandJournal::open(dir.path()).unwrap();
+        let Some(Standing::Ended(b)) = journal.find("b") else { panic!("it has ended") };
+        assert_eq!((b.status, b.at), (Status::Failed, 7));
+        assert!(journal.by_id["a"].is_told() && !journal.is_settled());
     }
 
     #[test]
@@ -362,25 +550,51 @@ mod tests {
         let week = KEPT_MS;
         for number in 0..COMMANDS_KEPT_MIN as u64 + 200 {
             let id = format!("c{number}");
-            journal.end(result(&id, number)).unwrap();
+            journal.end(result(&id, number), number).unwrap();
             if number != 7 {
-                journal.told(&id).unwrap();
+                journal.told(&id, Status::Done).unwrap();
             }
         }
         assert_eq!(journal.len(), COMMANDS_KEPT_MIN + 200);
         // A week later the old ones go, down to the minimum; the unanswered one stays.
-        journal.begin("later", week + 10_000).unwrap();
+        begin(&mut journal, "later", week + 10_000);
         assert_eq!(journal.len(), COMMANDS_KEPT_MIN + 1);
         assert!(
             journal.find("c0").is_none() && journal.find("c7").is_some() && journal.find("c1199").is_some()
         );
+        journal.accept(command("waits"), week, Deadline::default(), Some(nonce("n", u64::MAX))).unwrap();
         let before = journal.log.bytes();
         journal.rewrite().unwrap();
         assert!(journal.log.bytes() <= before);
         drop(journal);
         let journal = CommandJournal::open(dir.path()).unwrap();
-        assert_eq!(journal.len(), COMMANDS_KEPT_MIN + 1);
+        assert_eq!(journal.len(), COMMANDS_KEPT_MIN + 2);
         assert!(journal.find("c0").is_none() && journal.find("c1199").is_some());
+        assert_eq!(journal.find("waits"), Some(Standing::Accepted(&command("waits"))));
+        assert!(journal.is_used(&nonce("n", 3)), "its end does not matter");
+    }
+
+    #[test]
+    fn nonces_outlive_their_commands_and_only_expired_ones_are_forgotten_for_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = CommandJournal::open(dir.path()).unwrap();
+        journal.accept(command("a"), 1, Deadline::default(), Some(nonce("short", 50))).unwrap();
+        journal.accept(command("b"), 1, Deadline::default(), Some(nonce("long", 500))).unwrap();
+        journal.end(result("a", 60), 49).unwrap();
+        assert!(journal.is_used(&nonce("short", 50)) && !journal.is_used(&nonce("other", 50)));
+        assert!(!journal.is_used(&UsedNonce { approver: "bob".to_owned(), ..nonce("short", 50) }));
+        drop(journal);
+        let mut journal = CommandJournal::open(dir.path()).unwrap();
+        for number in 2..NONCES_MAX {
+            journal.note(Record::Nonce(nonce(&format!("n{number}"), 1_000)));
+        }
+        assert!(!journal.has_room_for_nonce());
+        // What has expired is remembered all the same, until somebody needs its place.
+        journal.end(result("b", 60), 50).unwrap();
+        assert!(journal.is_used(&nonce("short", 50)) && journal.has_room_for_nonce());
+        journal.accept(command("c"), 60, Deadline::default(), Some(nonce("new", 600))).unwrap();
+        assert!(!journal.is_used(&nonce("short", 50)) && journal.is_used(&nonce("long", 500)));
+        assert!(journal.is_used(&nonce("new", 600)) && !journal.has_room_for_nonce());
     }
 
     #[test]
@@ -389,12 +603,12 @@ mod tests {
         let mut journal = CommandJournal::open(dir.path()).unwrap();
         // In memory only: ten thousand syncs would take long and prove nothing more.
         for number in 0..COMMANDS_MAX as u64 {
-            journal.note_ended(result(&format!("c{number}"), number));
+            journal.note(Record::Ended { result: result(&format!("c{number}"), number), reached: 0 });
         }
-        let error = journal.begin("more", 0).unwrap_err();
+        let error = journal.accept(command("more"), 0, Deadline::default(), None).unwrap_err();
         assert!(matches!(error, JournalError::Full { waiting: COMMANDS_MAX }), "{error}");
-        journal.note_told("c5");
-        journal.begin("more", 0).unwrap();
+        journal.note(Record::Told { id: "c5".to_owned(), status: None });
+        begin(&mut journal, "more", 0);
         assert!(journal.find("c5").is_none());
     }
 
@@ -404,11 +618,11 @@ mod tests {
         let mut journal = CommandJournal::open(dir.path()).unwrap();
         for number in 0..200 {
             let id = format!("c{number}");
-            let data = Value::String("x".repeat(RESULT_BYTES_MAX - 1_000));
-            journal.note_ended(CommandResult { data, ..result(&id, 0) });
-            journal.note_told(&id);
+            let data = Some(Value::String("x".repeat(RESULT_BYTES_MAX - 1_000)));
+            journal.note(Record::Ended { result: CommandResult { data, ..result(&id, 0) }, reached: 0 });
+            journal.note(Record::Told { id, status: Some(Status::Done) });
         }
-        journal.begin("more", 0).unwrap();
+        begin(&mut journal, "more", 0);
         assert!(journal.kept_bytes < KEPT_BYTES_MAX + RESULT_BYTES_MAX, "{} bytes", journal.kept_bytes);
     }
 }

@@ -1,18 +1,34 @@
 //! Remote commands that run at most once, across restarts.
 //!
-//! A command arrives on `dev/{id}/cmd`. Its id is durable in the [`CommandJournal`] before the [`Actuator`] fires, and
-//! its final result is durable before it is published on `dev/{id}/cmd/result`. So a command id gets exactly one final
-//! result, however often the command arrives and wherever the power is cut: a repeated id is answered with the
-//! recorded result, and an id without one after a restart ends as `failed`, since nobody knows whether it ran.
+//! A command arrives on `dev/{id}/cmd` and goes through these states; each is durable in the [`CommandJournal`] before it is
+//! published on `dev/{id}/cmd/result`, and they are published in order, again after a restart until the broker has them.
+//!
+//! ```text
+//!  arrives ──checks──> accepted ──> executing ──last look──> the actuator fires ──> done
+//!     │                   │             │                                     └──> failed
+//!     └───────────────────┴─────────────┴──> rejected, expired    (a restart: failed)
+//! ```
+//!
+//! The checks are the expiry by the [clock](crate::clock), the [guard](crate::guard) if there is one, and the actuator's own.
+//! They are made when the command arrives and once more at the last moment, since writing to a slow flash takes its time.
+//! So a command id gets exactly one final result, however often the command arrives and wherever the power is cut: a
+//! repeated id is answered with the recorded result; one that was accepted and not begun goes on after a restart; one that was
+//! executing ends as `failed`, since nobody knows whether it ran.
+//!
+//! [`CommandDesk`] is all of it without a runtime, a clock or a socket; [`CommandRunner`] joins it to a [`Client`](crate::Client).
 
+mod desk;
 mod journal;
+mod record;
 mod runner;
 
+pub use desk::{Arrival, CommandDesk, CommandGuard, LastLook, Report, Running, Taken};
 pub use journal::{
-    COMMANDS_KEPT_MIN, COMMANDS_MAX, CommandJournal, JournalError, KEPT_BYTES_MAX, KEPT_MS, RESULT_BYTES_MAX,
+    COMMANDS_KEPT_MIN, COMMANDS_MAX, CommandJournal, JournalError, KEPT_BYTES_MAX, KEPT_MS, NONCES_MAX,
+    RESULT_BYTES_MAX, Standing,
 };
-pub use protocol::im::{Command, CommandStatus as Status};
-pub use runner::{CommandError, CommandRunner, Handled};
+pub use protocol::im::{Command, CommandResult, CommandStatus as Status};
+pub use runner::{CommandError, CommandRunner, Handled, RunnerOptions};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +36,8 @@ use serde::{Deserialize, Serialize};
 ///
 /// Both calls run on a blocking thread, one command at a time; a panic inside them fails the command.
 pub trait Actuator: Send {
-    /// Decides whether the command may run now; the reason of a refusal goes into the `rejected` result.
+    /// Decides whether the command may run now; the reason of a refusal goes into the `rejected` result. Asked when the
+    /// command arrives, and again at the last moment.
     ///
     /// # Errors
     /// Why not, for people.
@@ -33,19 +50,13 @@ pub trait Actuator: Send {
     fn execute(&mut self, command: &Command) -> Result<serde_json::Value, String>;
 }
 
-/// A message on `dev/{id}/cmd/result`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CommandResult {
-    /// The command's id.
-    pub id: String,
-    /// Where it stands.
-    pub status: Status,
-    /// What the actuator returned; null unless `done`.
-    #[serde(default)]
-    pub data: serde_json::Value,
-    /// Why, unless all went well.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// When, milliseconds since the Unix epoch.
-    pub at: u64,
+/// An approval that was used: its nonce is not taken again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct UsedNonce {
+    /// Who approved.
+    pub approver: String,
+    /// What makes the approval unique.
+    pub nonce: String,
+    /// When the approval ends, milliseconds since the Unix epoch; until then the nonce is remembered in any case.
+    pub expires_at: u64,
 }

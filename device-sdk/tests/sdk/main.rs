@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod child;
+mod command_sim;
 mod commands;
 mod core_rules;
 mod core_sim;
