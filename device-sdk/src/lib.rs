@@ -30,6 +30,7 @@ mod driver;
 mod error;
 mod event;
 pub mod guard;
+pub mod heartbeat;
 mod hex;
 mod message;
 mod options;
