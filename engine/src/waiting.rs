@@ -169,6 +169,11 @@ impl Waiting {
         }
     }
 
+    /// What decisions need of the one that came first.
+    pub(crate) fn oldest(&self) -> Option<Outline<'_>> {
+        self.outline(PlaceNo(self.oldest_place()?))
+    }
+
     fn oldest_place(&self) -> Option<u64> {
         match self.runs.as_ref().and_then(|runs| runs.front()) {
             Some(run) => run.oldest(),

@@ -3,6 +3,7 @@
 mod bodies;
 mod each;
 mod im;
+mod many;
 mod tracked;
 
 use std::num::{NonZeroU16, NonZeroU64};
@@ -21,6 +22,7 @@ use crate::poison::SetAside;
 
 pub use bodies::messages_of;
 pub(crate) use bodies::read_body;
+pub(super) use many::{Many, Place};
 
 pub(super) mod kind {
     pub(in crate::record) const SESSION_OPENED: u8 = 1;
@@ -69,6 +71,8 @@ pub(super) mod kind {
     pub(in crate::record) const READER_LEFT: u8 = 47;
     pub(in crate::record) const BEHIND: u8 = 48;
     pub(in crate::record) const PRESENCE_FORGOTTEN: u8 = 49;
+    /// A message that waits at many sessions, and what was dropped at each to make room.
+    pub(in crate::record) const QUEUED_MANY: u8 = 52;
 }
 
 pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
@@ -173,6 +177,7 @@ pub(super) fn write_message(w: &mut Writer<'_>, m: &Message, set_retained: bool)
     w.properties(&body.properties);
 }
 
+use each::read_queued;
 pub(crate) use each::{HeadFields, Queued, TakeEach, read_each, read_heads};
 
 /// Reads the entries of one record.
@@ -347,17 +352,6 @@ fn read_head<'r>(r: &mut Reader<'r>) -> Result<HeadFields<'r>, String> {
         payload_bytes,
         topic: r.text()?,
     })
-}
-
-#[inline]
-fn read_queued(r: &mut Reader<'_>) -> Result<Queued, String> {
-    let (session, message, flags) = (r.session()?, r.message()?, r.u8()?);
-    let qos = QoS::from_u8(flags & 3).ok_or("qos 3")?;
-    let (retain, source) = (flags & 4 != 0, r.source(flags >> 3)?);
-    let packet_id = PacketId::new(r.u16()?);
-    let count = r.u16()?;
-    let identifiers = (0..count).map(|_| r.u32()).collect::<Result<_, _>>()?;
-    Ok(Queued { session, message, qos, retain, source, identifiers, packet_id })
 }
 
 pub(super) struct Writer<'a>(pub(super) &'a mut Vec<u8>);

@@ -5,9 +5,9 @@
 //! strings and byte fields have a `u32` length before them. A golden fixture pins each version; records of
 //! versions 1, which knew no shared groups, and 2 are still read.
 
+mod builder;
 mod layout;
 
-use bytes::Bytes;
 use bytestring::ByteString;
 use protocol::{PacketId, QoS, SubscribeOptions, Will};
 
@@ -18,8 +18,8 @@ use crate::message::{Message, MsgNo};
 use crate::poison::SetAside;
 use crate::presence::State;
 use crate::reads::Wish;
-use layout::{Writer, write_entry, write_head, write_message};
 
+pub(crate) use builder::RecordBuilder;
 pub use layout::messages_of;
 pub(crate) use layout::{HeadFields, Queued, TakeEach, read_body, read_each, read_heads, read_record};
 
@@ -277,7 +277,7 @@ pub(crate) enum Entry {
         packet_id: PacketId,
     },
     /// The message is no longer at this session, where it was in flight under this packet id or waited. It
-    /// has no final state when it was a retained message, or went to another member of its group.
+    /// has a final state if its receipt here was open.
     Ended {
         session: SessionNo,
         message: MsgNo,
@@ -438,48 +438,6 @@ pub(crate) enum Entry {
         session: u64,
         group: u64,
     },
-}
-
-/// Collects the entries of one input.
-#[derive(Debug, Default)]
-pub(crate) struct RecordBuilder {
-    bytes: Vec<u8>,
-}
-
-impl RecordBuilder {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// Takes the record out; the builder is empty again.
-    pub(crate) fn take(&mut self) -> Bytes {
-        Bytes::from(std::mem::take(&mut self.bytes))
-    }
-
-    pub(crate) fn push(&mut self, entry: &Entry) {
-        write_entry(&mut self.writer(), entry);
-    }
-
-    /// Adds an `Entry::Message` without making one.
-    pub(crate) fn push_message(&mut self, message: &Message, set_retained: bool) {
-        write_message(&mut self.writer(), message, set_retained);
-    }
-
-    /// Adds an `Entry::Head` without making one.
-    pub(crate) fn push_head(&mut self, message: &Message, needed: u32) {
-        write_head(&mut self.writer(), message, needed);
-    }
-
-    fn writer(&mut self) -> Writer<'_> {
-        if self.bytes.is_empty() {
-            self.bytes.push(VERSION);
-        }
-        Writer(&mut self.bytes)
-    }
 }
 
 #[cfg(test)]

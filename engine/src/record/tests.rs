@@ -7,6 +7,7 @@ use crate::body::{Body, BodySlot};
 use crate::dedup::Fingerprint;
 use crate::message::{Expiry, Flag, message_for_tests};
 use crate::presence::Cause;
+use bytes::Bytes;
 use protocol::{PublishProperties, RetainHandling};
 use std::num::NonZeroU64;
 

@@ -5,6 +5,9 @@
 //! hundred thousand tracked messages, and each of them may be told to a session whose queue is full too.
 //! Done at once that would be a record too large for the log, or a recursion as deep as the queues.
 //!
+//! What is left waits for the timer, so that it is not on the way of everybody who has an input meanwhile. Only rights
+//! are checked after the very next input: whoever lost one must not get more by it.
+//!
 //! Nothing here is a promise yet, so a crash in between loses nothing: the log still has the queue, and a
 //! tracked recipient without a session is found again by `recover`.
 
@@ -60,8 +63,11 @@ pub(super) enum Work {
     Lost { message: MsgNo, session: SessionNo, source: Source },
 }
 
-/// What is done after one input, in things looked at; what is left waits for the next, or for the timer.
-const EFFORT_PER_INPUT_MAX: usize = 20_000;
+/// What is done after one input, in things looked at: some 30 µs, for somebody waits.
+const EFFORT_MAX: usize = 4_000;
+
+/// What is done after each input of the checks that a change of rights asks for, in things looked at.
+const CHECKS_EFFORT_MAX: usize = 20_000;
 
 /// What a work costs besides what it looks at.
 const EFFORT_OF_WORK: usize = 20;
@@ -70,44 +76,59 @@ const EFFORT_OF_WORK: usize = 20;
 pub(super) const ENDS_PER_TURN_MAX: usize = 64;
 
 impl Shard {
+    /// Does what is left to do, for a while. The more is left the longer, so that it never piles up.
     pub(super) fn work_off(&mut self, now: Now) {
         self.effort = 0;
-        while self.effort < EFFORT_PER_INPUT_MAX {
+        let effort_max = EFFORT_MAX.max(self.backlog.len());
+        while self.effort < effort_max {
             let Some(work) = self.backlog.pop_front() else { return };
-            self.effort += EFFORT_OF_WORK;
-            match work {
-                Work::Trim(session) => self.trim(now, session),
-                Work::Drain(session) => {
-                    if let Some(key) = self.sessions.numbered(session) {
-                        self.sessions[key].is_draining = false;
-                        self.drain(now, key);
-                    }
-                }
-                Work::CheckAll { next, epoch } => self.check_all(next, epoch),
-                Work::Shed { next } => self.shed(now, next),
-                Work::Check(session) => self.check(now, session),
-                Work::EndSession(session) => self.go_on_ending(now, session),
-                Work::HandOver(session) => self.hand_over(now, session),
-                Work::PassOn { session, group } => self.pass_on(now, session, group),
-                Work::Gather(group) => self.gather(now, group),
-                Work::Expire { message, after } => self.expire(now, message, after),
-                Work::Uncovered { session, topic, next, to, reason } => {
-                    self.uncovering_begins(&topic);
-                    self.uncovered(now, session, topic, next, to, reason);
-                }
-                Work::GivenUp { message, after } => self.given_up(now, message, after),
-                Work::Retain(topic) => self.retain(now, &topic),
-                Work::Presences => self.tell_presences(now),
-                Work::Left(session, topic) => self.forget_left(now, session, topic),
-                Work::ComeBack(session, missed) => self.go_on_coming_back(session, missed),
-                Work::Inboxes => self.tell_inboxes(now),
-                Work::Lost { message, session, source } => {
-                    let ending = Ending { session, message, source, packet_id: None, logged: false };
-                    self.end(now, ending, Outcome::Dropped("session_ended"));
+            self.do_work(now, work);
+        }
+    }
+
+    /// Checks what a change of rights left to be checked, for a while.
+    pub(super) fn work_off_checks(&mut self, now: Now) {
+        self.effort = 0;
+        while self.effort < CHECKS_EFFORT_MAX {
+            let Some(work) = self.checks.pop_front() else { return };
+            self.do_work(now, work);
+        }
+    }
+
+    fn do_work(&mut self, now: Now, work: Work) {
+        self.effort += EFFORT_OF_WORK;
+        match work {
+            Work::Trim(session) => self.trim(now, session),
+            Work::Drain(session) => {
+                if let Some(key) = self.sessions.numbered(session) {
+                    self.sessions[key].is_draining = false;
+                    self.drain(now, key);
                 }
             }
-            self.finish(now);
+            Work::CheckAll { next, epoch } => self.check_all(next, epoch),
+            Work::Shed { next } => self.shed(now, next),
+            Work::Check(session) => self.check(now, session),
+            Work::EndSession(session) => self.go_on_ending(now, session),
+            Work::HandOver(session) => self.hand_over(now, session),
+            Work::PassOn { session, group } => self.pass_on(now, session, group),
+            Work::Gather(group) => self.gather(now, group),
+            Work::Expire { message, after } => self.expire(now, message, after),
+            Work::Uncovered { session, topic, next, to, reason } => {
+                self.uncovering_begins(&topic);
+                self.uncovered(now, session, topic, next, to, reason);
+            }
+            Work::GivenUp { message, after } => self.given_up(now, message, after),
+            Work::Retain(topic) => self.retain(now, &topic),
+            Work::Presences => self.tell_presences(now),
+            Work::Left(session, topic) => self.forget_left(now, session, topic),
+            Work::ComeBack(session, missed) => self.go_on_coming_back(session, missed),
+            Work::Inboxes => self.tell_inboxes(now),
+            Work::Lost { message, session, source } => {
+                let ending = Ending { session, message, source, packet_id: None, logged: false };
+                self.end(now, ending, Outcome::Dropped("session_ended"));
+            }
         }
+        self.finish(now);
     }
 
     /// Has the messages ended, from one number to another, that a cursor left out.

@@ -23,7 +23,7 @@ use crate::timers::Deadline;
 use crate::{CloseReason, ConnId, Now};
 
 /// Subscriptions of a session that ends taken away in one turn.
-const SUBSCRIPTIONS_PER_TURN_MAX: usize = 64;
+const SUBSCRIPTIONS_PER_TURN_MAX: usize = 16;
 
 /// Taking one away, in things looked at: an input does no more than two such turns.
 const EFFORT_OF_SUBSCRIPTION: usize = 160;
@@ -69,9 +69,8 @@ impl Shard {
             _ => {}
         }
         let Ending { session, message, source, packet_id, logged } = ending;
-        let recipient = source.recipient(session);
         // Mostly nobody asks: then nothing more is looked up.
-        let tracked = recipient.filter(|_| self.receipts.is_tracked(message));
+        let tracked = source.recipient(session).filter(|_| self.receipts.is_tracked(message));
         let told = tracked.and_then(|recipient| {
             let (sessions, remains) = (&self.sessions, &self.remains);
             let here = sessions.numbered(session).map(|key| &sessions[key]);
@@ -81,7 +80,7 @@ impl Shard {
             self.receipts.end(message, recipient, member, outcome, now.unix_ms)
         });
         if logged || told.is_some() {
-            let state = recipient.map(|_| outcome.state());
+            let state = told.is_some().then(|| outcome.state());
             self.write(&Entry::Ended { session, message, source, packet_id, state });
         }
         if told.is_some() && !self.receipts.is_tracked(message) {

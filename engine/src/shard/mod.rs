@@ -131,6 +131,8 @@ pub struct Shard {
     memory: Memory,
     timers: Timers,
     backlog: VecDeque<Work>,
+    /// What of it is done after each input: checks of rights.
+    checks: VecDeque<Work>,
     /// How much of it is about what ended cursors left out, by conversation.
     uncovering: ByName<u32>,
     /// Messages to very many that not all of them have.
@@ -280,6 +282,7 @@ impl Shard {
             account,
             timers: Timers::default(),
             backlog: VecDeque::new(),
+            checks: VecDeque::new(),
             uncovering: ByName::default(),
             fan_outs: FanOuts::default(),
             is_telling_presences: false,
@@ -303,6 +306,7 @@ impl Shard {
 
     /// Takes one input. Poll the outputs to `None` before the next one.
     pub fn handle(&mut self, now: Now, input: Input) {
+        let does_what_is_left = matches!(input, Input::Timer) || self.backlog.is_empty();
         match input {
             Input::Committed { ticket: Ticket(ticket) } => {
                 self.gate.committed(ticket);
@@ -351,7 +355,11 @@ impl Shard {
         }
         self.finish(now);
         self.watch_memory();
-        if !self.shut_down && !self.backlog.is_empty() {
+        if !self.shut_down && !self.checks.is_empty() {
+            self.work_off_checks(now);
+            self.watch_memory();
+        }
+        if does_what_is_left && self.has_backlog() {
             self.work_off(now);
             self.watch_memory();
         }
@@ -389,7 +397,13 @@ impl Shard {
         if self.shut_down {
             return None;
         }
-        if self.backlog.is_empty() && self.fan_outs.is_empty() { self.timers.next_ms() } else { Some(0) }
+        if self.has_backlog() || !self.fan_outs.is_empty() { Some(0) } else { self.timers.next_ms() }
+    }
+
+    /// Whether something is left to do after an input, for `Input::Timer` to go on with.
+    fn has_backlog(&self) -> bool {
+        let is_empty = self.backlog.is_empty() && self.checks.is_empty();
+        !self.shut_down && !is_empty
     }
 
     /// Whether a client is connected.

@@ -7,6 +7,7 @@ use std::num::NonZeroU64;
 use super::Shard;
 use super::accept::{Refused, Target};
 use super::backlog::{ENDS_PER_TURN_MAX, Work};
+use super::checkpoint::RECORD_BYTES;
 use crate::message::{Delivery, MsgNo, Origin};
 use crate::planted::Planted;
 use crate::principal::lower;
@@ -159,7 +160,22 @@ impl Shard {
         }
         session.push_waiting(delivery);
         if is_full {
+            self.displace(now, key);
             self.trim_later(key);
+        }
+    }
+
+    /// Drops the oldest message for the one that came: in the same record, for mostly that is all it takes. What is more
+    /// comes later, and what somebody is to be told of.
+    fn displace(&mut self, now: Now, key: SessionKey) {
+        let session = &self.sessions[key];
+        let oldest = session.queue.oldest().filter(|_| !session.queue.holds_at_most_once());
+        let is_plain = oldest.is_some_and(|oldest| !self.receipts.is_tracked(oldest.no));
+        if !is_plain || self.turn.record.len() >= RECORD_BYTES {
+            return;
+        }
+        if let Some(dropped) = self.sessions[key].pop_oldest(&mut self.bodies) {
+            self.end_waiting(now, key, &dropped, Outcome::Dropped("queue_full"));
         }
     }
 

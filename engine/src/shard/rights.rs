@@ -43,7 +43,7 @@ impl Shard {
     pub(super) fn set_acl(&mut self, acl: Arc<Acl>) {
         self.rules = Arc::new(NodeRules::new(acl));
         self.rights_epoch += 1;
-        self.backlog.push_back(Work::CheckAll { next: 0, epoch: self.rights_epoch });
+        self.checks.push_back(Work::CheckAll { next: 0, epoch: self.rights_epoch });
     }
 
     /// Takes another principal of a connection. Its user is the same, or the connection ends: a session
@@ -101,7 +101,7 @@ impl Shard {
         let session = &mut self.sessions[key];
         (session.checked_epoch, session.holds_unreadable) = (0, false);
         if session.recheck.replace(Box::default()).is_none() {
-            self.backlog.push_back(Work::Check(session.no));
+            self.checks.push_back(Work::Check(session.no));
         }
     }
 
@@ -175,7 +175,7 @@ impl Shard {
         }
         self.effort += end - next.min(end);
         if end < self.sessions.capacity() {
-            self.backlog.push_back(Work::CheckAll { next: end, epoch });
+            self.checks.push_back(Work::CheckAll { next: end, epoch });
         }
     }
 
@@ -200,7 +200,7 @@ impl Shard {
         } else if let Some(message) = absent {
             self.fetch_one(message, Work::Check(no));
         } else {
-            self.backlog.push_back(Work::Check(no));
+            self.checks.push_back(Work::Check(no));
         }
     }
 

@@ -17,6 +17,7 @@ mod messages;
 mod queue;
 mod row;
 mod session;
+mod steps;
 
 use std::collections::BTreeMap;
 
@@ -28,12 +29,12 @@ pub(crate) use row::is_state;
 
 use crate::Ticket;
 use crate::message::MsgNo;
-use crate::record::{Entry, RecordBuilder, SessionNo, read_heads, read_record};
+use crate::record::{Entry, HeadFields, Queued, RecordBuilder, SessionNo, TakeEach, read_heads, read_record};
 use conversation::Changed;
 use entries::{Keep, retained_no};
 use messages::Needs;
 use row::{Family, Key, Row};
-use session::Step;
+use steps::{Change, Step, Steps};
 
 /// Why records cannot become rows: the log or the view is damaged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,7 +66,7 @@ pub struct Projector {
     newest: Ticket,
     bytes: usize,
     simple: Written,
-    sessions: BTreeMap<SessionNo, Vec<Step>>,
+    sessions: BTreeMap<SessionNo, Steps>,
     needs: Needs,
     retained: BTreeMap<ByteString, Option<(MsgNo, Bytes)>>,
     conversations: BTreeMap<ByteString, Changed>,
@@ -73,17 +74,36 @@ pub struct Projector {
     read_wishes: BTreeMap<ByteString, Vec<Entry>>,
     /// The next numbers to give: message, session, group.
     counters: [u64; 3],
-    /// Those of the record that is being taken in: kept for its capacity.
-    entries: Vec<Entry>,
     /// Ends of messages whose receipts this batch does not open: they may be open since an earlier one.
     ended: Vec<(MsgNo, Entry)>,
 }
 
-/// Room for entries of a record that is kept for the next one.
-const ENTRIES_KEPT: usize = 1_024;
+/// What an entry needs in memory besides strings, about.
+const ENTRY_BYTES: usize = 200;
 
-/// What a step needs in memory besides strings, about.
-const STEP_BYTES: usize = 200;
+/// Gives the entries of one record to a projector.
+struct Taker<'a> {
+    projector: &'a mut Projector,
+    ticket: Ticket,
+}
+
+impl TakeEach for Taker<'_> {
+    fn head(&mut self, head: HeadFields<'_>) -> Result<(), String> {
+        self.other(head.into())
+    }
+
+    fn queued(&mut self, queued: Queued) -> Result<(), String> {
+        // Also of sessions that the log does not know: their groups keep what they have.
+        self.projector.raise(1, queued.session.0.saturating_add(1));
+        self.projector.step(queued.session, Step::queued(queued));
+        Ok(())
+    }
+
+    fn other(&mut self, entry: Entry) -> Result<(), String> {
+        self.projector.take(self.ticket, entry);
+        Ok(())
+    }
+}
 
 impl Projector {
     /// Makes one that has taken in nothing yet.
@@ -94,22 +114,12 @@ impl Projector {
     /// Takes in the next record.
     ///
     /// # Errors
-    /// The record is none that this version reads; nothing of it was taken in.
+    /// The record is none that this version reads; the projector must not be used any more.
     pub fn push(&mut self, ticket: Ticket, record: &Bytes) -> Result<(), ProjectError> {
-        let mut entries = std::mem::take(&mut self.entries);
-        entries.clear();
-        let read = read_heads(record, &mut entries).map_err(|what| ProjectError { ticket, what });
-        read?;
         self.newest = ticket;
         // Payloads are not kept.
-        self.bytes += entries.len() * STEP_BYTES;
-        for entry in entries.drain(..) {
-            self.take(ticket, entry);
-        }
-        if entries.capacity() <= ENTRIES_KEPT {
-            self.entries = entries;
-        }
-        Ok(())
+        read_heads(record, &mut Taker { projector: self, ticket })
+            .map_err(|what| ProjectError { ticket, what })
     }
 
     /// Bytes that wait for the next flush, about.
@@ -199,22 +209,37 @@ impl Projector {
     fn take(&mut self, ticket: Ticket, entry: Entry) {
         self.count(&entry);
         match Row::of(&entry) {
-            Some(Row::Put(key)) => drop(self.simple.insert(key, Some(row_of([&entry])))),
-            Some(Row::Delete(key)) => drop(self.simple.insert(key, None)),
-            Some(Row::DeleteRange(from, to)) => {
-                from.numbers_until(&to).for_each(|key| drop(self.simple.insert(key, None)));
-            }
-            Some(Row::PutPart(session, part)) => self.step(session, Step::Put(part, entry)),
-            Some(Row::DeletePart(session, part)) => self.step(session, Step::Delete(part)),
+            Some(Row::Put(key)) => self.put(key, Some(row_of([&entry]))),
+            Some(Row::Delete(key)) => self.put(key, None),
+            Some(Row::DeleteRange(from, to)) => from.numbers_until(&to).for_each(|key| self.put(key, None)),
+            Some(Row::PutPart(session, part)) => self.change(session, Change::Put(part, entry)),
+            Some(Row::DeletePart(session, part)) => self.change(session, Change::Delete(part)),
             None => self.take_other(ticket, entry),
         }
     }
 
+    fn put(&mut self, key: Key, row: Option<Bytes>) {
+        self.bytes += ENTRY_BYTES;
+        self.simple.insert(key, row);
+    }
+
+    fn change(&mut self, session: SessionNo, change: Change) {
+        self.step(session, Step::Other(Box::new(change)));
+    }
+
     fn step(&mut self, session: SessionNo, step: Step) {
-        self.sessions.entry(session).or_default().push(step);
+        let steps = self.sessions.entry(session).or_default();
+        let bytes = steps.push(step);
+        self.bytes = self.bytes.saturating_add_signed(bytes);
+        if steps.is_empty() {
+            self.sessions.remove(&session);
+        }
     }
 
     fn take_other(&mut self, ticket: Ticket, entry: Entry) {
+        // Steps of sessions are counted as such.
+        let is_untold = matches!(entry, Entry::Ended { state: None, .. } | Entry::Sent { .. });
+        self.bytes += if is_untold { 0 } else { ENTRY_BYTES };
         match entry {
             Entry::Published { user, first, ids } => {
                 // One row an id, so that each can be forgotten.
@@ -259,20 +284,23 @@ impl Projector {
                         None => self.ended.push((message, entry.clone())),
                     }
                 }
-                self.step(session, Step::Moves(entry));
+                self.step(session, Step::moves(entry));
             }
-            Entry::SessionEnded { session } => self.step(session, Step::End),
-            Entry::Queued { session, .. }
-            | Entry::Sent { session, .. }
+            Entry::SessionEnded { session } => self.change(session, Change::End),
+            Entry::Sent { session, .. }
             | Entry::Received { session, .. }
-            | Entry::Replayed { session, .. } => self.step(session, Step::Moves(entry)),
+            | Entry::Replayed { session, .. } => self.step(session, Step::moves(entry)),
             // Its numbers were counted; the others have rows of their own.
             _ => {}
         }
     }
 
+    fn raise(&mut self, at: usize, next: u64) {
+        self.counters[at] = self.counters[at].max(next);
+    }
+
     fn count(&mut self, entry: &Entry) {
-        let mut raise = |at: usize, next: u64| self.counters[at] = self.counters[at].max(next);
+        let mut raise = |at: usize, next: u64| self.raise(at, next);
         match entry {
             Entry::Counters { message, session, group } => {
                 raise(0, *message);
@@ -285,10 +313,7 @@ impl Projector {
             Entry::ConversationPage { messages, .. } => {
                 messages.iter().for_each(|kept| raise(0, kept.message.0.saturating_add(1)));
             }
-            // Also of sessions that the log does not know: their groups keep what they have.
-            Entry::SessionOpened { session, .. } | Entry::Queued { session, .. } => {
-                raise(1, session.0.saturating_add(1));
-            }
+            Entry::SessionOpened { session, .. } => raise(1, session.0.saturating_add(1)),
             Entry::Group { group, .. } => raise(2, group.0.saturating_add(1)),
             _ => {}
         }

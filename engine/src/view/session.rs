@@ -7,21 +7,9 @@ use bytes::Bytes;
 use super::messages::Needs;
 use super::queue::{Queue, message_of};
 use super::row::{Family, Key, Part, Row};
+use super::steps::{Change, Step, Steps};
 use super::{Rows, Written, conversation, row_of};
 use crate::record::{Entry, Form, SessionNo, Source, read_record};
-
-/// What happened to a session, in order.
-#[derive(Debug)]
-pub(super) enum Step {
-    /// A part of it is another now.
-    Put(Part, Entry),
-    /// A part of it is gone.
-    Delete(Part),
-    /// A message came, moved or ended.
-    Moves(Entry),
-    /// It ended.
-    End,
-}
 
 type Parts = BTreeMap<Part, Entry>;
 
@@ -36,7 +24,7 @@ struct Session {
 /// Makes the rows of one session from those there are and what happened since.
 pub(super) fn fold(
     no: SessionNo,
-    steps: Vec<Step>,
+    steps: Steps,
     rows: &mut impl Rows,
     needs: &mut Needs,
     out: &mut Written,
@@ -66,27 +54,25 @@ pub(super) fn fold(
 
 impl Session {
     fn take(&mut self, step: Step, rows: &mut impl Rows, needs: &mut Needs) -> Result<(), String> {
-        match step {
-            Step::Put(Part::Opened, entry) => {
+        let change = match (step.entry(self.no), step) {
+            (Some(entry), _) => return self.move_message(entry, rows, needs),
+            (None, Step::Other(change)) => change,
+            (None, _) => return Ok(()),
+        };
+        match *change {
+            Change::Put(Part::Opened, entry) => {
                 self.known.get_or_insert_default().insert(Part::Opened, entry);
             }
-            Step::Put(part, entry) => {
+            Change::Put(part, entry) => {
                 let parts = self.parts()?;
                 if matches!(entry, Entry::SessionConnected { .. }) {
                     parts.remove(&Part::Behind);
                 }
                 parts.insert(part, entry);
             }
-            Step::Delete(part) => drop(self.parts()?.remove(&part)),
-            Step::Moves(entry) if self.known.is_none() => self.left.take(entry, needs)?,
-            Step::Moves(entry) => {
-                let entry = match entry {
-                    Entry::Replayed { .. } => self.replayed(entry, rows, needs)?,
-                    other => other,
-                };
-                self.queue.take(entry, rows, needs)?;
-            }
-            Step::End => {
+            Change::Delete(part) => drop(self.parts()?.remove(&part)),
+            Change::Moves(entry) => self.move_message(entry, rows, needs)?,
+            Change::End => {
                 let parts = self.known.take().ok_or_else(|| unknown(self.no))?;
                 let deliveries = self.queue.end(rows, needs)?;
                 let opened = parts.into_values().next().filter(|_| !deliveries.is_empty());
@@ -94,6 +80,17 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    fn move_message(&mut self, entry: Entry, rows: &mut impl Rows, needs: &mut Needs) -> Result<(), String> {
+        if self.known.is_none() {
+            return self.left.take(entry, needs);
+        }
+        let entry = match entry {
+            Entry::Replayed { .. } => self.replayed(entry, rows, needs)?,
+            other => other,
+        };
+        self.queue.take(entry, rows, needs)
     }
 
     /// Makes of a stored message in flight one like any other, which its conversation may give up meanwhile, and moves

@@ -207,6 +207,28 @@ fn new_rules_take_subscriptions_away_and_the_client_is_told() {
 }
 
 #[test]
+fn subscriptions_that_rules_forbid_are_taken_away_at_once_while_other_work_waits() {
+    let mut node = Node::new();
+    join(&mut node, 1, "reader");
+    node.subscribe(1, "a/#", QoS::AtLeastOnce);
+    node.connect_with(2, volatile("much"));
+    for n in 0..1_000 {
+        node.subscribe(2, &format!("b/{n}"), QoS::AtLeastOnce);
+    }
+    node.drop_connection(2);
+    let left = node.shard.stats().subscriptions;
+    assert!((2..1_001).contains(&left), "{left} subscriptions are left: the end is not in portions");
+    node.input(Input::Acl { acl: Arc::new(Acl { rules: vec![deny("a/#"), allow("#")] }) });
+    assert_eq!(
+        node.shard.stats().subscriptions,
+        left - 1,
+        "the forbidden one went, the others wait for the timer"
+    );
+    work_off(&mut node);
+    assert_eq!(node.shard.stats().subscriptions, 0);
+}
+
+#[test]
 fn what_waits_and_may_not_be_read_any_more_ends_as_dropped_and_the_rest_comes() {
     let mut node = Node::new();
     join(&mut node, 1, "sender");

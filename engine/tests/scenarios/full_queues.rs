@@ -34,6 +34,36 @@ fn waiting(node: &mut Node) -> Vec<String> {
 }
 
 #[test]
+fn what_makes_room_for_a_message_in_many_queues_goes_in_its_own_record() {
+    for way in ["log", "checkpoint", "view"] {
+        let mut node = Node::with(Config { queue_messages_max: 2, ..Config::default() });
+        node.connect(1, "truck");
+        let subscribers = 2..=100;
+        for conn in subscribers.clone() {
+            node.connect(conn, &format!("s{conn}"));
+            node.subscribe(conn, "t", QoS::AtLeastOnce);
+            node.drop_connection(conn);
+        }
+        let before = node.log.len();
+        for (n, payload) in [(1, "m1"), (2, "m2"), (3, "m3"), (4, "m4")] {
+            assert_eq!(node.publish(1, publish("t", QoS::AtLeastOnce, n, payload)), ReasonCode::Success);
+        }
+        assert_eq!(node.log.len(), before + 4, "a record a message");
+        assert_eq!(node.shard.stats().dropped_queue_full, 2 * 99);
+        match way {
+            "log" => node.restart(usize::MAX),
+            "checkpoint" => node.restart_from_checkpoint(),
+            _ => node.restart_from_view(&[before + 1, before + 3]),
+        }
+        for conn in subscribers {
+            node.connect_with(conn, durable(&format!("s{conn}")));
+            node.pass_ms(0);
+            assert_eq!(node.payloads(conn), ["m3", "m4"], "{conn} after a restart from the {way}");
+        }
+    }
+}
+
+#[test]
 fn drop_newest_accepts_a_message_and_drops_it_for_the_recipient_whose_queue_is_full() {
     let mut node = node(OnFull::DropNewest, 2);
     for name in ["m1", "m2", "m3"] {

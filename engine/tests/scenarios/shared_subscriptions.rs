@@ -47,6 +47,8 @@ pub(crate) fn end_session(node: &mut Node, conn: u64, client: &str) {
 pub(crate) fn take_all(node: &mut Node, conn: u64) -> Vec<String> {
     let mut taken = Vec::new();
     loop {
+        // What one answer left to do is done by the timer.
+        node.pass_ms(0);
         let seen = node.seen(conn);
         if !seen.iter().any(|p| matches!(p, Packet::Publish(_) | Packet::PubRel(_))) {
             return taken;

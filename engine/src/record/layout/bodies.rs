@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Reader, read_entry};
+use super::{Reader, kind, many, read_entry};
 use crate::body::Body;
 use crate::message::MsgNo;
 use crate::record::{Entry, VERSION};
@@ -12,8 +12,8 @@ pub(crate) fn read_body(record: &Bytes, no: MsgNo) -> Option<Body> {
     let mut r = Reader { record, at: 0, version: 0, skips_bodies: false };
     r.version = r.u8().ok().filter(|version| (1..=VERSION).contains(version))?;
     while r.at < record.len() {
-        match read_entry(&mut r).ok()? {
-            Entry::Message(entry) if entry.message.no == no => return entry.message.body.take(),
+        match next_entry(&mut r).ok()? {
+            Some(Entry::Message(entry)) if entry.message.no == no => return entry.message.body.take(),
             _ => {}
         }
     }
@@ -29,11 +29,20 @@ pub fn messages_of(record: Bytes) -> Bytes {
         let mut kept = vec![version];
         while r.at < record.len() {
             let from = r.at;
-            if matches!(read_entry(&mut r).ok()?, Entry::Message(_)) {
+            if matches!(next_entry(&mut r).ok()?, Some(Entry::Message(_))) {
                 kept.extend_from_slice(&record[from..r.at]);
             }
         }
         Some(kept)
     };
     cut().map_or_else(|| record.clone(), Bytes::from)
+}
+
+/// Reads the next entry; `None` for a list of sessions, which holds no message.
+fn next_entry(r: &mut Reader<'_>) -> Result<Option<Entry>, String> {
+    if r.record.get(r.at) != Some(&kind::QUEUED_MANY) {
+        return read_entry(r).map(Some);
+    }
+    r.at += 1;
+    many::skip(r).map(|()| None)
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use protocol::{PacketId, QoS};
 
-use super::{Reader, VERSION, kind, read_entry, read_head, read_queued};
+use super::{Reader, VERSION, kind, many, read_entry, read_head};
 use crate::body::BodySlot;
 use crate::memory::Held;
 use crate::message::{Expiry, Flag, Message, MsgNo};
@@ -82,6 +82,17 @@ impl From<Queued> for Entry {
     }
 }
 
+#[inline]
+pub(super) fn read_queued(r: &mut Reader<'_>) -> Result<Queued, String> {
+    let (session, message, flags) = (r.session()?, r.message()?, r.u8()?);
+    let qos = QoS::from_u8(flags & 3).ok_or("qos 3")?;
+    let (retain, source) = (flags & 4 != 0, r.source(flags >> 3)?);
+    let packet_id = PacketId::new(r.u16()?);
+    let count = r.u16()?;
+    let identifiers = (0..count).map(|_| r.u32()).collect::<Result<_, _>>()?;
+    Ok(Queued { session, message, qos, retain, source, identifiers, packet_id })
+}
+
 /// Takes the entries of records. There are so many heads and places in queues that no [`Entry`] is made of them first.
 pub(crate) trait TakeEach {
     /// Takes an `Entry::Head`.
@@ -142,6 +153,10 @@ fn read(record: &Bytes, take: &mut impl TakeEach, skips_bodies: bool) -> Result<
             kind::QUEUED => {
                 r.at += 1;
                 take.queued(read_queued(&mut r).map_err(named)?)?;
+            }
+            kind::QUEUED_MANY => {
+                r.at += 1;
+                many::read(&mut r, take).map_err(named)?;
             }
             _ => take.other(read_entry(&mut r).map_err(named)?)?,
         }
