@@ -6,6 +6,8 @@
 //! - [`commands`]: remote commands that run at most once, across restarts.
 //! - [`clock`]: the time that expiry is judged by, from several clocks that may lie.
 //! - [`guard`]: whether a lock may open here and now.
+//! - `ota` (cargo feature `ota`): updates that cannot brick.
+//! - [`twin`]: what the device says of itself and what is wanted of it.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -34,11 +36,14 @@ pub mod heartbeat;
 mod hex;
 mod message;
 mod options;
+#[cfg(feature = "ota")]
+pub mod ota;
 mod queue;
 #[cfg(feature = "serial")]
 pub mod serial;
 mod thinning;
 mod tls;
+pub mod twin;
 
 pub use backoff::Backoff;
 pub use driver::{Client, Events, Pending};

@@ -14,3 +14,4 @@ mod nat;
 mod queue;
 mod tcp_peer;
 mod tls;
+mod twin;
