@@ -5,6 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Clock, ClockRules, Moment, Reading, ReadingError, TimeSource};
 
+/// How wrong a system's clock may be that NTP keeps: what it corrects at once is no step.
+const SYSTEM_ERROR_MS: u64 = 50;
+
 /// A handle to the device's time; clones share it. Feed it from every source there is, and give one to the command runner.
 ///
 /// The monotonic clock under it is the one that goes on while the machine sleeps.
@@ -63,17 +66,18 @@ impl DeviceClock {
     /// Returns what is known of the time now.
     pub fn moment(&self) -> Moment {
         let mut inner = self.lock();
-        let monotonic_ms = monotonic_ms();
         if inner.trusts_system {
+            // Between the two clocks the thread may have to wait: as with an answer over a network.
+            let before_ms = monotonic_ms();
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let unix_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-            // One millisecond: the two clocks are not read at once.
-            let reading = Reading { source: TimeSource::Ntp, monotonic_ms, unix_ms, error_ms: 1 };
+            let mut reading = Reading::round_trip(TimeSource::Ntp, before_ms, monotonic_ms(), unix_ms);
+            reading.error_ms += SYSTEM_ERROR_MS;
             if let Err(error) = inner.clock.offer(reading) {
                 tracing::warn!(%error, "the system's time is not believed");
             }
         }
-        inner.clock.now(monotonic_ms)
+        inner.clock.now(monotonic_ms())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

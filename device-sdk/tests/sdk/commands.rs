@@ -280,3 +280,54 @@ async fn a_journal_in_use_is_refused_with_its_directory() {
     assert!(matches!(error, JournalError::Open(_)));
     assert!(error.to_string().contains(&dir.path().display().to_string()), "{error}");
 }
+
+#[tokio::test]
+async fn a_guarded_lock_says_why_it_stays_closed_and_opens_when_nothing_is_against_it() {
+    use device_sdk::clock::{ClockRules, DeviceClock};
+    use device_sdk::commands::RunnerOptions;
+    use device_sdk::guard::{Area, GuardFix, GuardRules, LockGuard, Position};
+
+    let dir = tempfile::tempdir().unwrap();
+    let listener = Listener::new().await;
+    let (client, _events) = Client::spawn(listener.options()).unwrap();
+    let mut connection = listener.session(false).await;
+    let yard = Position { lat: 60.17, lon: 24.94 };
+    let guard = LockGuard::new("truck-7", ["unlock"], GuardRules::inside(Area::circle(yard, 80.0).unwrap()));
+    let (feed, clock) = (guard.feed(), DeviceClock::new(ClockRules::default()));
+    let options = RunnerOptions { clock: clock.clone(), guard: Some(Box::new(guard)) };
+    let recorder = Recorder::default();
+    let executed = recorder.executed.clone();
+    let journal = CommandJournal::open(dir.path()).unwrap();
+    let mut runner = CommandRunner::with_options(client.clone(), "truck-7", journal, recorder, options);
+    let mut results = async |runner: &mut CommandRunner<Recorder>, id: &str, expires_at: u64| {
+        let payload = json!({ "id": id, "name": "unlock", "args": {}, "expires_at": expires_at }).to_string();
+        soon("the command", runner.handle(&incoming(payload))).await.unwrap();
+        loop {
+            let publish = connection.publish().await;
+            connection.puback(&publish).await;
+            let result: CommandResult = serde_json::from_slice(&publish.payload).unwrap();
+            if result.status.is_final() {
+                return (result.status, result.reason.unwrap_or_default());
+            }
+        }
+    };
+
+    let start_ms: u64 = 1_800_000_000_000;
+    let (status, why) = results(&mut runner, "c1", start_ms + 60_000).await;
+    assert_eq!((status, why.as_str()), (Status::Rejected, "time unknown: no clock has been read lately"));
+    clock.offer_gnss(start_ms, 50).unwrap();
+    let (status, why) = results(&mut runner, "c2", start_ms + 60_000).await;
+    assert_eq!((status, why.as_str()), (Status::Rejected, "there is no position fix yet"));
+    // Half a minute of standing, up to now.
+    let now_ms = clock.monotonic_ms() + 31_000;
+    for monotonic_ms in (now_ms - 31_000..=now_ms).step_by(1_000) {
+        feed.observe(GuardFix { monotonic_ms, position: yard, accuracy_m: 5.0, speed_mps: Some(0.0) });
+    }
+    assert_eq!(results(&mut runner, "c3", start_ms).await.0, Status::Expired);
+    assert_eq!(executed.lock().unwrap().len(), 0);
+    assert_eq!(results(&mut runner, "c4", start_ms + 60_000).await, (Status::Done, String::new()));
+    assert_eq!(*executed.lock().unwrap(), ["c4"]);
+    soon("the results acknowledged", runner.settled()).await;
+    drop(runner);
+    client.disconnect().await.unwrap();
+}

@@ -15,3 +15,5 @@ mod queue;
 mod tcp_peer;
 mod tls;
 mod twin;
+#[cfg(feature = "ota")]
+mod update;

@@ -113,7 +113,7 @@ fn no_seed_unlocks_twice_late_or_outside_and_every_command_ends() {
 }
 
 #[test]
-fn one_seed() {
+fn one_seed_is_one_run() {
     let seed = std::env::var("POSTRIDER_COMMAND_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(7);
     let (first, second) = (Sim::run(seed, Planted::Nothing), Sim::run(seed, Planted::Nothing));
     assert_eq!(first.to_string(), second.to_string(), "the same seed, the same run");
