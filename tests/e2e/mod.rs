@@ -10,6 +10,7 @@ mod hostile;
 mod inbox;
 mod journey;
 mod kill;
+mod outage;
 mod power;
 mod resuming_publisher;
 mod returning;

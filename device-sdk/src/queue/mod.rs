@@ -29,7 +29,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use crate::message::user_property;
 use crate::{Event, Message, QueueError, QueueOptions, StartError};
 use state::{Arriving, State};
-use store::{Limits, Store};
+use store::{Found, Limits, Store};
 
 pub use class::{Class, DropReason, Dropped};
 pub(crate) use pace::Slots;
@@ -127,7 +127,7 @@ impl Queue {
         let limits = Limits { bytes_max: options.bytes_max, thinning: options.thinning };
         let places = place::FilePlaces { root: options.dir.clone() };
         let (store, found) = Store::open(places, limits, fastrand::u64(..))?;
-        let before_ms = found.iter().map(|log| log.clock_s).max().unwrap_or(0).saturating_mul(1_000);
+        let before_ms = told_ms(&found);
         let shared = Shared::new(State::recovered(options, &store, found), before_ms);
         writer::spawn(store, options, shared.clone()).map_err(StartError::QueueThread)?;
         Ok(Self::with(shared))
@@ -263,6 +263,11 @@ impl Queue {
             progressed.await;
         }
     }
+}
+
+/// Returns how far the queue's clock had come.
+fn told_ms(found: &[Found]) -> u64 {
+    found.iter().map(|log| log.clock_s).max().unwrap_or(0).saturating_mul(1_000)
 }
 
 fn check(options: &QueueOptions) -> Result<(), StartError> {

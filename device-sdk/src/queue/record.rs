@@ -40,6 +40,13 @@ pub(super) struct Expiry {
     pub(super) after_s: u32,
 }
 
+impl Expiry {
+    /// Returns when the entry expires, milliseconds of the queue's clock.
+    pub(super) fn at_ms(self) -> u64 {
+        self.since_s.saturating_add(u64::from(self.after_s)).saturating_mul(1_000)
+    }
+}
+
 /// What an entry's record holds.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stored {

@@ -1,16 +1,17 @@
-//! What gives way when the quota is used up: the oldest debug entries, then points of tracks that their shape does not need.
+//! What gives way when the quota is used up: what has expired, the oldest debug entries, then points of tracks that their shape
+//! does not need.
 //!
-//! One step at a time, each bounded: a segment of debug entries, or some neighbouring segments of tracks that are together no
-//! larger than one. Alarms, results, events and live entries never give way.
+//! One step at a time, each bounded: a segment, or some neighbouring segments of tracks that are together no
+//! larger than one. Alarms, results, events and live entries never give way before they expire.
 
 use std::collections::{BTreeSet, HashMap};
 
 use bytestring::ByteString;
-use storage::{LogError, SegmentInfo};
+use storage::{Disk, LogError, SegmentInfo};
 
 use super::place::Places;
 use super::record::{self, Record};
-use super::store::{Store, segment_bytes};
+use super::store::{Lane, Store, segment_bytes};
 use super::window::Known;
 use super::{Class, DropReason};
 use crate::thinning::{Point, needed};
@@ -36,19 +37,59 @@ impl<P: Places> Store<P> {
     pub(super) fn relieve(
         &mut self,
         class: Class,
+        now_ms: u64,
         known: &dyn Fn(Class) -> Known,
     ) -> Result<Option<Relief>, String> {
-        if let Some(relief) = self.drop_oldest(&known(Class::Debug))? {
+        for expiring in Class::ALL {
+            if let Some(relief) = self.drop_expired(expiring, now_ms, known)? {
+                return Ok(Some(relief));
+            }
+        }
+        if let Some(relief) = self.drop_debug(&known(Class::Debug))? {
             return Ok(Some(relief));
         }
         // A debug entry is no reason to touch anything else.
         if class == Class::Debug { Ok(None) } else { self.thin(&known(Class::Track)) }
     }
 
-    /// Drops the oldest segment of debug entries.
-    fn drop_oldest(&mut self, known: &Known) -> Result<Option<Relief>, String> {
-        let class = Class::Debug;
+    /// Drops a class's oldest segment if everything in it has expired or is done with.
+    fn drop_expired(
+        &mut self,
+        class: Class,
+        now_ms: u64,
+        known: &dyn Fn(Class) -> Known,
+    ) -> Result<Option<Relief>, String> {
         let Some(lane) = self.lane_mut(class) else { return Ok(None) };
+        let sealed = lane.log.sealed();
+        let Some(oldest) = sealed.first() else { return Ok(None) };
+        // Looked at once, and again when its time has come.
+        if lane.oldest_expires.is_some_and(|(id, at_ms)| id == oldest.id && at_ms > now_ms) {
+            return Ok(None);
+        }
+        let known = known(class);
+        let (mut expires_ms, mut gone) = (0, Vec::new());
+        lane.each_record(oldest.first.0, |number, bytes| {
+            if number >= oldest.next.0 {
+                return Ok(false);
+            }
+            if record::is_entry(bytes) && !known.is_done(number) {
+                let Record::Entry(stored) = record::decode(bytes)? else { return Ok(true) };
+                expires_ms = expires_ms.max(stored.expiry.map_or(u64::MAX, |expiry| expiry.at_ms()));
+                gone.push(number);
+            }
+            // One that stays decides it.
+            Ok(expires_ms <= now_ms)
+        })?;
+        lane.oldest_expires = Some((oldest.id, expires_ms));
+        if expires_ms > now_ms {
+            return Ok(None);
+        }
+        lane.drop_oldest(class, oldest, DropReason::Expired, gone)
+    }
+
+    /// Drops the oldest segment of debug entries.
+    fn drop_debug(&mut self, known: &Known) -> Result<Option<Relief>, String> {
+        let Some(lane) = self.lane_mut(Class::Debug) else { return Ok(None) };
         let sealed = lane.log.sealed();
         let Some(oldest) = sealed.first() else { return Ok(None) };
         let (next, mut gone) = (oldest.next.0, Vec::new());
@@ -58,10 +99,7 @@ impl<P: Places> Store<P> {
             }
             Ok(number < next)
         })?;
-        lane.log.drop_before(oldest.next).map_err(|error| error.to_string())?;
-        let is_dropped = lane.log.sealed().len() < sealed.len();
-        let relief = Relief { class, reason: DropReason::Quota, gone, before: next, tolerance_m: 0 };
-        Ok(is_dropped.then_some(relief))
+        lane.drop_oldest(Class::Debug, oldest, DropReason::Quota, gone)
     }
 
     /// Thins the least thinned part of the tracks further, the oldest of those first.
@@ -143,5 +181,22 @@ impl<P: Places> Store<P> {
             surplus.extend(unneeded.filter(|number| !known.is_held(*number)).map(|number| (number, true)));
         }
         Ok(surplus)
+    }
+}
+
+impl<D: Disk> Lane<D> {
+    /// Drops the oldest segment; `None` if the disk has not even room to note it.
+    fn drop_oldest(
+        &mut self,
+        class: Class,
+        oldest: &SegmentInfo,
+        reason: DropReason,
+        gone: Vec<u64>,
+    ) -> Result<Option<Relief>, String> {
+        let before = self.log.sealed().len();
+        self.log.drop_before(oldest.next).map_err(|error| error.to_string())?;
+        let is_dropped = self.log.sealed().len() < before;
+        let relief = Relief { class, reason, gone, before: oldest.next.0, tolerance_m: 0 };
+        Ok(is_dropped.then_some(relief))
     }
 }

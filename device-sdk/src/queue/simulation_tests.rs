@@ -15,7 +15,7 @@ use super::place::Places;
 use super::state::State;
 use super::store::{Limits, Store};
 use super::writer::Writer;
-use super::{Class, Entry, PendingEntry, Queue, Shared, Slots};
+use super::{Class, Entry, PendingEntry, Queue, Shared, Slots, told_ms};
 use crate::{Message, QueueOptions, Thinning};
 
 /// Simulated directories; clones are handles to the same ones.
@@ -74,7 +74,8 @@ impl Life {
     fn begin(places: &SimPlaces, options: &QueueOptions, seed: u64) -> Result<Self, String> {
         let limits = Limits { bytes_max: options.bytes_max, thinning: options.thinning };
         let (store, found) = Store::open(places.clone(), limits, seed).map_err(|error| error.to_string())?;
-        let shared = Shared::new(State::recovered(options, &store, found), 0);
+        let before_ms = told_ms(&found);
+        let shared = Shared::new(State::recovered(options, &store, found), before_ms);
         let writer = Writer::new(store, shared.clone(), Duration::ZERO);
         let queue = Queue::with(shared.clone());
         Ok(Self { queue, shared, writer, waiting: Vec::new(), under_way: Vec::new() })
@@ -354,4 +355,82 @@ fn a_record_each_second_costs_little_more_than_its_payload() {
     let ratio = written as f64 / offline.payload_bytes as f64;
     println!("{ratio:.3} bytes written for a byte of payload: {written} for {}", offline.payload_bytes);
     assert!(ratio <= 1.5, "{ratio:.3}");
+}
+
+/// Enqueues one entry and gives it to the disk.
+fn enqueue(life: &mut Life, class: Class, message: Message) -> Result<(), String> {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut enqueued = Box::pin(life.queue.enqueue(class, message));
+    let std::task::Poll::Ready(pending) = enqueued.as_mut().poll(&mut context) else { panic!("it waits") };
+    let pending = pending.map_err(|error| error.to_string())?;
+    drop(enqueued);
+    life.writer.turn(false)?;
+    let mut wait = Box::pin(pending.wait());
+    let std::task::Poll::Ready(result) = wait.as_mut().poll(&mut context) else { panic!("no answer") };
+    result.map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_failing_sync_ends_the_writing_and_what_was_accepted_stays_readable() {
+    let places = SimPlaces::new(3);
+    let options = QueueOptions::new("/simulated", 1024 * 1024);
+    let mut life = Life::begin(&places, &options, 3).unwrap();
+    // More than memory holds, so that some of it must be read.
+    let body = |number: u64| payload(number, 3_000);
+    for number in 0..200 {
+        enqueue(&mut life, Class::Event, Message::new("t", body(number))).unwrap();
+    }
+    let mut life = {
+        drop(life);
+        Life::begin(&places, &options, 3).unwrap()
+    };
+    places.disks.lock().unwrap()[""].fail_sync(1);
+    let error = enqueue(&mut life, Class::Event, Message::new("t", body(200))).unwrap_err();
+    assert!(error.contains("simulated sync failure"), "{error}");
+    life.writer.fail(&error);
+    let error = enqueue(&mut life, Class::Event, Message::new("t", body(201))).unwrap_err();
+    assert!(error.contains("disk failed") && error.contains("simulated sync failure"), "{error}");
+    let mut sent = Vec::new();
+    while sent.len() < 200 {
+        // An error of writing is told again; reading goes on all the same.
+        let _ = life.writer.turn(false);
+        let entry = pop(&life).expect("what was accepted is readable");
+        sent.push(number(&entry.publish.payload));
+        life.queue.ack(&entry);
+    }
+    assert!(sent.iter().copied().eq(0..200));
+    assert!(pop(&life).is_none(), "the one that was not accepted is not sent");
+}
+
+#[test]
+fn the_time_that_runs_took_counts_for_expiry_and_a_restart_does_not_turn_it_back() {
+    let places = SimPlaces::new(4);
+    let options = QueueOptions::new("/simulated", 1024 * 1024);
+    let life = |before_ms| {
+        let mut life = Life::begin(&places, &options, 4).unwrap();
+        let (_, told_ms) = life.shared.clock;
+        assert!(told_ms >= before_ms, "{told_ms}");
+        life.shared.lock().is_online = true;
+        life.writer.turn(false).unwrap();
+        life
+    };
+    let mut first = life(0);
+    enqueue(&mut first, Class::Event, Message::new("t", "old").expiry_s(100)).unwrap();
+    // A run of a minute, told by the record that comes at its end.
+    let minute = first.shared.now_ms() / 1_000 + 60;
+    let later = Message::new("t", "young").expiry_s(100).into_publish();
+    first.writer.store().append(Class::Event, &later, minute).unwrap();
+    first.writer.store().commit().unwrap();
+    drop(first);
+    let second = life(60_000);
+    let now_ms = second.shared.now_ms();
+    let next = |now_ms| second.shared.lock().pop(now_ms, Slots { used: 0, max: 64 });
+    let old = next(now_ms + 10_000).unwrap();
+    let left_s = old.publish.properties.message_expiry_interval_s.unwrap();
+    assert!((25..=31).contains(&left_s) && &old.publish.payload[..] == b"old", "{left_s}");
+    second.queue.put_back(old);
+    // A second before its end, and after it.
+    let young = next(now_ms + 45_000).unwrap();
+    assert_eq!(&young.publish.payload[..], b"young");
+    assert_eq!(second.queue.status().dropped.expired, 1);
 }

@@ -5,6 +5,7 @@
 //! costs nothing on disk and is the same after a crash. So nothing may leave the device before it is committed: what a
 //! crash takes back, number and all, must never have been seen.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,7 +57,9 @@ pub(super) struct Lane<D: Disk> {
     /// Something is appended and not committed.
     is_dirty: bool,
     /// How its full segments were thinned, metres, by segment; 0 where it is not known.
-    pub(super) thinned_m: std::collections::BTreeMap<u64, u32>,
+    pub(super) thinned_m: BTreeMap<u64, u32>,
+    /// The oldest full segment and when all of it has expired, as was found; on the queue's clock.
+    pub(super) oldest_expires: Option<(u64, u64)>,
 }
 
 /// What a log was found to hold.
@@ -215,7 +218,7 @@ impl<P: Places> Store<P> {
             publish.topic =
                 topic.ok_or_else(|| format!("its topic's number {topic_number} has no name"))?.clone();
         }
-        let expires_ms = expiry.map(|expiry| (expiry.since_s + u64::from(expiry.after_s)) * 1_000);
+        let expires_ms = expiry.map(|expiry| expiry.at_ms());
         let publish = self.outgoing(class, number, publish);
         Ok(Waiting { publish, bytes, born_ms: None, expires_ms })
     }
@@ -293,7 +296,7 @@ impl<P: Places> Store<P> {
 impl<D: Disk> Lane<D> {
     fn new(log: Log<Metered<D>>) -> Self {
         let last = log.next_lsn().0 - 1;
-        Self { log, last, is_dirty: false, thinned_m: std::collections::BTreeMap::new() }
+        Self { log, last, is_dirty: false, thinned_m: BTreeMap::new(), oldest_expires: None }
     }
 
     fn append(&mut self, record: &[u8]) -> Result<u64, LogError> {

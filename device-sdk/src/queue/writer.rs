@@ -223,7 +223,8 @@ impl<P: Places> Writer<P> {
                 continue;
             }
             let shared = self.shared.clone();
-            let relief = self.store.relieve(entry.class, &|class| shared.lock().known(class));
+            let now_ms = shared.now_ms();
+            let relief = self.store.relieve(entry.class, now_ms, &|class| shared.lock().known(class));
             match relief.map_err(AppendError::Disk)? {
                 Some(relief) => self.shared.lock().relieved(&relief),
                 None => return Err(full),
@@ -314,7 +315,7 @@ impl<P: Places> Writer<P> {
     }
 
     /// Nothing more can be written: says so to everyone, now and later.
-    fn fail(&self, what: &str) {
+    pub(super) fn fail(&self, what: &str) {
         tracing::error!(what, "the disk queue failed");
         let arriving = {
             let mut state = self.shared.lock();

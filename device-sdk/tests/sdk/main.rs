@@ -12,6 +12,7 @@ mod heartbeat;
 mod model;
 mod nat;
 mod queue;
+mod queue_classes;
 mod tcp_peer;
 mod tls;
 mod twin;
