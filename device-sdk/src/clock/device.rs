@@ -63,6 +63,11 @@ impl DeviceClock {
         self.lock().clock.at_least(monotonic_ms(), unix_ms);
     }
 
+    /// Notes the `im-ts` of a message that just came: see [`Clock::stamped`].
+    pub fn stamped(&self, unix_ms: u64) {
+        self.lock().clock.stamped(monotonic_ms(), unix_ms);
+    }
+
     /// Returns what is known of the time now.
     pub fn moment(&self) -> Moment {
         let mut inner = self.lock();

@@ -9,7 +9,7 @@
 //! - A source that contradicts what it said before does not count until it has said the new time several times.
 //! - Sources that disagree are settled by the majority; without one the time is not known.
 //! - The time never goes back behind what it has certainly reached, unless two sources agree that it must.
-//! - A message's `im-ts` says that the true time is at least that ([`Clock::at_least`]): it may have waited, so no more.
+//! - A message's `im-ts` says that the true time is at least about that ([`Clock::stamped`]): it may have waited, so no more.
 //!
 //! [`DeviceClock`] is the same around the machine's own monotonic clock.
 
@@ -126,6 +126,8 @@ pub struct ClockRules {
     /// How many sources must agree; by default 1. Where a lock hangs on the time, 2: then no single one can keep an expired
     /// command alive.
     pub sources_min: usize,
+    /// How far the broker's stamps may be ahead, milliseconds; by default 10 s.
+    pub stamp_ahead_ms_max: u64,
     /// How often a source must repeat a time that contradicts what it said before; by default 3.
     pub repeats_min: u32,
     /// Over how long it must, milliseconds; by default 10 s.
@@ -139,6 +141,7 @@ impl Default for ClockRules {
             drift_ppm: 100,
             error_ms_max: 10_000,
             sources_min: 1,
+            stamp_ahead_ms_max: 10_000,
             repeats_min: 3,
             repeats_over_ms: 10_000,
         }
@@ -300,8 +303,13 @@ impl Clock {
         Err(ReadingError::Stepped { by: source, by_ms, repeats_min: rules.repeats_min })
     }
 
-    /// Notes that the true time has reached this one: from the `im-ts` of a message that just came, or from a journal. It is
-    /// a bound, no reading: the message may have waited for days.
+    /// Notes the `im-ts` of a message that just came. It is a bound, no reading, since the message may have waited for days; and one
+    /// with some room, since two clocks that are both right still differ.
+    pub fn stamped(&mut self, monotonic_ms: u64, unix_ms: u64) {
+        self.at_least(monotonic_ms, unix_ms.saturating_sub(self.rules.stamp_ahead_ms_max));
+    }
+
+    /// Notes that the true time has reached this one for certain, as a journal says.
     pub fn at_least(&mut self, monotonic_ms: u64, unix_ms: u64) {
         if self.rules.plausible_unix_ms.contains(&unix_ms)
             && self.reached_at(monotonic_ms).is_none_or(|reached| reached < unix_ms)

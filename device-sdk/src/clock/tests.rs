@@ -113,7 +113,15 @@ fn a_brokers_stamp_is_a_bound_and_no_reading() {
     // A clock that is behind it is wrong.
     clock.offer(reading(Ntp, 1_000, T - DAY_MS)).unwrap();
     assert!(matches!(clock.now(1_000).time, Err(TimeUnknown::WentBack { .. })));
+    // A broker whose clock is a little ahead does no harm, one that is far ahead says that a clock is wrong.
+    let mut clock = clock_with(&[(Gnss, 0, T)]);
+    clock.stamped(0, T + 10_000);
+    assert!(clock.now(0).time.is_ok());
+    clock.stamped(0, T + 10_200);
+    assert_eq!(clock.now(0).time, Err(TimeUnknown::WentBack { by_ms: 100 }));
     // An earlier or implausible stamp says nothing new.
+    let mut clock = clock_with(&[]);
+    clock.at_least(0, T);
     clock.at_least(1_000, T - 5);
     clock.at_least(1_000, u64::MAX);
     assert_eq!(clock.now(1_000).reached_unix_ms, T + 999);

@@ -146,7 +146,7 @@ impl<A: Actuator + 'static> CommandRunner<A> {
     pub async fn handle(&mut self, incoming: &Incoming) -> Result<Handled, CommandError> {
         let clock = self.clock.clone();
         if let Some(accepted_at) = incoming.user_property(IM_TS).and_then(|at| at.parse().ok()) {
-            clock.at_least(accepted_at);
+            clock.stamped(accepted_at);
         }
         self.handle_by(incoming, move || clock.moment()).await
     }

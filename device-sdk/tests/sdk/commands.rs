@@ -331,3 +331,23 @@ async fn a_guarded_lock_says_why_it_stays_closed_and_opens_when_nothing_is_again
     drop(runner);
     client.disconnect().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_command_accepted_before_a_restart_goes_on_when_the_runner_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = storage::Log::open(dir.path(), storage::LogConfig::default()).unwrap();
+    let accepted = r#"{"accepted":{"command":{"id":"c1","name":"unlock","args":{"door":3}},"at":5}}"#;
+    log.append(&[b"\x02", accepted.as_bytes()].concat()).unwrap();
+    log.commit().unwrap();
+    drop(log);
+
+    let mut device = Device::start(dir.path()).await;
+    for expected in [Status::Accepted, Status::Executing, Status::Done] {
+        assert_eq!(device.result().await.status, expected);
+    }
+    assert_eq!(device.executed(), ["c1"]);
+    assert!(matches!(device.handle(&command("c1", "unlock")).await, Handled::Repeated { .. }));
+    assert_eq!(device.result().await.data, Some(json!({ "door": 3 })));
+    assert_eq!(device.executed(), ["c1"]);
+    device.stop().await;
+}

@@ -158,7 +158,7 @@ impl Sim {
         }
         let monotonic_ms = self.monotonic_ms();
         if self.planted != Planted::BelievesAnyClock {
-            self.device().clock.at_least(monotonic_ms, accepted_ms);
+            self.device().clock.stamped(monotonic_ms, accepted_ms);
         }
         if self.planted == Planted::ActuatorBeforeJournal {
             self.fire_without_a_note(payload)?;
