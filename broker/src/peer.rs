@@ -16,7 +16,7 @@ pub(crate) struct Peer {
     /// The listener it came in by.
     pub(crate) listener: Arc<Listener>,
     /// The certificate it proved to hold, where the listener asks for one.
-    pub(crate) certificate: Option<ClientCertificate>,
+    pub(crate) certificate: Option<Box<ClientCertificate>>,
 }
 
 /// Where a client is.

@@ -116,8 +116,7 @@ impl Broker {
             .map_err(StartError::Thread)?;
         let entry = Entry { door, arrivals, counts };
 
-        let executor =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
+        let look = runtime::Look::new(&inbox).map_err(StartError::Thread)?;
         let sockets = opened.into_iter().map(Opened::listen).collect::<Result<_, _>>()?;
         let parts = Parts { config, store, sockets, entry, auth, inbox: Arc::clone(&inbox), asked };
         let (tell_end, ended) = oneshot::channel();
@@ -125,7 +124,7 @@ impl Broker {
             .name("shard-0".to_owned())
             .spawn(move || {
                 // The handle may be gone: then nobody wants to know.
-                let _ = tell_end.send(runtime::run(&executor, parts));
+                let _ = tell_end.send(runtime::run(look, parts));
             })
             .map_err(StartError::Thread)?;
         let reloader = Reloader::start(watches).map_err(StartError::Thread)?;

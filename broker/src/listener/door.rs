@@ -31,7 +31,7 @@ use super::{
     proxy,
     tls::checked_identity,
     upgrade::{self, Refusal},
-    wire::{Layers, Wire, plain_bytes_min},
+    wire::{Got, Layers, Wire, plain_bytes_min},
 };
 use crate::{
     limits::Seat,
@@ -273,12 +273,13 @@ async fn handshake(waiting: Waiting, limits: HandshakeLimits) -> Result<Arrival,
         wire = wire.with_frames(Frames::new(limits.message_bytes_max), early);
     }
     let (stream, layers) = wire.into_parts();
+    let certificate = certificate.map(Box::new);
     let peer = Peer { address: PeerAddr::Ip(address), listener, certificate };
     Ok(Arrival { stream: stream.into_std().map_err(told)?, layers, peer, seat })
 }
 
 /// Answers the HTTP request; returns what came after it.
-async fn open_web_socket(wire: &mut Wire, listener: &Listener) -> Result<BytesMut, String> {
+async fn open_web_socket(wire: &mut Wire<TcpStream>, listener: &Listener) -> Result<BytesMut, String> {
     let mut read = BytesMut::new();
     let accepted = loop {
         if wire.read_some(&mut read).await.map_err(|error| error.to_string())? == 0 {
@@ -305,7 +306,7 @@ async fn open_web_socket(wire: &mut Wire, listener: &Listener) -> Result<BytesMu
 }
 
 /// Sends the refusal and waits, within the handshake's time, until the client has it.
-async fn refuse(wire: &mut Wire, refusal: Refusal) -> String {
+async fn refuse(wire: &mut Wire<TcpStream>, refusal: Refusal) -> String {
     let mut response = BytesMut::from(refusal.response().as_str());
     wire.end();
     if wire.send_all(&mut response).await.is_ok() && wire.shutdown().is_ok() {
@@ -318,18 +319,28 @@ async fn refuse(wire: &mut Wire, refusal: Refusal) -> String {
 /// Bytes that are thrown away of a client that was refused.
 const REFUSED_BYTES_MAX: usize = 64 * 1024;
 
-impl Wire {
+impl Wire<TcpStream> {
     /// Reads a piece behind what is there.
     async fn read_some(&mut self, read: &mut BytesMut) -> io::Result<usize> {
-        // The buffers are for one poll: while it waits it has none.
-        let got = std::future::poll_fn(|cx| {
-            let (mut cipher, mut plain) = ([0; 4096], vec![0; plain_bytes_min(4096)]);
-            self.poll_read(cx, &mut cipher, &mut plain).map_ok(|got| {
-                read.extend_from_slice(&plain[..got.bytes]);
-                got.bytes
-            })
-        });
-        got.await
+        loop {
+            let got = self.try_read_some(read)?;
+            if got.bytes > 0 || got.is_end {
+                return Ok(got.bytes);
+            }
+            if got.has_more {
+                tokio::task::yield_now().await;
+            } else {
+                self.stream().readable().await?;
+            }
+        }
+    }
+
+    /// The buffers are for one call: while it waits it has none.
+    fn try_read_some(&mut self, read: &mut BytesMut) -> io::Result<Got> {
+        let (mut cipher, mut plain) = ([0; 4096], vec![0; plain_bytes_min(4096)]);
+        let got = self.try_read(&mut cipher, &mut plain)?;
+        read.extend_from_slice(&plain[..got.bytes]);
+        Ok(got)
     }
 
     /// Sends all of `out`.
@@ -346,9 +357,10 @@ impl Wire {
     /// Waits until the client has closed, or sent so much.
     async fn wait_for_end(&mut self, mut bytes_left: usize) {
         while bytes_left > 0 {
-            let read = std::future::poll_fn(|cx| self.poll_discard(cx, &mut [0; 4096])).await;
-            match read {
-                Ok(read) if read > 0 => bytes_left = bytes_left.saturating_sub(read),
+            match self.try_discard(&mut [0; 4096]) {
+                Ok(got) if got.is_end => return,
+                Ok(got) if got.bytes > 0 => bytes_left = bytes_left.saturating_sub(got.bytes),
+                Ok(_) if self.stream().readable().await.is_ok() => {}
                 _ => return,
             }
         }

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    os::fd::AsFd,
     os::unix::{
         fs::{FileTypeExt, MetadataExt, PermissionsExt},
         net::{UnixListener, UnixStream},
@@ -88,11 +89,21 @@ fn remove_stale(path: &Path) -> Result<(), BindError> {
 }
 
 /// Says who is at the other end, as far as the system tells.
-pub(crate) fn peer(stream: &tokio::net::UnixStream) -> PeerAddr {
-    match stream.peer_cred() {
-        Ok(credentials) => PeerAddr::Unix { pid: credentials.pid(), uid: Some(credentials.uid()) },
+#[cfg(target_os = "linux")]
+pub(crate) fn peer(stream: &impl AsFd) -> PeerAddr {
+    match rustix::net::sockopt::socket_peercred(stream) {
+        Ok(credentials) => PeerAddr::Unix {
+            pid: Some(credentials.pid.as_raw_nonzero().get()),
+            uid: Some(credentials.uid.as_raw()),
+        },
         Err(_) => PeerAddr::Unix { pid: None, uid: None },
     }
+}
+
+/// Says who is at the other end: other systems tell it in ways of their own.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn peer(_stream: &impl AsFd) -> PeerAddr {
+    PeerAddr::Unix { pid: None, uid: None }
 }
 
 #[cfg(test)]

@@ -2,21 +2,17 @@
 //!
 //! Sockets are read into memory of the caller and written from the connection's own buffer. Between two calls only
 //! what is incomplete is held: a piece of a TLS record, records that the socket did not take (at most
-//! [`UNSENT_BYTES_MAX`]), a frame's header. Nothing here waits: who gets less than it wanted asks for readiness.
+//! [`UNSENT_BYTES_MAX`]), a frame's header. Nothing here waits, but for the handshake: who gets less than it wanted waits
+//! for readiness itself, the door's thread by tokio and the shard's by its own loop.
 
 use std::{
     io::{self, IoSlice, Read, Write},
     net::Shutdown,
-    pin::Pin,
-    task::{Context, Poll, ready},
+    os::fd::AsFd,
 };
 
 use bytes::{Buf, BytesMut};
 use rustls::ServerConnection;
-use tokio::{
-    io::{AsyncRead, ReadBuf},
-    net::TcpStream,
-};
 
 use super::frame::Frames;
 
@@ -54,10 +50,39 @@ impl Layers {
     }
 }
 
+/// A TCP socket that never blocks.
+pub(crate) trait Stream: AsFd {
+    /// Reads what there is; `WouldBlock` if that is nothing.
+    fn try_read(&self, into: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes what the socket takes; `WouldBlock` if that is nothing.
+    fn try_write_vectored(&self, bytes: &[IoSlice<'_>]) -> io::Result<usize>;
+}
+
+impl Stream for tokio::net::TcpStream {
+    fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
+        Self::try_read(self, into)
+    }
+
+    fn try_write_vectored(&self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+        Self::try_write_vectored(self, bytes)
+    }
+}
+
+impl Stream for mio::net::TcpStream {
+    fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
+        Read::read(&mut &*self, into)
+    }
+
+    fn try_write_vectored(&self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+        Write::write_vectored(&mut &*self, bytes)
+    }
+}
+
 /// A connection whose bytes are not the socket's.
 #[derive(Debug)]
-pub(crate) struct Wire {
-    stream: TcpStream,
+pub(crate) struct Wire<S> {
+    stream: S,
     layers: Layers,
     /// Nothing more comes from the socket, or it failed.
     is_socket_ended: bool,
@@ -67,26 +92,45 @@ pub(crate) struct Wire {
 }
 
 /// What a read brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Got {
-    /// Bytes; 0 is the end.
+    /// Bytes of MQTT.
     pub(crate) bytes: usize,
-    /// Whether there may be more at once, so that others should have their turn first.
-    pub(crate) is_full: bool,
+    /// Whether there may be more at once; if not, readiness comes before there is.
+    pub(crate) has_more: bool,
+    /// Nothing comes any more.
+    pub(crate) is_end: bool,
+}
+
+impl Got {
+    /// Nothing, now.
+    const NOTHING: Self = Self { bytes: 0, has_more: false, is_end: false };
+
+    const END: Self = Self { bytes: 0, has_more: false, is_end: true };
+
+    /// What reading a socket once into memory of this size brought: less than the memory takes is all there was.
+    pub(crate) fn of(read: io::Result<usize>, memory: usize) -> io::Result<Self> {
+        match read {
+            Ok(0) => Ok(Self::END),
+            Ok(bytes) => Ok(Self { bytes, has_more: bytes == memory, is_end: false }),
+            Err(error) if is_would_block(&error) => Ok(Self::NOTHING),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// A socket as rustls wants it; what would block is an error.
-struct Socket<'a>(&'a TcpStream);
+struct Socket<'a, S>(&'a S);
 
-impl Read for Socket<'_> {
+impl<S: Stream> Read for Socket<'_, S> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.0.try_read(buf)
     }
 }
 
-impl Write for Socket<'_> {
+impl<S: Stream> Write for Socket<'_, S> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.0.try_write(buf)
+        self.0.try_write_vectored(&[IoSlice::new(buf)])
     }
 
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -106,16 +150,20 @@ fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-impl Wire {
-    pub(crate) fn new(stream: TcpStream, mut layers: Layers) -> Self {
+impl<S: Stream> Wire<S> {
+    pub(crate) fn new(stream: S, mut layers: Layers) -> Self {
         if let Some(tls) = &mut layers.tls {
             tls.set_buffer_limit(Some(UNSENT_BYTES_MAX));
         }
         Self { stream, layers, is_socket_ended: false, is_ending: false, is_close_notified: false }
     }
 
-    pub(crate) fn stream(&self) -> &TcpStream {
+    pub(crate) fn stream(&self) -> &S {
         &self.stream
+    }
+
+    pub(crate) fn stream_mut(&mut self) -> &mut S {
+        &mut self.stream
     }
 
     pub(crate) fn tls(&self) -> Option<&ServerConnection> {
@@ -123,40 +171,8 @@ impl Wire {
     }
 
     /// Takes it apart, to go on on another thread.
-    pub(crate) fn into_parts(self) -> (TcpStream, Layers) {
+    pub(crate) fn into_parts(self) -> (S, Layers) {
         (self.stream, self.layers)
-    }
-
-    /// Does the TLS handshake; the records after it stay in the session.
-    ///
-    /// # Errors
-    /// The socket ended, or the client and this end do not agree; it has been told why.
-    pub(crate) async fn handshake(&mut self) -> io::Result<()> {
-        let Self { stream, layers: Layers { tls: Some(tls), .. }, .. } = self else { return Ok(()) };
-        loop {
-            while tls.wants_write() {
-                stream.writable().await?;
-                match tls.write_tls(&mut Socket(stream)) {
-                    Err(error) if !is_would_block(&error) => return Err(error),
-                    _ => {}
-                }
-            }
-            if !tls.is_handshaking() {
-                return Ok(());
-            }
-            stream.readable().await?;
-            match tls.read_tls(&mut Socket(stream)) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) => {}
-                Err(error) if is_would_block(&error) => continue,
-                Err(error) => return Err(error),
-            }
-            if let Err(error) = tls.process_new_packets() {
-                // The alert says why; the client may be gone.
-                let _ = tls.write_tls(&mut Socket(stream));
-                return Err(invalid(error));
-            }
-        }
     }
 
     /// Puts WebSocket frames on top, after their handshake.
@@ -167,71 +183,53 @@ impl Wire {
     }
 
     /// Reads what there is, into `plain`; `cipher` is memory for what is encrypted.
-    pub(crate) fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        cipher: &mut [u8],
-        plain: &mut [u8],
-    ) -> Poll<io::Result<Got>> {
+    pub(crate) fn try_read(&mut self, cipher: &mut [u8], plain: &mut [u8]) -> io::Result<Got> {
         for _ in 0..EMPTY_READS_MAX {
             if self.layers.frames.as_ref().is_some_and(|frames| frames.is_ended()) {
-                return Poll::Ready(Ok(Got { bytes: 0, is_full: false }));
+                return Ok(Got::END);
             }
-            let got = ready!(self.poll_read_below(cx, cipher, plain))?;
-            if got.bytes == 0 {
-                return Poll::Ready(Ok(got));
-            }
-            let Some(frames) = &mut self.layers.frames else { return Poll::Ready(Ok(got)) };
+            let got = self.try_read_below(cipher, plain)?;
+            let Some(frames) = self.layers.frames.as_mut().filter(|_| got.bytes > 0) else { return Ok(got) };
             let bytes = frames.read(&mut plain[..got.bytes]).map_err(invalid)?;
-            if bytes > 0 {
-                return Poll::Ready(Ok(Got { bytes, ..got }));
+            // The end of the frames may have come with them.
+            let has_more = got.has_more || frames.is_ended();
+            if bytes > 0 || !has_more {
+                return Ok(Got { bytes, has_more, is_end: false });
             }
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        Ok(Got { has_more: true, ..Got::NOTHING })
     }
 
     /// Reads below the frames.
-    fn poll_read_below(
-        &mut self,
-        cx: &mut Context<'_>,
-        cipher: &mut [u8],
-        plain: &mut [u8],
-    ) -> Poll<io::Result<Got>> {
+    fn try_read_below(&mut self, cipher: &mut [u8], plain: &mut [u8]) -> io::Result<Got> {
         if !self.layers.early.is_empty() {
             let early = &mut self.layers.early;
             let bytes = early.len().min(plain.len());
             plain[..bytes].copy_from_slice(&early[..bytes]);
             early.advance(bytes);
-            return Poll::Ready(Ok(Got { bytes, is_full: false }));
+            return Ok(Got { bytes, has_more: true, is_end: false });
         }
-        let Some(tls) = &mut self.layers.tls else {
-            let bytes = ready!(poll_socket(&mut self.stream, &mut self.is_socket_ended, cx, plain))?;
-            return Poll::Ready(Ok(Got { bytes, is_full: bytes == plain.len() }));
-        };
-        let mut is_full = false;
-        for _ in 0..EMPTY_READS_MAX {
-            let (bytes, is_closed) = read_plain(tls, plain)?;
-            if bytes > 0 || is_closed {
-                return Poll::Ready(Ok(Got { bytes, is_full }));
-            }
-            let read = ready!(poll_socket(&mut self.stream, &mut self.is_socket_ended, cx, cipher))?;
-            if read == 0 {
-                return Poll::Ready(Ok(Got { bytes: 0, is_full: false }));
-            }
-            is_full = read == cipher.len();
-            let bytes = decrypt(tls, &cipher[..read], plain)?;
-            if bytes > 0 {
-                return Poll::Ready(Ok(Got { bytes, is_full }));
-            }
+        let Some(tls) = &mut self.layers.tls else { return self.try_read_socket(plain) };
+        // What came with the handshake.
+        let (bytes, is_closed) = read_plain(tls, plain)?;
+        if bytes > 0 || is_closed {
+            return Ok(Got { bytes, has_more: bytes > 0, is_end: bytes == 0 });
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        let got = self.try_read_socket(cipher)?;
+        let Some(tls) = self.layers.tls.as_mut().filter(|_| got.bytes > 0) else { return Ok(got) };
+        let (bytes, is_closed) = decrypt(tls, &cipher[..got.bytes], plain)?;
+        Ok(Got { bytes, has_more: got.has_more || is_closed, is_end: false })
     }
 
-    /// Throws away what comes, after the end; says how much.
-    pub(crate) fn poll_discard(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        poll_socket(&mut self.stream, &mut self.is_socket_ended, cx, into)
+    fn try_read_socket(&mut self, into: &mut [u8]) -> io::Result<Got> {
+        let got = Got::of(self.stream.try_read(into), into.len());
+        self.is_socket_ended |= got.as_ref().map_or(true, |got| got.is_end);
+        got
+    }
+
+    /// Throws away what comes, after the end.
+    pub(crate) fn try_discard(&mut self, into: &mut [u8]) -> io::Result<Got> {
+        self.try_read_socket(into)
     }
 
     /// Says whether something is to be sent beside what the caller has.
@@ -319,17 +317,38 @@ impl Wire {
     }
 }
 
-fn poll_socket(
-    stream: &mut TcpStream,
-    is_ended: &mut bool,
-    cx: &mut Context<'_>,
-    into: &mut [u8],
-) -> Poll<io::Result<usize>> {
-    let mut buf = ReadBuf::new(into);
-    let polled = ready!(Pin::new(stream).poll_read(cx, &mut buf));
-    let bytes = buf.filled().len();
-    *is_ended |= polled.is_err() || bytes == 0;
-    Poll::Ready(polled.map(|()| bytes))
+impl Wire<tokio::net::TcpStream> {
+    /// Does the TLS handshake; the records after it stay in the session.
+    ///
+    /// # Errors
+    /// The socket ended, or the client and this end do not agree; it has been told why.
+    pub(crate) async fn handshake(&mut self) -> io::Result<()> {
+        let Self { stream, layers: Layers { tls: Some(tls), .. }, .. } = self else { return Ok(()) };
+        loop {
+            while tls.wants_write() {
+                stream.writable().await?;
+                match tls.write_tls(&mut Socket(stream)) {
+                    Err(error) if !is_would_block(&error) => return Err(error),
+                    _ => {}
+                }
+            }
+            if !tls.is_handshaking() {
+                return Ok(());
+            }
+            stream.readable().await?;
+            match tls.read_tls(&mut Socket(stream)) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => {}
+                Err(error) if is_would_block(&error) => continue,
+                Err(error) => return Err(error),
+            }
+            if let Err(error) = tls.process_new_packets() {
+                // The alert says why; the client may be gone.
+                let _ = tls.write_tls(&mut Socket(stream));
+                return Err(invalid(error));
+            }
+        }
+    }
 }
 
 /// Takes what is decrypted; says also whether the client has closed.
@@ -342,21 +361,22 @@ fn read_plain(tls: &mut ServerConnection, plain: &mut [u8]) -> io::Result<(usize
     }
 }
 
-/// Decrypts all of `cipher`; returns how much came out.
-fn decrypt(tls: &mut ServerConnection, mut cipher: &[u8], plain: &mut [u8]) -> io::Result<usize> {
-    let mut bytes = 0;
+/// Decrypts all of `cipher`; returns how much came out, and whether the client has closed.
+fn decrypt(tls: &mut ServerConnection, mut cipher: &[u8], plain: &mut [u8]) -> io::Result<(usize, bool)> {
+    let (mut bytes, mut is_closed) = (0, false);
     while !cipher.is_empty() {
         if tls.read_tls(&mut cipher)? == 0 {
             break;
         }
         tls.process_new_packets().map_err(invalid)?;
         loop {
-            let (more, _is_closed) = read_plain(tls, &mut plain[bytes..])?;
+            let (more, is_closed_now) = read_plain(tls, &mut plain[bytes..])?;
             if more == 0 {
+                is_closed |= is_closed_now;
                 break;
             }
             bytes += more;
         }
     }
-    Ok(bytes)
+    Ok((bytes, is_closed))
 }

@@ -15,7 +15,7 @@ use std::{
     collections::BTreeSet,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -50,8 +50,8 @@ pub(super) struct Waiting {
 
 #[derive(Debug)]
 enum How {
-    /// For the verdict.
-    Verdict(oneshot::Receiver<Verdict>),
+    /// For the verdict, which wakes the shard.
+    Verdict(oneshot::Receiver<Verdict>, Waker),
     /// For the client's next AUTH.
     Enhanced(Enhanced),
 }
@@ -122,10 +122,13 @@ impl Core {
             return match auth.begin(claim) {
                 Pending::Now(verdict) => self.decided(now, id, connect, None, verdict),
                 Pending::Later(verdict) => {
+                    let waker = self.inbox.verdict_waker(id);
+                    let Some(connection) = self.connection(id) else { return };
                     connection.phase = Phase::Authenticating;
-                    connection.waiting = Some(Box::new(Waiting { connect, how: How::Verdict(verdict) }));
-                    // Its task waits for the verdict from now on.
-                    connection.wake();
+                    connection.waiting =
+                        Some(Box::new(Waiting { connect, how: How::Verdict(verdict, waker) }));
+                    // It looks for the verdict first of all then.
+                    self.ready_later(id);
                 }
             };
         };
@@ -140,14 +143,17 @@ impl Core {
         self.challenge(now, id, data.as_deref());
     }
 
-    /// Looks whether a verdict came; says whether the connection stands somewhere else now.
-    pub(super) fn poll_verdict(&mut self, cx: &mut Context<'_>, id: ConnId) -> bool {
-        let Some(connection) = self.connection(id) else { return true };
-        let Some(How::Verdict(verdict)) = connection.waiting.as_mut().map(|waiting| &mut waiting.how) else {
-            return false;
+    /// Looks whether a verdict came, and does what it says.
+    pub(super) fn look_for_verdict(&mut self, id: ConnId) {
+        let Some(connection) = self.connection(id).filter(|c| c.phase == Phase::Authenticating) else {
+            return;
         };
-        let Poll::Ready(verdict) = Pin::new(verdict).poll(cx) else { return false };
-        let Some(waiting) = connection.waiting.take() else { return false };
+        let Some(How::Verdict(verdict, waker)) = connection.waiting.as_mut().map(|waiting| &mut waiting.how)
+        else {
+            return;
+        };
+        let Poll::Ready(verdict) = Pin::new(verdict).poll(&mut Context::from_waker(waker)) else { return };
+        let Some(waiting) = connection.waiting.take() else { return };
         let verdict = verdict.unwrap_or_else(|_| {
             let what = "the broker could not find out who comes in";
             Verdict::Deny(Denial::unavailable(ReasonCode::ServerUnavailable, what))
@@ -155,7 +161,6 @@ impl Core {
         let now = self.clock.now();
         self.decided(now, id, waiting.connect, None, verdict);
         self.decode_waiting(now, id);
-        true
     }
 
     /// Gives the client's data to the method and sends what it says.
@@ -197,7 +202,7 @@ impl Core {
             self.connection(id).and_then(|connection| connection.waiting.as_ref()).and_then(|waiting| {
                 match &waiting.how {
                     How::Enhanced(enhanced) => Some(enhanced.method().clone()),
-                    How::Verdict(_) => None,
+                    How::Verdict(..) => None,
                 }
             });
         match packet {

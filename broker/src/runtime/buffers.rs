@@ -18,7 +18,7 @@ impl Core {
         self.buffered = self.buffered + bytes - std::mem::replace(&mut connection.buffered, bytes);
         if self.buffered > self.limits.buffers_bytes_max {
             // Its end sheds.
-            self.turn.raise();
+            self.is_turn_due = true;
         }
     }
 

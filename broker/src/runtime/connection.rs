@@ -8,9 +8,10 @@
 //! `Lingering` has sent everything and closed its half: what the client still sends is read and thrown
 //! away, because closing a socket with unread bytes resets it, and a reset may destroy the last packet on
 //! its way to the client. Invariants: `out` is empty in `Lingering`; the engine knows the connection only
-//! in `Open`; a connection that is not reading or writing holds no buffer.
+//! in `Open`; a connection that is not reading or writing holds no buffer. Most connections are idle, so what an idle
+//! one takes is counted in bytes (a test says how many).
 
-use std::{num::NonZeroU32, sync::Arc, task::Waker};
+use std::num::NonZeroU32;
 
 use bytes::BytesMut;
 use engine::ConnId;
@@ -28,7 +29,7 @@ use crate::{
 };
 
 /// Bytes thrown away of one connection after its end; more, and it is reset.
-pub(super) const LINGER_BYTES_MAX: usize = 1024 * 1024;
+pub(super) const LINGER_BYTES_MAX: u32 = 1024 * 1024;
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +50,7 @@ pub(super) enum Phase {
     /// All is sent and our half is closed.
     Lingering {
         /// Bytes that may still be thrown away.
-        bytes_left: usize,
+        bytes_left: u32,
     },
 }
 
@@ -64,11 +65,53 @@ pub(super) enum Dirty {
     Now,
 }
 
+/// A buffer that takes no more than a word while there is nothing in it.
+#[derive(Debug, Default)]
+pub(super) struct Buffer(Option<Box<BytesMut>>);
+
+impl Buffer {
+    /// Holds these bytes.
+    pub(super) fn of(bytes: BytesMut) -> Self {
+        Self((!bytes.is_empty()).then(|| Box::new(bytes)))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |bytes| bytes.len())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns the bytes to add some, in this memory if there was none.
+    pub(super) fn get_or_insert_with(&mut self, memory: impl FnOnce() -> Box<BytesMut>) -> &mut BytesMut {
+        self.0.get_or_insert_with(memory)
+    }
+
+    /// Has the bytes worked on, if there are some; on none that are empty.
+    pub(super) fn with<R>(&mut self, f: impl FnOnce(&mut BytesMut) -> R) -> R {
+        match &mut self.0 {
+            Some(bytes) => f(bytes),
+            None => f(&mut BytesMut::new()),
+        }
+    }
+
+    /// Takes the bytes.
+    pub(super) fn take(&mut self) -> BytesMut {
+        self.0.take().map_or_else(BytesMut::new, |bytes| *bytes)
+    }
+
+    /// Takes the memory, if there is any.
+    pub(super) fn take_memory(&mut self) -> Option<Box<BytesMut>> {
+        self.0.take()
+    }
+}
+
 /// A connection of the shard.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) id: ConnId,
-    pub(super) peer: Arc<Peer>,
+    pub(super) peer: Peer,
     pub(super) phase: Phase,
     pub(super) transport: Transport,
     pub(super) decoder: Decoder,
@@ -77,18 +120,20 @@ pub(super) struct Connection {
     /// The largest packet that the client takes, as its CONNECT says.
     pub(super) takes_bytes_max: Option<NonZeroU32>,
     /// What was read of a packet that has not come whole; in `Authenticating`, packets that wait.
-    pub(super) cut: BytesMut,
+    pub(super) cut: Buffer,
     /// Encoded packets, not sent.
-    pub(super) out: BytesMut,
+    pub(super) out: Buffer,
     /// Its CONNECT, in `Authenticating` and `Challenged`.
     pub(super) waiting: Option<Box<Waiting>>,
     /// Who it is, in `Open` and after; none is an anonymous client.
     pub(super) login: Option<Box<Login>>,
-    /// Wakes the connection's task.
-    pub(super) waker: Option<Waker>,
+    /// There may be something to read: its socket said so, and not all was read since.
+    pub(super) is_readable: bool,
+    /// Its socket said that it ends: it is read until it says so itself.
+    pub(super) is_hung_up: bool,
     /// It stands in one of the shard's lists of connections to write to.
     pub(super) dirty: Dirty,
-    /// The socket took less than there was: the task waits for it.
+    /// The socket took less than there was, and did not say since that it takes more.
     pub(super) is_blocked: bool,
     /// The engine was told to hold back.
     pub(super) is_congested: bool,
@@ -100,7 +145,7 @@ pub(super) struct Connection {
     pub(super) seat: Option<Seat>,
     /// Its rates, if it has any.
     pub(super) throttle: Option<Box<Throttle>>,
-    /// Whether it may use the thread.
+    /// Where it stands among those who have something to do.
     pub(super) lane: Lane,
     /// The time that it used.
     pub(super) debt: Debt,
@@ -113,7 +158,7 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) fn new(
         id: ConnId,
-        peer: Arc<Peer>,
+        peer: Peer,
         transport: Transport,
         packet_bytes_max: u32,
         seat: Seat,
@@ -127,11 +172,12 @@ impl Connection {
             decoder: Decoder::new(Role::Broker, None, packet_bytes_max),
             version_seen: None,
             takes_bytes_max: None,
-            cut: BytesMut::new(),
-            out: BytesMut::new(),
+            cut: Buffer::default(),
+            out: Buffer::default(),
             waiting: None,
             login: None,
-            waker: None,
+            is_readable: false,
+            is_hung_up: false,
             dirty: Dirty::No,
             is_blocked: false,
             is_congested: false,
@@ -149,12 +195,6 @@ impl Connection {
     /// The version to write in.
     pub(super) fn version(&self) -> ProtocolVersion {
         self.decoder.version().or(self.version_seen).unwrap_or(ProtocolVersion::V311)
-    }
-
-    pub(super) fn wake(&self) {
-        if let Some(waker) = &self.waker {
-            waker.wake_by_ref();
-        }
     }
 
     pub(super) fn is_reading(&self) -> bool {
@@ -179,6 +219,12 @@ pub(super) fn version_of_connect(bytes: &[u8]) -> Option<ProtocolVersion> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_idle_connection_takes_does_not_grow_unseen() {
+        let bytes = size_of::<Connection>();
+        assert!(bytes <= 224, "{bytes}");
+    }
 
     #[test]
     fn the_version_is_seen_behind_a_remaining_length_of_any_size() {

@@ -164,7 +164,7 @@ mod tests {
 
     use storage::{Log, LogConfig, sim::SimDisk};
 
-    use super::*;
+    use super::{super::look::Look, *};
 
     fn log(disk: &SimDisk) -> Log<SimDisk> {
         let mut log =
@@ -178,15 +178,12 @@ mod tests {
 
     fn answers(inbox: &Inbox, count: usize) -> Vec<Fetched> {
         let mut answers = Vec::new();
-        let executor = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        executor.block_on(async {
-            while answers.len() < count {
-                tokio::time::timeout(Duration::from_secs(60), inbox.changed())
-                    .await
-                    .expect("an answer comes");
-                answers.extend(inbox.take_fetched());
-            }
-        });
+        let mut look = Look::new(inbox).unwrap();
+        while answers.len() < count {
+            let is_rung = look.wait(inbox, Duration::from_secs(60)).unwrap();
+            assert!(is_rung, "no answer comes");
+            answers.extend(inbox.take_fetched());
+        }
         answers
     }
 

@@ -1,13 +1,21 @@
-//! What other threads tell the shard: levels and marks, so that nothing can pile up; and the answers to its fetches, of
-//! which the engine has few open.
+//! What other threads tell the shard: levels and marks, so that nothing can pile up; the answers to its fetches, of
+//! which the engine has few open; and which connections have their verdict, one mark each.
+//!
+//! Invariant: whoever leaves something here rings afterwards. A ring that comes while the shard does not sleep costs no
+//! system call: the shard looks for it before it sleeps.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Release},
+use std::{
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{
+            AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Release, Ordering::SeqCst,
+        },
+    },
+    task::{Wake, Waker},
 };
 
+use engine::ConnId;
 use storage::CommitEvent;
-use tokio::sync::Notify;
 
 use super::fetch::Fetched;
 use crate::FatalError;
@@ -22,7 +30,12 @@ pub(crate) struct Inbox {
     stop: AtomicBool,
     fetched: Mutex<Vec<Fetched>>,
     failed: Mutex<Option<FatalError>>,
-    changed: Notify,
+    verdicts: Mutex<Vec<ConnId>>,
+    /// Something may have changed since the shard looked.
+    is_rung: AtomicBool,
+    is_asleep: AtomicBool,
+    /// Ends the shard's sleep.
+    bell: OnceLock<mio::Waker>,
 }
 
 impl Inbox {
@@ -37,7 +50,7 @@ impl Inbox {
             CommitEvent::Swapped { log_bytes, .. } => self.log_bytes.store(log_bytes, Release),
             CommitEvent::Failed(error) => self.fail(FatalError::Store(error)),
         }
-        self.changed.notify_one();
+        self.ring();
     }
 
     /// Notes the size of the log before the first event.
@@ -48,7 +61,7 @@ impl Inbox {
     /// Takes the answer to a fetch; called on the reader's thread.
     pub(crate) fn fetched(&self, fetched: Fetched) {
         self.fetched.lock().expect("no holder of this lock panics").push(fetched);
-        self.changed.notify_one();
+        self.ring();
     }
 
     /// Returns the answers to fetches that have come.
@@ -59,7 +72,7 @@ impl Inbox {
     /// Asks the shard to look again at who is connected, and with which rights.
     pub(crate) fn auth_changed(&self) {
         self.auth_changed.store(true, Release);
-        self.changed.notify_one();
+        self.ring();
     }
 
     /// Says, once, that it was asked to.
@@ -70,23 +83,51 @@ impl Inbox {
     /// Asks the shard to end in order.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Release);
-        self.changed.notify_one();
+        self.ring();
     }
 
     /// Ends the shard at once; the first failure is the one told.
     pub(crate) fn fail(&self, error: FatalError) {
         self.failed.lock().expect("no holder of this lock panics").get_or_insert(error);
-        self.changed.notify_one();
+        self.ring();
+    }
+
+    /// Returns the connections whose verdict may be there.
+    pub(crate) fn take_verdicts(&self) -> Vec<ConnId> {
+        std::mem::take(&mut self.verdicts.lock().expect("no holder of this lock panics"))
     }
 
     /// Makes the shard look at its inbox.
-    pub(crate) fn wake(&self) {
-        self.changed.notify_one();
+    fn ring(&self) {
+        self.is_rung.store(true, SeqCst);
+        if self.is_asleep.swap(false, SeqCst)
+            && let Some(bell) = self.bell.get()
+        {
+            // It fails only when the system has no memory left; the shard looks again at its next deadline.
+            let _ = bell.wake();
+        }
     }
 
-    /// Waits until something may have changed.
-    pub(crate) async fn changed(&self) {
-        self.changed.notified().await;
+    /// Gives the inbox what ends the shard's sleep; the first one stays.
+    pub(crate) fn hang_bell(&self, bell: mio::Waker) {
+        let _ = self.bell.set(bell);
+    }
+
+    /// Says whether the shard may sleep: whoever rings from now on ends its sleep.
+    pub(crate) fn may_sleep(&self) -> bool {
+        self.is_asleep.store(true, SeqCst);
+        !self.is_rung.load(SeqCst)
+    }
+
+    /// Says, once, that somebody rang; called when the shard does not sleep any more.
+    pub(crate) fn take_ring(&self) -> bool {
+        self.is_asleep.store(false, SeqCst);
+        self.is_rung.swap(false, SeqCst)
+    }
+
+    /// Returns what wakes the shard for one connection, when its verdict is there.
+    pub(crate) fn verdict_waker(self: &Arc<Self>, id: ConnId) -> Waker {
+        Waker::from(Arc::new(VerdictBell { inbox: Arc::clone(self), id }))
     }
 
     /// Returns the newest ticket that is durable.
@@ -109,5 +150,27 @@ impl Inbox {
 
     pub(crate) fn take_failure(&self) -> Option<FatalError> {
         self.failed.lock().expect("no holder of this lock panics").take()
+    }
+}
+
+impl Wake for Inbox {
+    fn wake(self: Arc<Self>) {
+        self.ring();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.ring();
+    }
+}
+
+struct VerdictBell {
+    inbox: Arc<Inbox>,
+    id: ConnId,
+}
+
+impl Wake for VerdictBell {
+    fn wake(self: Arc<Self>) {
+        self.inbox.verdicts.lock().expect("no holder of this lock panics").push(self.id);
+        self.inbox.ring();
     }
 }

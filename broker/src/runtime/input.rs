@@ -1,20 +1,17 @@
 //! From the socket into the engine: reading, cutting packets, and what happens before a CONNECT is there.
 
-use std::{
-    io,
-    rc::Rc,
-    task::{Context, Poll},
-};
+use std::io;
 
 use bytes::BytesMut;
 use engine::{ConnId, Input, Now};
 use protocol::{ConnAck, ConnAckProperties, DecodeError, Packet, ProtocolVersion, ReasonCode};
 
 use super::{
-    Core, Shared,
+    Core,
     authenticate::WAITING_BYTES_MAX,
-    connection::{LINGER_BYTES_MAX, Phase, version_of_connect},
+    connection::{Buffer, LINGER_BYTES_MAX, Phase, version_of_connect},
     lanes::Lane,
+    look::Readiness,
 };
 
 /// What was done since the clock was looked at: that costs little, but not nothing.
@@ -26,11 +23,11 @@ struct Work {
 }
 
 impl Work {
-    fn is_worth_a_look(&mut self, bytes: usize, sent: u64) -> bool {
+    fn is_worth_a_look(&mut self, bytes: usize, sent: u64, is_costly: bool) -> bool {
         self.packets += 1;
         self.bytes += bytes;
         self.sent += sent;
-        let is_worth_it = self.packets >= 8 || self.bytes >= 2_048 || self.sent >= 16;
+        let is_worth_it = is_costly || self.packets >= 8 || self.bytes >= 2_048 || self.sent >= 16;
         if is_worth_it {
             *self = Self::default();
         }
@@ -38,103 +35,100 @@ impl Work {
     }
 }
 
-/// The task of one connection.
-pub(super) async fn connection(shared: Rc<Shared>, id: ConnId) {
-    std::future::poll_fn(|cx| shared.with(|core| core.poll_connection(cx, id))).await;
+/// Says whether a packet may cost as much as several others do.
+fn is_costly(packet: &Packet) -> bool {
+    matches!(
+        packet,
+        Packet::Connect(_) | Packet::Subscribe(_) | Packet::Unsubscribe(_) | Packet::Disconnect(_)
+    )
 }
 
 impl Core {
-    fn poll_connection(&mut self, cx: &mut Context<'_>, id: ConnId) -> Poll<()> {
-        let Some(connection) = self.connection(id) else { return Poll::Ready(()) };
-        if connection.waker.is_none() {
-            connection.waker = Some(cx.waker().clone());
+    /// Takes what the look told of a connection's socket.
+    pub(super) fn readiness(&mut self, id: ConnId, readiness: Readiness) {
+        let Some(connection) = self.connections.get_mut(super::slot(id)).filter(|c| c.id == id) else {
+            return;
+        };
+        if readiness.is_readable {
+            connection.is_readable = true;
+            connection.is_hung_up |= readiness.is_hung_up;
+            self.ready_later(id);
         }
-        if connection.is_blocked {
-            self.poll_flush(cx, id);
+        if readiness.is_writable {
+            self.may_write(id);
         }
-        let Some(connection) = self.connection(id) else { return Poll::Ready(()) };
-        let was_granted = connection.lane == Lane::Granted;
-        if !connection.is_reading() {
-            let lane = std::mem::take(&mut connection.lane);
-            self.give_up_slice(lane);
-            return self.poll_reading(cx, id);
-        }
-        let Some(began) = self.may_run(id) else { return Poll::Pending };
-        if let Some(connection) = self.connection(id) {
-            connection.lane = Lane::Free;
-        }
-        let polled = self.poll_reading(cx, id);
-        self.has_run(id, began, was_granted);
-        polled
     }
 
-    /// Takes in what the socket has, for a slice at most.
-    fn poll_reading(&mut self, cx: &mut Context<'_>, id: ConnId) -> Poll<()> {
+    /// Takes in what the socket has, for a slice at most. Who has more afterwards stands in a queue, or waits for
+    /// something that puts it there.
+    pub(super) fn go_on_reading(&mut self, id: ConnId) {
         loop {
-            let (paused, unread_bytes_max) = (self.reading_paused, 2 * self.limits.unsent_bytes_high);
-            let Some(connection) = self.connections.get_mut(super::slot(id)).filter(|c| c.id == id) else {
-                return Poll::Ready(());
-            };
-            if connection.phase == Phase::Authenticating && self.poll_verdict(cx, id) {
-                continue;
+            self.look_for_verdict(id);
+            if !self.may_go_on(id) || self.is_waiting(id) {
+                return;
             }
             let Some(connection) = self.connections.get_mut(super::slot(id)).filter(|c| c.id == id) else {
-                return Poll::Ready(());
+                return;
             };
-            match connection.phase {
-                Phase::Closing { .. } => return Poll::Pending,
-                // The verdict wakes the task.
-                Phase::Authenticating if connection.cut.len() >= WAITING_BYTES_MAX => return Poll::Pending,
-                Phase::New | Phase::Authenticating | Phase::Challenged | Phase::Open if paused => {
-                    if !std::mem::replace(&mut connection.is_parked, true) {
-                        self.parked.push(id);
-                    }
-                    return Poll::Pending;
-                }
-                Phase::New | Phase::Challenged | Phase::Open if connection.held.is_some() => {
-                    if self.go_on_with_filters(id) && !self.is_waiting(id) {
-                        continue;
-                    }
-                    return Poll::Pending;
-                }
-                // Whoever does not take its answers asks for no more of them. If it goes on so, its silence ends it.
-                Phase::Open if connection.is_blocked && connection.out.len() > unread_bytes_max => {
-                    return Poll::Pending;
-                }
-                Phase::New | Phase::Authenticating | Phase::Challenged | Phase::Open => {}
-                Phase::Lingering { .. } => {}
-            }
             if std::mem::take(&mut connection.has_more) {
-                let cut = std::mem::take(&mut connection.cut);
+                let cut = connection.cut.take();
                 let now = self.clock.now();
                 self.take_in(now, id, cut);
-                if self.is_waiting(id) {
-                    return Poll::Pending;
-                }
                 continue;
             }
-            let polled = match connection.phase {
-                Phase::Lingering { .. } => connection.transport.poll_discard(cx, &mut self.scratch),
-                _ => connection.transport.poll_read(cx, &mut self.cipher, &mut self.scratch),
+            if !connection.is_readable {
+                return;
+            }
+            let got = match connection.phase {
+                Phase::Lingering { .. } => connection.transport.try_discard(&mut self.scratch),
+                _ => connection.transport.try_read(&mut self.cipher, &mut self.scratch),
             };
             if connection.transport.wants_write() && !connection.is_blocked {
                 // A pong, a new key: what was read has an answer below MQTT.
                 self.write_later(id);
             }
-            let got = match polled {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(got)) if got.bytes > 0 => got,
-                Poll::Ready(Ok(_)) => return self.end_of_input(id, None),
-                Poll::Ready(Err(error)) => return self.end_of_input(id, Some(error)),
+            let got = match got {
+                Ok(got) if got.is_end => return self.end_of_input(id, None),
+                Ok(got) => got,
+                Err(error) => return self.end_of_input(id, Some(error)),
             };
-            self.received(id, got.bytes);
-            if got.is_full {
-                // There is more; the others come first.
+            let Some(connection) = self.connection(id) else { return };
+            // Less than there was memory for is all there was; but for the end, which is told once.
+            connection.is_hung_up &= got.bytes > 0 || got.has_more;
+            connection.is_readable = got.has_more || connection.is_hung_up;
+            if got.bytes > 0 {
+                self.received(id, got.bytes);
+            }
+            if got.has_more {
+                // The others come first.
                 self.wait_for_slice(id);
             }
-            if self.is_waiting(id) {
-                return Poll::Pending;
+        }
+    }
+
+    /// Says whether a connection may take in something now; if not, what it waits for puts it into a queue.
+    fn may_go_on(&mut self, id: ConnId) -> bool {
+        let (paused, unread_bytes_max) = (self.reading_paused, 2 * self.limits.unsent_bytes_high);
+        let Some(connection) = self.connections.get_mut(super::slot(id)).filter(|c| c.id == id) else {
+            return false;
+        };
+        match connection.phase {
+            Phase::Closing { .. } => false,
+            // The verdict goes on with it.
+            Phase::Authenticating if connection.cut.len() >= WAITING_BYTES_MAX => false,
+            Phase::New | Phase::Authenticating | Phase::Challenged | Phase::Open if paused => {
+                if !std::mem::replace(&mut connection.is_parked, true) {
+                    self.parked.push(id);
+                }
+                false
             }
+            Phase::New | Phase::Challenged | Phase::Open if connection.held.is_some() => {
+                self.go_on_with_filters(id) && !self.is_waiting(id) && self.may_go_on(id)
+            }
+            // Whoever does not take its answers asks for no more of them. If it goes on so, its silence ends it.
+            Phase::Open if connection.is_blocked && connection.out.len() > unread_bytes_max => false,
+            Phase::New | Phase::Authenticating | Phase::Challenged | Phase::Open => true,
+            Phase::Lingering { .. } => true,
         }
     }
 
@@ -143,12 +137,12 @@ impl Core {
     }
 
     /// Ends a connection that brings nothing more. One whose socket still works is told goodbye as its transport does.
-    fn end_of_input(&mut self, id: ConnId, error: Option<io::Error>) -> Poll<()> {
+    fn end_of_input(&mut self, id: ConnId, error: Option<io::Error>) {
         let now = self.clock.now();
-        let Some(connection) = self.connection(id) else { return Poll::Ready(()) };
+        let Some(connection) = self.connection(id) else { return };
+        connection.is_readable = false;
         if !(connection.is_reading() && connection.transport.can_end()) {
-            self.lose(now, id);
-            return Poll::Ready(());
+            return self.lose(now, id);
         }
         let was_open = connection.phase == Phase::Open;
         match error {
@@ -158,7 +152,6 @@ impl Core {
         if was_open {
             self.input(now, Input::Closed { conn: id });
         }
-        Poll::Pending
     }
 
     /// Takes what was just read into the scratch buffer.
@@ -169,12 +162,12 @@ impl Core {
         match &mut connection.phase {
             Phase::New | Phase::Challenged | Phase::Open => {}
             Phase::Authenticating => {
-                connection.cut.extend_from_slice(read);
+                connection.cut.get_or_insert_with(Box::default).extend_from_slice(read);
                 return self.account(id);
             }
             Phase::Closing { .. } => return,
             Phase::Lingering { bytes_left } => {
-                *bytes_left = bytes_left.saturating_sub(bytes);
+                *bytes_left = bytes_left.saturating_sub(bytes as u32);
                 if *bytes_left == 0 {
                     self.remove(id);
                 }
@@ -183,7 +176,7 @@ impl Core {
         }
         // Packets share the memory they are decoded from, and the engine may keep a payload for long: so
         // that a small one never holds a big buffer, each read gets memory of just its size.
-        let mut buf = std::mem::take(&mut connection.cut);
+        let mut buf = connection.cut.take();
         if buf.is_empty() {
             buf = BytesMut::from(read);
         } else {
@@ -199,7 +192,7 @@ impl Core {
     /// Decodes what waited for a verdict.
     pub(super) fn decode_waiting(&mut self, now: Now, id: ConnId) {
         if let Some(connection) = self.connection(id).filter(|c| c.may_read() && !c.cut.is_empty()) {
-            let buf = std::mem::take(&mut connection.cut);
+            let buf = connection.cut.take();
             self.take_in(now, id, buf);
         }
     }
@@ -210,16 +203,20 @@ impl Core {
         loop {
             let (before, sent_before) = (buf.len(), self.counts.packets_out);
             let Some(connection) = self.connection(id).filter(|c| c.may_read()) else { return false };
-            match connection.decoder.decode(buf) {
-                Ok(Some(packet)) => self.packet(now, id, packet, (before - buf.len()) as u64),
+            let is_costly = match connection.decoder.decode(buf) {
+                Ok(Some(packet)) => {
+                    let is_costly = is_costly(&packet);
+                    self.packet(now, id, packet, (before - buf.len()) as u64);
+                    is_costly
+                }
                 Ok(None) => return false,
                 Err(error) => {
                     self.malformed(now, id, error);
                     return false;
                 }
-            }
+            };
             let sent = self.counts.packets_out - sent_before;
-            if work.is_worth_a_look(before - buf.len(), sent) && self.lanes.is_slice_over() {
+            if work.is_worth_a_look(before - buf.len(), sent, is_costly) && self.lanes.is_slice_over() {
                 return true;
             }
         }
@@ -314,7 +311,7 @@ impl Core {
         }
         tracing::debug!(conn = id.0, peer = %connection.peer, %why, "close");
         connection.phase = Phase::Closing { linger };
-        connection.cut = BytesMut::new();
+        connection.cut = Buffer::default();
         connection.held = None;
         connection.waiting = None;
         self.close_deadlines.push_back((deadline_ms, id));
@@ -326,21 +323,19 @@ impl Core {
         let Some(connection) = self.connection(id) else { return };
         connection.transport.end();
         if connection.transport.wants_write() {
-            if connection.transport.try_send(&mut connection.out).is_err() {
+            if connection.out.with(|out| connection.transport.try_send(out)).is_err() {
                 self.remove(id);
                 return;
             }
             if connection.transport.wants_write() {
-                if !std::mem::replace(&mut connection.is_blocked, true) {
-                    connection.wake();
-                }
+                connection.is_blocked = true;
                 return;
             }
         }
         let linger = linger || connection.transport.is_answered();
         if linger && connection.transport.shutdown().is_ok() {
             connection.phase = Phase::Lingering { bytes_left: LINGER_BYTES_MAX };
-            connection.wake();
+            self.ready_later(id);
         } else {
             self.remove(id);
         }
@@ -366,11 +361,7 @@ impl Core {
         if let Some(login) = &connection.login {
             self.logins.forget(id, login);
         }
-        connection.wake();
-        self.give_up_slice(connection.lane);
-        if self.stop.is_some() {
-            self.inbox.wake();
-        }
+        self.is_stop_due = true;
         Some(connection.phase)
     }
 }

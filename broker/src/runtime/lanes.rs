@@ -1,33 +1,30 @@
 //! Whose turn it is when many want the thread: those who used it least go first.
 //!
 //! ```text
-//!          ready, little debt                       ready, in debt, or its slice is over
-//! Free ------------------------> runs at once   Free ------------------> Waiting --grant--> Granted --runs--> Free
+//! Free --ready--> Ready --little debt-------------------> runs --> Free
+//!                   \--in debt---> Waiting --its slice----^ |
+//!                                     ^--slice is over------/
 //! ```
 //! A connection owes the time that it used; a part of the time that passes pays for it. Whoever owes little is
-//! served as soon as its socket is ready. The others wait, ordered by when they came and what they owe, and get
-//! slices, a few in a round; between two rounds the executor looks at all sockets, so that nobody who wants little
+//! served after the look that found its socket ready. The others wait, ordered by when they came and what they owe, and
+//! get slices, a few in a round; between two rounds all sockets are looked at, so that nobody who wants little
 //! waits longer than a round. A new connection begins in debt: a flood of them waits behind those who are here.
 //!
 //! What slices bring is written when several have run, so that messages to many share their writes; what others
 //! bring is written at the turn's end.
-//!
-//! Invariant: while somebody waits, either a grant is out or the alarm is raised.
 
 use std::{
     cmp::Reverse,
-    collections::BinaryHeap,
-    rc::Rc,
-    task::Poll,
+    collections::{BinaryHeap, VecDeque},
     time::{Duration, Instant},
 };
 
 use engine::ConnId;
 
-use super::{Alarm, Core, Shared};
+use super::Core;
 
 /// Work that others may wait for goes on for this long, and one step more.
-pub(super) const SLICE: Duration = Duration::from_micros(150);
+pub(super) const SLICE: Duration = Duration::from_micros(100);
 
 /// Slices are granted for this long before the sockets of all others are looked at.
 const ROUND: Duration = SLICE;
@@ -36,8 +33,11 @@ const ROUND: Duration = SLICE;
 /// share their writes.
 const SHARED_WRITES: Duration = Duration::from_millis(1);
 
-/// Those with little debt are served at once for this long a turn, all together.
-const LIGHT_TURN: Duration = Duration::from_millis(1);
+/// What is due is written for this long before all sockets are looked at.
+pub(super) const WRITES: Duration = Duration::from_micros(150);
+
+/// Those with little debt are served for this long, all together, before all sockets are looked at.
+const LIGHT_TURN: Duration = Duration::from_micros(300);
 
 /// Who owes more waits.
 const LITTLE_US: u64 = 300;
@@ -54,46 +54,47 @@ const PAID_PART: u64 = 20;
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Lane {
-    /// It runs when it is ready.
+    /// In no queue.
     #[default]
     Free,
-    /// It stands in the queue.
+    /// Among those who have something to do.
+    Ready,
+    /// Among those who wait for their slice.
     Waiting,
-    /// It was woken for its slice.
-    Granted,
 }
 
 /// The time that a connection used and has not paid.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Debt {
-    us: u64,
+    /// At `at_us`; at most [`DEBT_US_MAX`].
+    us: u32,
     at_us: u64,
 }
 
 impl Debt {
     /// Returns what is owed now.
     fn now(&self, now_us: u64) -> u64 {
-        self.us.saturating_sub(now_us.saturating_sub(self.at_us) / PAID_PART)
+        u64::from(self.us).saturating_sub(now_us.saturating_sub(self.at_us) / PAID_PART)
     }
 
     fn add(&mut self, now_us: u64, used: Duration) {
         let us = self.now(now_us).saturating_add(used.as_micros() as u64);
-        *self = Self { us: us.min(DEBT_US_MAX), at_us: now_us };
+        *self = Self { us: us.min(DEBT_US_MAX) as u32, at_us: now_us };
     }
 }
 
-/// The queue of those who wait, and the time that is used.
+/// The queues of those who have something to do, and the time that is used.
 #[derive(Debug)]
 pub(super) struct Lanes {
     start: Instant,
-    /// Those who wait; the lowest number first: when they came plus what they owe, in microseconds.
+    /// When something was finished last: the next one begins then.
+    at: Instant,
+    ready: VecDeque<ConnId>,
+    /// The lowest number first: when they came plus what they owe, in microseconds.
     waiting: BinaryHeap<Reverse<(u64, ConnId)>>,
-    alarm: Alarm,
     slice_end: Instant,
-    granted_time: Duration,
-    light_time: Duration,
-    /// A slice that was granted runs.
-    is_granted_running: bool,
+    /// A slice runs.
+    is_slice: bool,
     /// How long slices have run since what they brought was written.
     unwritten_time: Duration,
 }
@@ -103,26 +104,25 @@ impl Lanes {
         let start = Instant::now();
         Self {
             start,
+            at: start,
+            ready: VecDeque::new(),
             waiting: BinaryHeap::new(),
-            alarm: Alarm::default(),
             slice_end: start,
-            granted_time: Duration::ZERO,
-            light_time: Duration::ZERO,
-            is_granted_running: false,
+            is_slice: false,
             unwritten_time: Duration::ZERO,
         }
     }
 
     /// Returns what a connection owes that was just made.
     pub(super) fn newcomer(&self) -> Debt {
-        Debt { us: NEWCOMER_US, at_us: self.us(Instant::now()) }
+        Debt { us: NEWCOMER_US as u32, at_us: self.us(Instant::now()) }
     }
 
-    /// Begins a slice.
+    /// Notes that other work ends now, and a slice begins.
     pub(super) fn begin_slice(&mut self) -> Instant {
-        let now = Instant::now();
-        self.slice_end = now + SLICE;
-        now
+        self.at = Instant::now();
+        self.slice_end = self.at + SLICE;
+        self.at
     }
 
     /// Says whether the slice is over.
@@ -130,14 +130,14 @@ impl Lanes {
         Instant::now() >= self.slice_end
     }
 
-    /// Begins a turn for those who owe little.
-    pub(super) fn begin_turn(&mut self) {
-        self.light_time = Duration::ZERO;
+    /// Says whether somebody has something to do.
+    pub(super) fn is_anybody_here(&self) -> bool {
+        !self.ready.is_empty() || !self.waiting.is_empty()
     }
 
     /// Says whether what is sent now may wait for what the next slices send.
     pub(super) fn may_share_writes(&self) -> bool {
-        self.is_granted_running
+        self.is_slice
     }
 
     /// Says whether what slices brought is to be written: for long enough, or nobody waits for the next.
@@ -155,94 +155,82 @@ impl Lanes {
 }
 
 impl Core {
-    /// Asks whether a connection that is ready may run now; if not, it waits. Returns when it began.
-    pub(super) fn may_run(&mut self, id: ConnId) -> Option<Instant> {
-        let began = self.lanes.begin_slice();
-        let now_us = self.lanes.us(began);
-        let is_light_turn_over = self.lanes.light_time >= LIGHT_TURN;
-        let connection = self.connection(id)?;
-        match connection.lane {
-            Lane::Waiting => None,
-            Lane::Granted => {
-                self.lanes.is_granted_running = true;
-                Some(began)
-            }
-            Lane::Free if connection.debt.now(now_us) <= LITTLE_US && !is_light_turn_over => Some(began),
-            Lane::Free => {
-                self.wait_for_slice(id);
-                None
-            }
+    /// Notes that a connection has something to do.
+    pub(super) fn ready_later(&mut self, id: ConnId) {
+        if let Some(connection) = self.connections.get_mut(super::slot(id)).filter(|c| c.id == id)
+            && connection.lane == Lane::Free
+        {
+            connection.lane = Lane::Ready;
+            self.lanes.ready.push_back(id);
         }
     }
 
-    /// Notes the time that a connection has run.
-    pub(super) fn has_run(&mut self, id: ConnId, began: Instant, was_granted: bool) {
-        let ended = Instant::now();
-        let (used, now_us) = (ended - began, self.lanes.us(ended));
-        if let Some(connection) = self.connection(id) {
-            connection.debt.add(now_us, used);
-        }
-        if was_granted {
-            self.lanes.is_granted_running = false;
-            self.lanes.granted_time += used;
-            self.lanes.unwritten_time += used;
-            self.lanes.alarm.raise();
-            if self.has_shared_writes() {
-                self.turn.raise();
-            }
-        } else {
-            self.lanes.light_time += used;
-        }
-    }
-
-    /// Puts a connection into the queue; it is woken for its slice.
+    /// Puts a connection into the queue for slices.
     pub(super) fn wait_for_slice(&mut self, id: ConnId) {
         let now_us = self.lanes.us(Instant::now());
         let Some(connection) = self.connection(id) else { return };
-        if connection.lane == Lane::Waiting {
-            return;
-        }
-        connection.lane = Lane::Waiting;
-        let place = now_us + connection.debt.now(now_us);
-        self.lanes.waiting.push(Reverse((place, id)));
-        self.lanes.alarm.raise();
-    }
-
-    /// Says that a connection is gone that may hold the grant.
-    pub(super) fn give_up_slice(&mut self, lane: Lane) {
-        if lane == Lane::Granted {
-            self.lanes.alarm.raise();
+        if connection.lane != Lane::Waiting {
+            connection.lane = Lane::Waiting;
+            let place = now_us + connection.debt.now(now_us);
+            self.lanes.waiting.push(Reverse((place, id)));
         }
     }
 
-    /// Wakes the next one of the queue.
-    fn grant_next(&mut self) {
-        while let Some(Reverse((_, id))) = self.lanes.waiting.pop() {
-            if let Some(connection) = self.connection(id).filter(|c| c.lane == Lane::Waiting) {
-                connection.lane = Lane::Granted;
-                return connection.wake();
+    /// Serves those who are ready and owe little, and has the others wait for slices. Who is left over stays the first.
+    pub(super) fn serve_ready(&mut self) {
+        let began = self.lanes.begin_slice();
+        // Who becomes ready meanwhile has its turn after the next look.
+        for _ in 0..self.lanes.ready.len() {
+            let Some(id) = self.lanes.ready.pop_front() else { break };
+            let now_us = self.lanes.us(self.lanes.at);
+            let Some(connection) = self.connection(id).filter(|c| c.lane == Lane::Ready) else { continue };
+            connection.lane = Lane::Free;
+            // To end costs little: what comes is thrown away.
+            if connection.is_reading() && connection.debt.now(now_us) > LITTLE_US {
+                self.wait_for_slice(id);
+                continue;
+            }
+            let now = self.run(id);
+            if now - began >= LIGHT_TURN {
+                break;
             }
         }
-        if self.has_shared_writes() {
-            self.turn.raise();
-        }
     }
-}
 
-/// Grants slices, one after the other.
-pub(super) async fn grants(shared: Rc<Shared>) {
-    loop {
-        std::future::poll_fn(|cx| {
-            let is_raised = shared.with(|core| core.lanes.alarm.lower(cx.waker()));
-            if is_raised { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
-        if shared.with(|core| core.lanes.granted_time >= ROUND) {
-            // The executor goes on with this task when it has looked at every socket.
-            tokio::task::yield_now().await;
-            shared.with(|core| core.lanes.granted_time = Duration::ZERO);
+    /// Serves those who wait, for a round.
+    pub(super) fn serve_slices(&mut self) {
+        if self.lanes.waiting.is_empty() {
+            return;
         }
-        shared.with(Core::grant_next);
+        let began = self.lanes.begin_slice();
+        self.lanes.is_slice = true;
+        let mut now = began;
+        while now - began < ROUND
+            && let Some(Reverse((_, id))) = self.lanes.waiting.pop()
+        {
+            if let Some(connection) = self.connection(id).filter(|c| c.lane == Lane::Waiting) {
+                connection.lane = Lane::Free;
+                now = self.run(id);
+            }
+        }
+        self.lanes.is_slice = false;
+        self.lanes.unwritten_time += now - began;
+        // They may wait for the next round, but not longer.
+        self.is_turn_due |= self.has_shared_writes();
+    }
+
+    /// Has a connection go on for a slice, and notes what it used; returns when it ended.
+    fn run(&mut self, id: ConnId) -> Instant {
+        let began = self.lanes.at;
+        self.lanes.slice_end = began + SLICE;
+        self.go_on_reading(id);
+        let ended = Instant::now();
+        self.lanes.at = ended;
+        let now_us = self.lanes.us(ended);
+        if let Some(connection) = self.connection(id) {
+            connection.debt.add(now_us, ended - began);
+        }
+        ended
     }
 }
 

@@ -1,17 +1,14 @@
 //! The runtime of one shard: one thread that owns the engine, its sockets and its turn.
 //!
-//! A connection is a light task that waits for its socket; what it reads goes into the engine at once and
-//! what the engine says is collected. The first thing collected wakes the turn's task, which the executor
-//! runs after all tasks that were ready before it: so one turn takes in what every ready socket has, hands
-//! all its records to the committer in one batch and writes once to each connection it touched. Nothing
-//! leaves the thread when nothing must be stored.
+//! A turn begins with a look at all sockets. What ready ones have goes into the engine, and what the engine
+//! says is collected: so one turn takes in what they have, hands all its records to the committer in one batch and
+//! writes once to each connection it touched. Nothing leaves the thread when nothing must be stored.
 //!
 //! Owns everything between sockets and engine. Knows nothing of sessions, topics or QoS: what the protocol
 //! demands is decided in the engine, except what happens before a CONNECT is there.
 //!
-//! Invariants: [`Core`] is borrowed for one poll and never across an await; the engine's outputs are
-//! drained before its next input; a panic in any task ends the broker, because a half-done change of the
-//! state must not be served on.
+//! Invariants: the engine's outputs are drained before its next input; a panic ends the broker, because a half-done
+//! change of the state must not be served on.
 
 mod accept;
 mod admission;
@@ -20,11 +17,13 @@ mod ban_file;
 mod buffers;
 mod clock;
 mod connection;
+mod event_loop;
 mod fetch;
 mod inbox;
 mod input;
 mod lanes;
 mod log;
+mod look;
 mod memory;
 mod output;
 mod pause;
@@ -35,14 +34,11 @@ mod turn;
 mod view;
 
 use std::{
-    cell::RefCell,
     cmp::Reverse,
     collections::{BTreeSet, BinaryHeap, HashMap, VecDeque},
     net::IpAddr,
     ops::Deref,
-    rc::Rc,
     sync::Arc,
-    task::Waker,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -50,15 +46,12 @@ use bytestring::ByteString;
 use engine::{Answer, AskId, ConnId, Input, Now, Question};
 use slab::Slab;
 use storage::Committer;
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::LocalSet,
-};
+use tokio::sync::{mpsc, oneshot};
 
-pub(crate) use self::inbox::Inbox;
 pub use self::log::Recovered;
 pub(crate) use self::log::{Store, StoreError};
 use self::{clock::Clock, connection::Connection};
+pub(crate) use self::{event_loop::run, inbox::Inbox, look::Look};
 use crate::{
     Config, FatalError,
     auth::Auth,
@@ -198,32 +191,6 @@ impl Limits {
     }
 }
 
-/// Wakes one task of the shard, at most once until it runs.
-#[derive(Debug, Default)]
-struct Alarm {
-    waker: Option<Waker>,
-    is_raised: bool,
-}
-
-impl Alarm {
-    fn raise(&mut self) {
-        if !self.is_raised {
-            self.is_raised = true;
-            if let Some(waker) = &self.waker {
-                waker.wake_by_ref();
-            }
-        }
-    }
-
-    /// Takes the alarm down; notes the task as the one to wake.
-    fn lower(&mut self, waker: &Waker) -> bool {
-        if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            self.waker = Some(waker.clone());
-        }
-        std::mem::take(&mut self.is_raised)
-    }
-}
-
 /// Everything the shard's thread owns.
 struct Core {
     engine: engine::Shard,
@@ -246,7 +213,8 @@ struct Core {
     given_up: Arc<GivenUp>,
     handshakes: Arc<HandshakeCounts>,
     /// Output buffers of connections that have nothing to send.
-    spare: Vec<BytesMut>,
+    #[allow(clippy::vec_box, reason = "a connection holds a word, which the box makes of it")]
+    spare: Vec<Box<BytesMut>>,
     /// Connections with something to send or to close at the turn's end.
     dirty: VecDeque<ConnId>,
     /// Connections whose writes are shared by several slices.
@@ -265,9 +233,11 @@ struct Core {
     /// Who waits for an answer of the engine.
     answers: HashMap<AskId, oneshot::Sender<Answer>>,
     next_ask: u64,
-    turn: Alarm,
-    timer: Alarm,
-    /// When the timer's task will look next.
+    /// How many records it is told of at once.
+    committed_step: u64,
+    /// Something is to be written, stored or looked at when the turn ends.
+    is_turn_due: bool,
+    /// Deadlines are not looked at before.
     timer_ms: u64,
     logins: authenticate::Logins,
     connect_deadlines: VecDeque<(u64, ConnId)>,
@@ -285,12 +255,8 @@ struct Core {
     reading_paused: bool,
     parked: Vec<ConnId>,
     stop: Option<turn::Stop>,
-}
-
-/// The core, shared by the tasks of its thread.
-struct Shared {
-    core: RefCell<Core>,
-    inbox: Arc<Inbox>,
+    /// Something happened that the end of the broker may wait for.
+    is_stop_due: bool,
 }
 
 /// Ends the broker when it is dropped by a panic.
@@ -301,13 +267,6 @@ impl<I: Deref<Target = Inbox>> Drop for PanicAlarm<I> {
         if std::thread::panicking() {
             self.0.fail(FatalError::Panicked);
         }
-    }
-}
-
-impl Shared {
-    fn with<R>(&self, f: impl FnOnce(&mut Core) -> R) -> R {
-        let _alarm = PanicAlarm(&*self.inbox);
-        f(&mut self.core.borrow_mut())
     }
 }
 
@@ -369,8 +328,8 @@ impl Core {
             committed: newest,
             answers: HashMap::new(),
             next_ask: 0,
-            turn: Alarm::default(),
-            timer: Alarm::default(),
+            committed_step: 1,
+            is_turn_due: false,
             timer_ms: 0,
             logins: authenticate::Logins::new(auth),
             connect_deadlines: VecDeque::new(),
@@ -385,6 +344,7 @@ impl Core {
             reading_paused: false,
             parked: Vec::new(),
             stop: None,
+            is_stop_due: false,
         }
     }
 
@@ -436,38 +396,4 @@ const SLOT_BITS: u32 = 25;
 
 fn slot(id: ConnId) -> usize {
     (id.0 & ((1 << SLOT_BITS) - 1)) as usize
-}
-
-/// Runs the shard until it is stopped or fails.
-pub(crate) fn run(runtime: &tokio::runtime::Runtime, parts: Parts) -> Result<(), FatalError> {
-    let Parts { config, store, sockets, entry, auth, inbox, asked } = parts;
-    let Entry { door, arrivals, counts } = entry;
-    let core = Core::new(&config, store, auth, &inbox, counts);
-    let shared = Rc::new(Shared { core: RefCell::new(core), inbox });
-    let tasks = LocalSet::new();
-    let ended = tasks.block_on(runtime, async {
-        tokio::task::spawn_local(turn::turns(Rc::clone(&shared)));
-        tokio::task::spawn_local(turn::timer(Rc::clone(&shared)));
-        tokio::task::spawn_local(lanes::grants(Rc::clone(&shared)));
-        let mut accepting = Vec::with_capacity(sockets.len());
-        for socket in sockets {
-            let accept = accept::accept(Rc::clone(&shared), socket, door.clone());
-            let accept = accept.map_err(FatalError::Socket)?;
-            accepting.push(tokio::task::spawn_local(accept).abort_handle());
-        }
-        // The accepting tasks have their own: with the last of them the door closes.
-        drop(door);
-        let arriving = accept::arrive(Rc::clone(&shared), arrivals);
-        accepting.push(tokio::task::spawn_local(arriving).abort_handle());
-        let control = turn::control(Rc::clone(&shared), asked, accepting);
-        tokio::task::spawn_local(control).await.unwrap_or(Err(FatalError::Panicked))
-    });
-    drop(tasks);
-    // First the view, which reads the log and hands it rewritten segments.
-    let view = shared.core.borrow_mut().view.take();
-    drop(view);
-    // Also after a failure: what was handed over is committed if the store still can.
-    let committer = shared.core.borrow_mut().committer.take();
-    let closed = committer.map_or(Ok(()), |committer| committer.close().map_err(FatalError::Store));
-    ended.and(closed)
 }

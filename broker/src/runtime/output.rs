@@ -1,10 +1,6 @@
 //! From the engine to the sockets: encoding into each connection's buffer, and writing it.
 
-use std::{
-    io,
-    task::{Context, Poll},
-    time::Instant,
-};
+use std::{io, time::Instant};
 
 use bytes::BytesMut;
 use engine::{CloseReason, ConnId, Input, Now, Output, Ticket};
@@ -13,7 +9,7 @@ use protocol::Packet;
 use super::{
     Core,
     connection::{Dirty, Phase},
-    lanes::SLICE,
+    lanes::WRITES,
 };
 
 /// Unsent bytes at which a connection is written to before the turn ends.
@@ -53,7 +49,7 @@ impl Core {
                 Output::Fetch { fetch, places } => self.fetcher.ask(fetch, places),
             }
         }
-        self.turn.raise();
+        self.is_turn_due = true;
     }
 
     /// Encodes a packet behind what the connection has not sent yet.
@@ -61,10 +57,12 @@ impl Core {
         let Some(connection) = self.connections.get_mut(super::slot(id)).filter(|c| c.id == id) else {
             return;
         };
-        if connection.out.capacity() == 0 {
-            connection.out = self.spare.pop().unwrap_or_else(|| BytesMut::with_capacity(OUT_BYTES));
-        }
-        if let Err(error) = protocol::encode(packet, connection.version(), &mut connection.out) {
+        let version = connection.version();
+        let spare = &mut self.spare;
+        let out = connection.out.get_or_insert_with(|| {
+            spare.pop().unwrap_or_else(|| Box::new(BytesMut::with_capacity(OUT_BYTES)))
+        });
+        if let Err(error) = protocol::encode(packet, version, out) {
             // The engine bounds every field, so this is a bug: the client comes back to a resumed session.
             tracing::error!(conn = id.0, %error, "a packet cannot be encoded, the connection is closed");
             self.broken.push(id);
@@ -98,7 +96,7 @@ impl Core {
             let list = if dirty == Dirty::Now { &mut self.dirty } else { &mut self.dirty_shared };
             list.push_back(id);
         }
-        self.turn.raise();
+        self.is_turn_due = true;
     }
 
     /// Says whether something waits to be written, or stored, with what the next slices bring.
@@ -111,13 +109,10 @@ impl Core {
         let Some(connection) = self.connections.get_mut(super::slot(id)).filter(|c| c.id == id) else {
             return Ok(());
         };
-        let written = connection.transport.try_send(&mut connection.out)?;
+        let written = connection.out.with(|out| connection.transport.try_send(out))?;
         self.counts.bytes_out += written as u64;
+        // The socket says when it takes more.
         connection.is_blocked = !connection.out.is_empty() || connection.transport.wants_write();
-        if connection.is_blocked {
-            // Its task waits for the socket from now on.
-            connection.wake();
-        }
         Ok(())
     }
 
@@ -131,7 +126,7 @@ impl Core {
         are_due
     }
 
-    /// Writes to the connections that were touched, for a slice; says whether some are left whose time has come.
+    /// Writes to the connections that were touched, for a while; says whether some are left whose time has come.
     pub(super) fn flush(&mut self, now: Now) -> bool {
         let began = Instant::now();
         // What is touched meanwhile is of the next turn.
@@ -148,7 +143,7 @@ impl Core {
             };
             let Some(id) = id else { break };
             self.write_to(now, id);
-            if began.elapsed() >= SLICE {
+            if began.elapsed() >= WRITES {
                 break;
             }
         }
@@ -169,27 +164,14 @@ impl Core {
         self.after_write(now, id);
     }
 
-    /// Goes on writing to a socket that was full; called by the connection's task.
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>, id: ConnId) {
-        let now = self.clock.now();
-        loop {
-            let Some(connection) = self.connections.get_mut(super::slot(id)).filter(|c| c.id == id) else {
-                return;
-            };
-            if connection.out.is_empty() && !connection.transport.wants_write() {
-                connection.is_blocked = false;
-                break;
-            }
-            let written = match connection.transport.poll_writable(cx) {
-                Poll::Pending => break,
-                Poll::Ready(ready) => ready.and_then(|()| connection.transport.try_send(&mut connection.out)),
-            };
-            match written {
-                Ok(written) => self.counts.bytes_out += written as u64,
-                Err(_) => return self.lose(now, id),
-            }
+    /// Goes on with a connection whose socket takes more.
+    pub(super) fn may_write(&mut self, id: ConnId) {
+        let Some(connection) = self.connections.get_mut(super::slot(id)).filter(|c| c.id == id) else {
+            return;
+        };
+        if std::mem::replace(&mut connection.is_blocked, false) {
+            self.write_later(id);
         }
-        self.after_write(now, id);
     }
 
     /// Looks at what is left unsent: the water marks, the end of a closing connection, the buffer.
@@ -219,12 +201,18 @@ impl Core {
             }
             _ => {}
         }
+        let Some(connection) = self.connection(id) else { return };
+        if connection.is_readable && !connection.is_blocked {
+            // It may have stopped reading because it was blocked.
+            self.ready_later(id);
+        }
         let Some(connection) = self.connection(id).filter(|c| c.out.is_empty()) else { return };
         let phase = connection.phase;
-        let mut out = std::mem::take(&mut connection.out);
-        out.clear();
-        if out.capacity() > 0 && out.capacity() <= SPARE_BYTES_MAX && self.spare.len() < SPARE_MAX {
-            self.spare.push(out);
+        if let Some(mut out) = connection.out.take_memory() {
+            out.clear();
+            if out.capacity() <= SPARE_BYTES_MAX && self.spare.len() < SPARE_MAX {
+                self.spare.push(out);
+            }
         }
         if let Phase::Closing { linger } = phase {
             self.finish_close(id, linger);

@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use engine::{ConnId, Input, Now};
 use protocol::{Connect, Packet, ProtocolVersion, Publish, QoS, ReasonCode, Subscribe, Unsubscribe};
 
-use super::Core;
+use super::{Core, connection::Buffer};
 
 /// A waiting connection is looked at again after this at most.
 const LOOK_AGAIN_MS: u64 = 1_000;
@@ -37,11 +37,11 @@ pub(super) enum Held {
         charged: u8,
     },
     /// A SUBSCRIBE or UNSUBSCRIBE of which the engine has the first filters.
-    Filters(Packet),
+    Filters(Filters),
 }
 
 /// Filters that the engine is given at once.
-const FILTERS_MAX: usize = 32;
+const FILTERS_MAX: usize = 8;
 
 /// User properties of the broker's own that a SUBSCRIBE of many filters may have.
 const USER_PROPERTIES_MAX: usize = 16;
@@ -53,7 +53,6 @@ impl Core {
         connection.held = Some(Box::new(held));
         let due_ms = now.monotonic_ms + wait_ms.clamp(1, LOOK_AGAIN_MS);
         self.pauses.push(Reverse((due_ms, id)));
-        self.turn.raise();
     }
 
     /// Gives a PUBLISH to the engine when the rates allow it; else it waits, or is refused.
@@ -124,37 +123,44 @@ impl Core {
                 self.publish(now, id, *publish, bytes, charged);
             }
         }
-        let Some(connection) = self.connection(id).filter(|connection| connection.may_read()) else { return };
-        let cut = std::mem::take(&mut connection.cut);
-        if !cut.is_empty() {
-            self.take_in(now, id, cut);
-        }
-        if let Some(connection) = self.connection(id) {
-            connection.wake();
+        // What came behind it is decoded when it is the connection's turn.
+        if let Some(connection) = self.connection(id).filter(|connection| connection.may_read()) {
+            connection.has_more = !connection.cut.is_empty();
+            self.ready_later(id);
         }
     }
 
     /// Gives the engine a packet; one with many filters in parts, as far as the slice goes.
-    pub(super) fn hand_over(&mut self, now: Now, id: ConnId, mut packet: Packet) {
-        while let Some((part, filters_left)) = split(&mut packet) {
-            self.input(now, Input::Part { conn: id, packet: part, filters_left });
+    pub(super) fn hand_over(&mut self, now: Now, id: ConnId, packet: Packet) {
+        match Filters::of(packet) {
+            Ok(filters) => self.hand_over_parts(now, id, filters),
+            Err(packet) => self.input(now, Input::Packet { conn: id, packet }),
+        }
+    }
+
+    fn hand_over_parts(&mut self, now: Now, id: ConnId, mut filters: Filters) {
+        loop {
+            let (packet, filters_left) = filters.cut();
+            if filters_left == 0 {
+                return self.input(now, Input::Packet { conn: id, packet });
+            }
+            self.input(now, Input::Part { conn: id, packet, filters_left });
             if !self.lanes.is_slice_over() {
                 continue;
             }
             let Some(connection) = self.connection(id).filter(|connection| connection.is_reading()) else {
                 return;
             };
-            connection.held = Some(Box::new(Held::Filters(packet)));
+            connection.held = Some(Box::new(Held::Filters(filters)));
             return self.wait_for_slice(id);
         }
-        self.input(now, Input::Packet { conn: id, packet });
     }
 
     /// Goes on with a packet that has filters left; says whether there was one.
     pub(super) fn go_on_with_filters(&mut self, id: ConnId) -> bool {
         let Some(connection) = self.connection(id) else { return false };
-        let packet = match connection.held.take().map(|held| *held) {
-            Some(Held::Filters(packet)) => packet,
+        let filters = match connection.held.take().map(|held| *held) {
+            Some(Held::Filters(filters)) => filters,
             held => {
                 connection.held = held.map(Box::new);
                 return false;
@@ -162,7 +168,7 @@ impl Core {
         };
         // What came behind it is decoded next.
         connection.has_more = !connection.cut.is_empty();
-        self.hand_over(self.clock.now(), id, packet);
+        self.hand_over_parts(self.clock.now(), id, filters);
         true
     }
 
@@ -175,7 +181,8 @@ impl Core {
         };
         if !buf.is_empty() {
             // Packets share the memory of what they were read with: what is left gets its own.
-            connection.cut = if buf.len() < read_whole { BytesMut::from(&buf[..]) } else { buf };
+            let cut = if buf.len() < read_whole { BytesMut::from(&buf[..]) } else { buf };
+            connection.cut = Buffer::of(cut);
             connection.has_more = has_more;
         }
         if has_more {
@@ -185,26 +192,50 @@ impl Core {
     }
 }
 
-/// Cuts the first filters off a packet that has many; returns them as a packet, and how many are left.
-fn split(packet: &mut Packet) -> Option<(Packet, usize)> {
-    match packet {
-        Packet::Subscribe(subscribe) if subscribe.filters.len() > FILTERS_MAX => {
-            // Each part has them: none but those that mean something to the engine, and they are few.
-            subscribe.user_properties.retain(|(name, _)| name.starts_with("im-"));
-            subscribe.user_properties.truncate(USER_PROPERTIES_MAX);
-            let rest = subscribe.filters.split_off(FILTERS_MAX);
-            let filters = std::mem::replace(&mut subscribe.filters, rest);
-            let part =
-                Subscribe { filters, user_properties: subscribe.user_properties.clone(), ..*subscribe };
-            Some((Packet::Subscribe(part), subscribe.filters.len()))
+/// What is left of a packet with many filters: the last one first, so that cutting the first ones off moves nothing.
+#[derive(Debug)]
+pub(super) struct Filters(Packet);
+
+impl Filters {
+    /// Takes a packet with more filters than the engine is given at once; gives back any other.
+    fn of(mut packet: Packet) -> Result<Self, Packet> {
+        match &mut packet {
+            Packet::Subscribe(subscribe) if subscribe.filters.len() > FILTERS_MAX => {
+                // Each part has them: none but those that mean something to the engine, and they are few.
+                subscribe.user_properties.retain(|(name, _)| name.starts_with("im-"));
+                subscribe.user_properties.truncate(USER_PROPERTIES_MAX);
+                subscribe.filters.reverse();
+            }
+            Packet::Unsubscribe(unsubscribe) if unsubscribe.filters.len() > FILTERS_MAX => {
+                unsubscribe.user_properties.clear();
+                unsubscribe.filters.reverse();
+            }
+            _ => return Err(packet),
         }
-        Packet::Unsubscribe(unsubscribe) if unsubscribe.filters.len() > FILTERS_MAX => {
-            let rest = unsubscribe.filters.split_off(FILTERS_MAX);
-            let filters = std::mem::replace(&mut unsubscribe.filters, rest);
-            let part = Unsubscribe { filters, user_properties: vec![], ..*unsubscribe };
-            Some((Packet::Unsubscribe(part), unsubscribe.filters.len()))
+        Ok(Self(packet))
+    }
+
+    /// Cuts the first filters off; returns them as a packet, and how many are left.
+    fn cut(&mut self) -> (Packet, usize) {
+        fn first<T>(filters: &mut Vec<T>) -> Vec<T> {
+            let mut first = filters.split_off(filters.len().saturating_sub(FILTERS_MAX));
+            first.reverse();
+            first
         }
-        _ => None,
+        match &mut self.0 {
+            Packet::Subscribe(subscribe) => {
+                let filters = first(&mut subscribe.filters);
+                let user_properties = subscribe.user_properties.clone();
+                let left = subscribe.filters.len();
+                (Packet::Subscribe(Subscribe { filters, user_properties, ..*subscribe }), left)
+            }
+            Packet::Unsubscribe(unsubscribe) => {
+                let filters = first(&mut unsubscribe.filters);
+                let left = unsubscribe.filters.len();
+                (Packet::Unsubscribe(Unsubscribe { filters, user_properties: vec![], ..*unsubscribe }), left)
+            }
+            other => (other.clone(), 0),
+        }
     }
 }
 
@@ -215,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_packet_of_many_filters_is_cut_into_all_of_them_in_order() {
-        for count in [1, FILTERS_MAX, FILTERS_MAX + 1, 3 * FILTERS_MAX, 1_000] {
+        for count in [FILTERS_MAX + 1, 2 * FILTERS_MAX, 3 * FILTERS_MAX, 1_000] {
             let options = SubscribeOptions::default();
             let filters: Vec<_> =
                 (0..count).map(|i| SubscribeFilter { filter: i.to_string().into(), options }).collect();
@@ -225,22 +256,31 @@ mod tests {
                 user_properties: vec![("im-from-seq".into(), "1".into())],
                 filters,
             };
-            let mut left = Packet::Subscribe(whole.clone());
+            let mut filters = Filters::of(Packet::Subscribe(whole.clone())).unwrap();
             let mut got = Vec::new();
-            while let Some((part, filters_left)) = split(&mut left) {
+            let mut left = count;
+            while left > 0 {
+                let (part, filters_left) = filters.cut();
                 let Packet::Subscribe(part) = part else { panic!("another packet: {part:?}") };
-                assert_eq!(part.filters.len(), FILTERS_MAX);
+                assert_eq!(part.filters.len(), left.min(FILTERS_MAX));
                 got.extend(part.filters.iter().cloned());
                 assert_eq!(got.len() + filters_left, count);
+                left = filters_left;
                 assert_eq!(
                     Subscribe { filters: vec![], ..part },
                     Subscribe { filters: vec![], ..whole.clone() }
                 );
             }
-            let Packet::Subscribe(last) = left else { panic!("another packet: {left:?}") };
-            assert!((1..=FILTERS_MAX).contains(&last.filters.len()));
-            got.extend(last.filters);
             assert_eq!(got, whole.filters);
         }
+    }
+
+    #[test]
+    fn a_packet_of_few_filters_stays_whole() {
+        let filters = vec!["a".into(); FILTERS_MAX];
+        let unsubscribe =
+            Unsubscribe { packet_id: PacketId::new(7).unwrap(), filters, user_properties: vec![] };
+        let packet = Packet::Unsubscribe(unsubscribe);
+        assert_eq!(Filters::of(packet.clone()).unwrap_err(), packet);
     }
 }

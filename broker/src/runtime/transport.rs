@@ -4,15 +4,14 @@
 //! connection that is idle holds none here.
 
 use std::{
-    io,
+    io::{self, Read, Write},
     net::Shutdown,
-    pin::Pin,
-    task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, BytesMut};
-use tokio::{
-    io::{AsyncRead, ReadBuf},
+use mio::{
+    Interest, Registry, Token,
+    event::Source,
     net::{TcpStream, UnixStream},
 };
 
@@ -26,45 +25,47 @@ pub(super) enum Transport {
     /// A Unix socket.
     Unix(UnixStream),
     /// TLS, WebSocket or both over TCP.
-    Wire(Box<Wire>),
+    Wire(Box<Wire<TcpStream>>),
 }
 
 impl Transport {
-    /// Reads what there is, at most once from a plain socket; no bytes are the end. `cipher` is memory for what is
-    /// encrypted.
-    pub(super) fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        cipher: &mut [u8],
-        into: &mut [u8],
-    ) -> Poll<io::Result<Got>> {
-        let bytes_max = into.len();
-        let mut buf = ReadBuf::new(into);
-        ready!(match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut buf),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, &mut buf),
-            Self::Wire(wire) => return wire.poll_read(cx, cipher, into),
-        })?;
-        let bytes = buf.filled().len();
-        Poll::Ready(Ok(Got { bytes, is_full: bytes == bytes_max }))
+    /// Has readiness told from now on: each change of it once. Closing the socket ends that.
+    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let socket: &mut dyn Source = match self {
+            Self::Tcp(stream) => stream,
+            Self::Unix(stream) => stream,
+            Self::Wire(wire) => wire.stream_mut(),
+        };
+        registry.register(socket, token, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    /// Says whether something may be there that came with a handshake: no readiness tells of that.
+    pub(super) fn may_have_early(&self) -> bool {
+        matches!(self, Self::Wire(_))
+    }
+
+    /// Reads what there is, at most once from a plain socket. `cipher` is memory for what is encrypted.
+    pub(super) fn try_read(&mut self, cipher: &mut [u8], into: &mut [u8]) -> io::Result<Got> {
+        match self {
+            Self::Tcp(stream) => Got::of(stream.read(into), into.len()),
+            Self::Unix(stream) => Got::of(stream.read(into), into.len()),
+            Self::Wire(wire) => wire.try_read(cipher, into),
+        }
     }
 
     /// Reads what comes after the end, to be thrown away.
-    pub(super) fn poll_discard(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<Got>> {
+    pub(super) fn try_discard(&mut self, into: &mut [u8]) -> io::Result<Got> {
         match self {
-            Self::Tcp(_) | Self::Unix(_) => self.poll_read(cx, &mut [], into),
-            Self::Wire(wire) => {
-                let bytes_max = into.len();
-                wire.poll_discard(cx, into).map_ok(|bytes| Got { bytes, is_full: bytes == bytes_max })
-            }
+            Self::Tcp(_) | Self::Unix(_) => self.try_read(&mut [], into),
+            Self::Wire(wire) => wire.try_discard(into),
         }
     }
 
     /// Writes what the socket takes, in one write if it takes all, and takes what went out off `out`; says how much.
     pub(super) fn try_send(&mut self, out: &mut BytesMut) -> io::Result<usize> {
         let written = match self {
-            Self::Tcp(stream) => stream.try_write(out),
-            Self::Unix(stream) => stream.try_write(out),
+            Self::Tcp(stream) => stream.write(out),
+            Self::Unix(stream) => stream.write(out),
             Self::Wire(wire) => return wire.try_send(out),
         };
         match written {
@@ -74,15 +75,6 @@ impl Transport {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             Err(error) => Err(error),
-        }
-    }
-
-    /// Waits until the socket may take something.
-    pub(super) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tcp(stream) => stream.poll_write_ready(cx),
-            Self::Unix(stream) => stream.poll_write_ready(cx),
-            Self::Wire(wire) => wire.stream().poll_write_ready(cx),
         }
     }
 
@@ -125,8 +117,8 @@ impl Transport {
     /// Closes our half.
     pub(super) fn shutdown(&mut self) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => socket2::SockRef::from(&*stream).shutdown(Shutdown::Write),
-            Self::Unix(stream) => socket2::SockRef::from(&*stream).shutdown(Shutdown::Write),
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Self::Unix(stream) => stream.shutdown(Shutdown::Write),
             Self::Wire(wire) => wire.shutdown(),
         }
     }

@@ -1,23 +1,15 @@
-//! The tasks that are no connection: the end of a turn, the one timer, and what other threads ask.
+//! What a turn does besides its connections: its end, the one timer, and what other threads say.
 
-use std::{
-    future::{Future, poll_fn},
-    pin::pin,
-    rc::Rc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::time::{Duration, Instant};
 
 use engine::{Answer, AskId, Input, Now, Question, Ticket};
 use protocol::ReasonCode;
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::AbortHandle,
-    time::Sleep,
-};
+use tokio::sync::oneshot;
 
-use super::{Ask, Core, Shared, connection::Phase, lanes::SLICE};
-use crate::FatalError;
+use super::{Ask, Core, connection::Phase, lanes::SLICE};
+
+/// The engine's deadline while it has something left to do.
+const BACKLOG_MS: u64 = 0;
 
 /// The timer looks at least this often.
 const TIMER_MAX_MS: u64 = 60 * 60 * 1000;
@@ -31,8 +23,9 @@ const STOP_LINGER_MS: u64 = 500;
 /// Connections with something to send at which the engine's own work waits until they were written to.
 const WRITES_LEFT_MAX: usize = 64;
 
-/// Records whose answers leave together.
-const COMMITTED_STEP: u64 = 16;
+/// Records whose answers leave together, at most; fewer when they take as long as this.
+const COMMITTED_STEP_MAX: u64 = 64;
+const COMMITTED_STEP_TIME: Duration = Duration::from_micros(20);
 
 /// The end of the broker has begun.
 #[derive(Clone, Copy, Debug)]
@@ -49,70 +42,8 @@ impl Stop {
     }
 }
 
-/// Runs the end of each turn: one batch to the committer, one write to each connection.
-pub(super) async fn turns(shared: Rc<Shared>) {
-    loop {
-        poll_fn(|cx| {
-            let is_raised = shared.with(|core| core.turn.lower(cx.waker()));
-            if is_raised { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
-        if shared.with(Core::end_turn) {
-            // The executor goes on with this task when it has looked at every socket.
-            tokio::task::yield_now().await;
-            shared.with(|core| core.turn.raise());
-        }
-    }
-}
-
-/// Waits for the next deadline of all: the engine's, and those of connections that open or close.
-pub(super) async fn timer(shared: Rc<Shared>) {
-    let mut sleep = pin!(tokio::time::sleep(Duration::ZERO));
-    poll_fn(|cx: &mut Context<'_>| -> Poll<()> {
-        shared.with(|core| {
-            core.timer.lower(cx.waker());
-            core.poll_timer(cx, sleep.as_mut());
-        });
-        Poll::Pending
-    })
-    .await;
-}
-
-/// Brings what other threads say to the shard, until the broker is stopped or fails.
-pub(super) async fn control(
-    shared: Rc<Shared>,
-    mut asked: mpsc::Receiver<Ask>,
-    accepting: Vec<AbortHandle>,
-) -> Result<(), FatalError> {
-    shared.with(Core::begin);
-    loop {
-        tokio::select! {
-            () = shared.inbox.changed() => {}
-            Some(ask) = asked.recv() => {
-                shared.with(|core| core.answer(ask));
-                continue;
-            }
-        }
-        if let Some(failure) = shared.inbox.take_failure() {
-            return Err(failure);
-        }
-        shared.with(Core::take_inbox);
-        if shared.with(|core| core.has_committed()) {
-            // The others come first.
-            tokio::task::yield_now().await;
-            shared.inbox.wake();
-        }
-        if shared.inbox.is_stopping() {
-            accepting.iter().for_each(AbortHandle::abort);
-            if shared.with(Core::poll_stop) {
-                return Ok(());
-            }
-        }
-    }
-}
-
 impl Core {
-    fn answer(&mut self, ask: Ask) {
+    pub(super) fn answer(&mut self, ask: Ask) {
         let now = self.clock.now();
         let now_ms = now.monotonic_ms;
         // Who asked may have gone.
@@ -141,10 +72,12 @@ impl Core {
         self.input(now, Input::Asked { ask, question });
     }
 
-    /// Says whether there is more to write.
-    fn end_turn(&mut self) -> bool {
+    /// Ends a turn: one batch to the committer, one write to each connection, as far as the time goes.
+    pub(super) fn end_turn(&mut self) {
+        if !std::mem::take(&mut self.is_turn_due) {
+            return;
+        }
         let was_paused = self.reading_paused;
-        self.lanes.begin_turn();
         let is_batch_due = std::mem::take(&mut self.is_batch_due);
         if self.are_shared_writes_due() || is_batch_due {
             self.submit();
@@ -154,12 +87,8 @@ impl Core {
         if self.reading_paused && !was_paused {
             self.input(now, Input::Reading { conn: None, paused: true });
         }
-        let has_more = self.flush(now);
+        self.is_turn_due |= self.flush(now);
         self.sample_sys(now);
-        if self.next_deadline_ms() < self.timer_ms {
-            self.timer.raise();
-        }
-        has_more
     }
 
     fn next_deadline_ms(&self) -> u64 {
@@ -179,27 +108,26 @@ impl Core {
         .unwrap_or(u64::MAX)
     }
 
-    fn poll_timer(&mut self, cx: &mut Context<'_>, mut sleep: std::pin::Pin<&mut Sleep>) {
-        loop {
-            let now_ms = self.clock.now().monotonic_ms;
-            if self.next_deadline_ms() <= now_ms {
-                self.timer_due();
-            }
-            if self.stop.is_some() {
-                self.inbox.wake();
-            }
+    /// Does what is due, and returns in how many milliseconds there is more; at once while something else is to be done.
+    pub(super) fn look_at_the_clock(&mut self) -> u64 {
+        let mut now_ms = self.clock.now().monotonic_ms;
+        let mut due_ms = self.next_deadline_ms();
+        if due_ms <= now_ms && (now_ms >= self.timer_ms || due_ms == BACKLOG_MS) {
+            self.timer_due();
             // A deadline that stays behind although it was served is looked at again in a millisecond: the
             // timer never spins.
-            self.timer_ms = self.next_deadline_ms().clamp(now_ms + 1, now_ms + TIMER_MAX_MS);
-            sleep.as_mut().reset(self.clock.instant(self.timer_ms));
-            if sleep.as_mut().poll(cx).is_pending() {
-                return;
-            }
+            self.timer_ms = now_ms + 1;
+            due_ms = self.next_deadline_ms();
+            now_ms = self.clock.now().monotonic_ms;
         }
+        let is_busy =
+            self.is_turn_due || due_ms == BACKLOG_MS || self.lanes.is_anybody_here() || self.has_committed();
+        if is_busy { 0 } else { due_ms.max(self.timer_ms).saturating_sub(now_ms).min(TIMER_MAX_MS) }
     }
 
     fn timer_due(&mut self) {
         let now = self.clock.now();
+        self.is_stop_due = true;
         // What the engine left for later is for many clients: first those are written to who have something.
         let is_due = self.engine.next_deadline_ms().is_some_and(|due| due <= now.monotonic_ms);
         if is_due && self.dirty.len() < WRITES_LEFT_MAX {
@@ -231,7 +159,7 @@ impl Core {
 
     /// Does what the state taken back asks for: wills of connections that died with the last process, a
     /// log that holds mostly garbage.
-    fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.drain();
         self.watch_memory();
         // The rules, before any client.
@@ -239,11 +167,15 @@ impl Core {
         self.take_inbox();
     }
 
-    fn take_inbox(&mut self) {
+    /// Takes what other threads left.
+    pub(super) fn take_inbox(&mut self) {
         let now = self.clock.now();
         self.take_committed(now);
         for (fetch, records) in self.inbox.take_fetched() {
             self.input(now, Input::Fetched { fetch, records });
+        }
+        for id in self.inbox.take_verdicts() {
+            self.ready_later(id);
         }
         if self.inbox.take_auth_changed() {
             self.recheck(now);
@@ -253,17 +185,23 @@ impl Core {
     }
 
     /// Says whether records are durable that the engine was not told of.
-    fn has_committed(&self) -> bool {
+    pub(super) fn has_committed(&self) -> bool {
         self.inbox.committed() > self.committed
     }
 
     /// Tells the engine what is durable, for a slice: what waited for it may be much.
     fn take_committed(&mut self, now: engine::Now) {
-        let began = std::time::Instant::now();
-        let committed = self.inbox.committed();
-        while self.committed < committed && began.elapsed() < SLICE {
-            self.committed = committed.min(self.committed + COMMITTED_STEP);
+        let (committed, began) = (self.inbox.committed(), Instant::now());
+        let mut at = began;
+        while self.committed < committed && at - began < SLICE {
+            self.committed = committed.min(self.committed + self.committed_step);
             self.input(now, Input::Committed { ticket: Ticket(self.committed) });
+            let until = Instant::now();
+            self.committed_step = match until - at > COMMITTED_STEP_TIME {
+                true => (self.committed_step / 2).max(1),
+                false => (self.committed_step * 2).min(COMMITTED_STEP_MAX),
+            };
+            at = until;
         }
     }
 
@@ -278,13 +216,16 @@ impl Core {
         for id in std::mem::take(&mut self.parked) {
             if let Some(connection) = self.connection(id) {
                 connection.is_parked = false;
-                connection.wake();
+                self.ready_later(id);
             }
         }
     }
 
     /// Tells every client at first; says whether all that can be done is done.
-    fn poll_stop(&mut self) -> bool {
+    pub(super) fn go_on_stopping(&mut self) -> bool {
+        if self.stop.is_some() && !std::mem::take(&mut self.is_stop_due) {
+            return false;
+        }
         let now = self.clock.now();
         let stop = match self.stop {
             Some(stop) => stop,
