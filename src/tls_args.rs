@@ -39,6 +39,7 @@ impl TlsArgs {
             ca_file: self.cafile.clone(),
             identity: identity.map(|(cert_file, key_file)| TlsIdentity { cert_file, key_file }),
             server_name: self.tls_name.clone(),
+            ..TlsOptions::default()
         })
     }
 }

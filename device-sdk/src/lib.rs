@@ -29,6 +29,7 @@ pub mod client;
 pub mod clock;
 pub mod commands;
 mod driver;
+mod endpoints;
 mod error;
 mod event;
 pub mod guard;
@@ -47,13 +48,14 @@ pub mod twin;
 
 pub use backoff::Backoff;
 pub use driver::{Client, Events, Pending};
+pub use endpoints::{Carrier, Endpoint, EndpointError, Ladder, Proxy, ProxyError, ReachOptions};
 pub use error::{ClientError, PublishError, QueueError, StartError};
 pub use event::{AckToken, Event, Incoming, Published};
 pub use message::{Message, user_property};
 pub use options::{Options, QueueOptions};
 pub use queue::{Class, DropReason, Dropped, PendingEntry, QueueStatus};
 pub use thinning::Thinning;
-pub use tls::{TlsIdentity, TlsOptions};
+pub use tls::{IdentityPem, IdentitySource, TlsIdentity, TlsOptions};
 
 pub use protocol::{
     Bytes, ProtocolVersion, PublishProperties, QoS, ReasonCode, RetainHandling, SubscribeFilter,

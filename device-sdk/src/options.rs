@@ -3,20 +3,27 @@
 use std::fmt;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
+#[cfg(feature = "tls")]
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use protocol::{Connect, ConnectProperties, Packet, ProtocolVersion, encode};
 
-use crate::client::CoreConfig;
-use crate::{Backoff, Message, StartError, Thinning, TlsOptions};
+use crate::client::{CoreConfig, NETWORK_PROPERTY};
+use crate::endpoints::{self, Dialer, Layers};
+use crate::{Backoff, Message, ReachOptions, StartError, Thinning, TlsOptions};
 
 /// How to reach a broker and what session to keep there.
 #[derive(Clone)]
 pub struct Options {
-    /// Broker as `host:port`.
+    /// Broker as `host:port` or as a URL: `mqtt://`, `mqtts://`, `ws://`, `wss://`, see [`crate::Endpoint`]. A URL without a
+    /// port stands for several ways, see [`crate::Ladder`].
     pub address: String,
-    /// TLS to the broker; `None` = plain TCP.
+    /// More addresses, proxy, and how to get to the broker when the first way does not work.
+    pub reach: ReachOptions,
+    /// TLS to the broker: `host:port` means TLS with it, and `mqtts://` and `wss://` without it trust the system's
+    /// authorities.
     pub tls: Option<TlsOptions>,
     /// Client identifier; may be empty only with `clean_start`, the broker then chooses one.
     pub client_id: String,
@@ -103,6 +110,7 @@ impl Options {
     pub fn new(address: impl Into<String>, client_id: impl Into<String>) -> Self {
         Self {
             address: address.into(),
+            reach: ReachOptions::default(),
             tls: None,
             client_id: client_id.into(),
             version: ProtocolVersion::V5,
@@ -166,16 +174,29 @@ impl Options {
         })
     }
 
+    /// Makes what opens connections.
+    pub(crate) fn dialer(&self) -> Result<Dialer, StartError> {
+        let endpoints = endpoints::read_addresses(&self.address, &self.reach, self.tls.is_some())?;
+        #[cfg(feature = "tls")]
+        let tls = match &self.tls {
+            Some(tls) => Some(Arc::new(crate::tls::TlsSettings::new(tls)?)),
+            // A plain broker may refer to one with TLS, then the system's authorities are read.
+            None if endpoints.iter().all(|endpoint| !endpoint.carrier().is_secure()) => None,
+            None => Some(Arc::new(crate::tls::TlsSettings::new(&TlsOptions::default())?)),
+        };
+        let layers = Layers {
+            #[cfg(feature = "tls")]
+            tls,
+            proxy: self.reach.proxy.clone(),
+        };
+        let named = self.user_properties.iter().find(|(name, _)| name == NETWORK_PROPERTY);
+        let network = named.map_or_else(String::new, |(_, network)| network.clone());
+        Ok(Dialer::new(endpoints, layers, &self.reach, network, self.connect_timeout_ms))
+    }
+
     /// Checks what can be checked without a broker.
     fn check(&self) -> Result<(), StartError> {
         let bad = |what: String| Err(StartError::Options { what });
-        if !self
-            .address
-            .rsplit_once(':')
-            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-        {
-            return bad(format!("address {:?} is not host:port", self.address));
-        }
         if self.client_id.is_empty() && !self.clean_start {
             return bad(
                 "an empty client id needs clean_start: the broker chooses an id for one session".to_owned()
@@ -219,6 +240,7 @@ impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
             .field("address", &self.address)
+            .field("reach", &self.reach)
             .field("tls", &self.tls)
             .field("client_id", &self.client_id)
             .field("version", &self.version)
@@ -241,8 +263,7 @@ mod tests {
     fn options_that_cannot_work_are_refused_with_their_values() {
         let good = || Options::new("localhost:1883", "a");
         assert!(good().check().is_ok());
-        let cases: [(Options, &str); 7] = [
-            (Options { address: "localhost".into(), ..good() }, "\"localhost\" is not host:port"),
+        let cases: [(Options, &str); 6] = [
             (Options { client_id: String::new(), ..good() }, "empty client id"),
             (Options { inflight_max: 65_001, ..good() }, "65001"),
             (Options { packet_bytes_max: 3, ..good() }, "packet_bytes_max is 3"),

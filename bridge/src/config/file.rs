@@ -422,7 +422,7 @@ fn tls(broker: &BrokerPart, dir: &Path) -> Result<Option<TlsOptions>, String> {
         return Err("broker.tls = false, yet a certificate file is named: leave one of them out".to_owned());
     }
     let ca_file = broker.ca_file.as_ref().map(|file| dir.join(file));
-    let options = TlsOptions { ca_file, identity, server_name: None };
+    let options = TlsOptions { ca_file, identity, ..TlsOptions::default() };
     Ok((broker.tls == Some(true) || has_files).then_some(options))
 }
 

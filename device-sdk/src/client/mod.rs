@@ -38,6 +38,9 @@ pub use protocol::{Packet, encoded_len};
 pub use outgoing::{WAITING_BYTES_MAX, WAITING_MAX};
 pub use requests::{FILTERS_MAX, REQUESTS_MAX, SUBSCRIPTIONS_MAX};
 
+/// The user property of CONNECT that names the network.
+pub(crate) const NETWORK_PROPERTY: &str = "im-net";
+
 /// What a core is made with.
 #[derive(Clone, Debug)]
 pub struct CoreConfig {
@@ -92,7 +95,10 @@ pub enum Input {
     },
     /// The program has done with a message.
     Ack(AckToken),
-    /// The program is leaving; a DISCONNECT goes out if there is a connection.
+    /// The device is on another network: its name is in the next CONNECT as the user property `im-net` (5.0).
+    Network(ByteString),
+    /// The program is leaving; a DISCONNECT goes out if there is a connection. The next [`Input::Opened`] goes on with the
+    /// session.
     Disconnect,
     /// A deadline of [`Core::next_deadline_ms`] may have passed.
     Tick,
@@ -134,6 +140,13 @@ pub enum Output {
         reason: ReasonCode,
         /// Its words or the code's name.
         why: String,
+    },
+    /// The broker wants this client elsewhere, for now (0x9C) or for good (0x9D); an [`Output::Close`] follows.
+    Referred {
+        /// Which of the two.
+        reason: ReasonCode,
+        /// Where, if it said so (Server Reference).
+        reference: Option<ByteString>,
     },
     /// A message for the program.
     Message(Incoming),
@@ -220,6 +233,7 @@ impl Core {
             }
             Input::Unsubscribe { token, filters } => self.ask(token, Request::Unsubscribe { token, filters }),
             Input::Ack(token) => self.inbound.ack(&token),
+            Input::Network(name) => self.set_network(name),
             Input::Disconnect => self.leave(),
             Input::Tick => self.tick(now_ms),
         }
@@ -307,6 +321,8 @@ impl Core {
             let words = connack.properties.reason_string.as_deref().unwrap_or(connack.reason.text());
             let why = format!("the broker refused the connection: {words} (0x{:02x})", connack.reason as u8);
             self.outputs.push_back(Output::Refused { reason: connack.reason, why: why.clone() });
+            // [MQTT-4.11.0-1]
+            self.refer(connack.reason, connack.properties.server_reference.as_ref());
             let in_doubt = self.in_doubt;
             self.close(why);
             // A refusal leaves no doubt about what the broker made of this attempt.
@@ -356,8 +372,9 @@ impl Core {
             Packet::Disconnect(disconnect) => {
                 let words =
                     disconnect.properties.reason_string.as_deref().unwrap_or(disconnect.reason.text());
-                let code = disconnect.reason as u8;
-                return self.close(format!("the broker disconnected: {words} (0x{code:02x})"));
+                let why = format!("the broker disconnected: {words} (0x{:02x})", disconnect.reason as u8);
+                self.refer(disconnect.reason, disconnect.properties.server_reference.as_ref());
+                return self.close(why);
             }
             other => Err((ReasonCode::ProtocolError, format!("the broker sent {}", name(&other)))),
         };
@@ -398,6 +415,20 @@ impl Core {
                     self.outputs.push_back(Output::Send(Packet::PingReq));
                 }
             }
+        }
+    }
+
+    fn refer(&mut self, reason: ReasonCode, reference: Option<&ByteString>) {
+        if matches!(reason, ReasonCode::UseAnotherServer | ReasonCode::ServerMoved) {
+            self.outputs.push_back(Output::Referred { reason, reference: reference.cloned() });
+        }
+    }
+
+    fn set_network(&mut self, name: ByteString) {
+        let connect = &mut self.config.connect;
+        if connect.version == ProtocolVersion::V5 {
+            connect.properties.user_properties.retain(|(known, _)| *known != NETWORK_PROPERTY);
+            connect.properties.user_properties.push((ByteString::from_static(NETWORK_PROPERTY), name));
         }
     }
 

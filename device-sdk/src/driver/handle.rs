@@ -9,10 +9,11 @@ use protocol::{
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::task::{Ends, Task};
+use crate::endpoints::NETWORK_BYTES_MAX;
 use crate::queue::Queue;
 use crate::{
-    AckToken, Class, ClientError, Event, Message, Options, PendingEntry, PublishError, Published, QueueError,
-    QueueStatus, StartError,
+    AckToken, Class, ClientError, Endpoint, Event, Message, Options, PendingEntry, PublishError, Published,
+    QueueError, QueueStatus, StartError,
 };
 
 /// Publishes that may wait for the driver.
@@ -35,6 +36,8 @@ pub(super) struct PublishRequest {
 pub(super) enum Control {
     Subscribe { filters: Vec<SubscribeFilter>, user_properties: UserProperties, reply: Reply },
     Unsubscribe { filters: Vec<ByteString>, reply: Reply },
+    SetNetwork { network: String },
+    Reconnect,
     Disconnect { reply: oneshot::Sender<()> },
 }
 
@@ -63,6 +66,8 @@ pub struct Client {
     controls: mpsc::Sender<Control>,
     acks: Arc<Acks>,
     queue: Option<Queue>,
+    /// The way to the broker that is in use.
+    way: Arc<Mutex<Option<Endpoint>>>,
 }
 
 /// What happens on the connection, in order.
@@ -89,7 +94,7 @@ impl Client {
     pub fn spawn(options: Options) -> Result<(Self, Events), StartError> {
         let config = options.core_config()?;
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;
-        let tls = options.tls.as_ref().map(|tls| tls.settings(&options.address)).transpose()?;
+        let dialer = options.dialer()?;
         let queue = options.queue.as_ref().map(Queue::open).transpose()?;
         let (publishes, publish_receiver) = mpsc::channel(PUBLISHES_QUEUED_MAX);
         let (controls, control_receiver) = mpsc::channel(CONTROLS_QUEUED_MAX);
@@ -97,8 +102,9 @@ impl Client {
         let acks = Arc::new(Acks::default());
         let ends =
             Ends { publishes: publish_receiver, controls: control_receiver, events, acks: acks.clone() };
-        runtime.spawn(Task::new(options, config, tls, ends, queue.clone()).run());
-        Ok((Self { publishes, controls, acks, queue }, Events { receiver }))
+        let way = dialer.shown();
+        runtime.spawn(Task::new(options, config, dialer, ends, queue.clone()).run());
+        Ok((Self { publishes, controls, acks, queue, way }, Events { receiver }))
     }
 
     /// Publishes a message and waits for the broker: PUBACK at QoS 1, PUBCOMP at QoS 2, written to the socket at
@@ -234,6 +240,46 @@ impl Client {
         }
         let filters = filters.iter().map(|filter| ByteString::from(*filter)).collect();
         self.ask(|reply| Control::Unsubscribe { filters, reply }).await
+    }
+
+    /// Returns the way by which the broker is connected now: carrier, host and port; `None` without a connection.
+    pub fn endpoint(&self) -> Option<Endpoint> {
+        self.way.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells that the device is on another network, by a name of at most 64 bytes: an SSID, a carrier. The connection is
+    /// begun anew at once, by the way that worked last on this network, and the broker gets the name as `im-net`. With
+    /// the name it has already nothing happens.
+    ///
+    /// ```no_run
+    /// # async fn example(client: device_sdk::Client) -> Result<(), device_sdk::ClientError> {
+    /// // The modem took over from the depot's Wi-Fi.
+    /// client.set_network("carrier-lte").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The name is empty or too long, or the client has stopped.
+    pub async fn set_network(&self, name: &str) -> Result<(), ClientError> {
+        if name.is_empty() || name.len() > NETWORK_BYTES_MAX {
+            let what =
+                format!("the network's name has {} bytes, it must have 1 to {NETWORK_BYTES_MAX}", name.len());
+            return Err(ClientError::Limit { what });
+        }
+        self.controls
+            .send(Control::SetNetwork { network: name.to_owned() })
+            .await
+            .map_err(|_| ClientError::Stopped)
+    }
+
+    /// Ends the connection and begins a new one at once; session, subscriptions and messages stay. A renewed certificate
+    /// comes into use with it.
+    ///
+    /// # Errors
+    /// The client has stopped.
+    pub async fn reconnect(&self) -> Result<(), ClientError> {
+        self.controls.send(Control::Reconnect).await.map_err(|_| ClientError::Stopped)
     }
 
     /// Sends DISCONNECT and ends the client; what waits in memory gets [`PublishError::Stopped`], what is in the disk

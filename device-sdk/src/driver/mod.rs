@@ -7,6 +7,4 @@ mod stream;
 mod task;
 mod transport;
 
-pub(crate) use stream::TlsSettings;
-
 pub use handle::{Client, Events, Pending};

@@ -7,16 +7,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::Publish;
+use protocol::{Publish, ReasonCode};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::callers::{Callers, Ended};
 use super::handle::{Acks, Control, PublishRequest};
 use super::outbox::Outbox;
-use super::stream::{Stream, TlsSettings};
 use super::transport::{OpenConnection, Transport};
 use crate::client::{Core, CoreConfig, Input, Output};
+use crate::endpoints::{Dialer, Ended as ConnectionEnded, Endpoint, Referral, Stream};
 use crate::queue::{Entry, Queue, Slots};
 use crate::{Event, Options, PublishError};
 
@@ -30,7 +30,7 @@ const ENTRY_RETRY_MS_MAX: u64 = 60_000;
 
 pub(super) struct Task {
     options: Options,
-    tls: Option<TlsSettings>,
+    dialer: Dialer,
     core: Core,
     transport: Transport,
     publishes: mpsc::Receiver<PublishRequest>,
@@ -47,7 +47,11 @@ pub(super) struct Task {
     /// The last pause between connections, 0 after a good connection.
     pause_ms: u64,
     up_since: Option<Instant>,
-    refused: Option<(protocol::ReasonCode, String)>,
+    refused: Option<(ReasonCode, String)>,
+    /// Where the broker wants this client, since it ends the connection.
+    reference: Option<(ReasonCode, Option<String>)>,
+    /// Why the next connection begins without a pause.
+    at_once: Option<String>,
     paused: bool,
 }
 
@@ -55,7 +59,7 @@ pub(super) struct Task {
 enum Wake {
     Control(Option<Control>),
     Publish(Option<PublishRequest>),
-    Connected(io::Result<Stream>),
+    Connected(io::Result<(Stream, Endpoint)>),
     Read(io::Result<usize>),
     Written(io::Result<usize>),
     /// A deadline, room for events, acknowledgements, or entries of the disk queue: the turn looks for all of them.
@@ -75,7 +79,7 @@ impl Task {
     pub(super) fn new(
         options: Options,
         config: CoreConfig,
-        tls: Option<TlsSettings>,
+        dialer: Dialer,
         ends: Ends,
         queue: Option<Queue>,
     ) -> Self {
@@ -95,9 +99,11 @@ impl Task {
             pause_ms: 0,
             up_since: None,
             refused: None,
+            reference: None,
+            at_once: None,
             paused: false,
             options,
-            tls,
+            dialer,
         }
     }
 
@@ -141,8 +147,7 @@ impl Task {
             && Instant::now() >= *retry_at
             && !self.outbox.is_blocked()
         {
-            let timeout = Duration::from_millis(self.options.connect_timeout_ms);
-            self.transport = Transport::connect(self.options.address.clone(), self.tls.clone(), timeout);
+            self.transport = Transport::Connecting(self.dialer.dial());
         }
     }
 
@@ -173,9 +178,13 @@ impl Task {
             Output::Connected { session_present } => {
                 self.up_since = Some(Instant::now());
                 self.tell_queue(true);
+                self.dialer.accepted();
                 self.outbox.push(Event::Connected { session_present });
             }
             Output::Refused { reason, why } => self.refused = Some((reason, why)),
+            Output::Referred { reason, reference } => {
+                self.reference = Some((reason, reference.map(|reference| reference.to_string())));
+            }
             Output::Message(incoming) => self.outbox.push(Event::Message(incoming)),
             Output::Answered { token, result } => self.callers.answered(token, result),
             Output::Published { token, result } => match self.callers.published(token, result) {
@@ -304,19 +313,27 @@ impl Task {
                 let token = self.callers.add_request(reply);
                 self.input(Input::Unsubscribe { token, filters });
             }
+            Control::SetNetwork { network } => {
+                if self.dialer.set_network(&network) {
+                    self.input(Input::Network(network.as_str().into()));
+                    self.begin_anew(format!("the network is {network:?} now"));
+                }
+            }
+            Control::Reconnect => self.begin_anew("the program wanted a new connection".to_owned()),
             // The loop of `run` ends with it.
             Control::Disconnect { .. } => {}
         }
     }
 
-    fn connected(&mut self, result: io::Result<Stream>) {
+    fn connected(&mut self, result: io::Result<(Stream, Endpoint)>) {
         match result {
-            Ok(stream) => {
+            Ok((stream, endpoint)) => {
+                self.dialer.opened(endpoint);
                 let open = OpenConnection::new(stream, &self.options);
                 self.transport = Transport::Open(Box::new(open));
                 self.input(Input::Opened);
             }
-            Err(error) => self.retry_later(format!("cannot connect to {}: {error}", self.options.address)),
+            Err(error) => self.retry_later(error.to_string()),
         }
     }
 
@@ -329,22 +346,63 @@ impl Task {
         self.retry_later(why);
     }
 
+    /// Leaves the connection there is, or the pause, for a new attempt.
+    fn begin_anew(&mut self, why: String) {
+        match &self.transport {
+            Transport::Open(_) => {
+                self.at_once = Some(why);
+                // The session stays, and the broker publishes no will.
+                self.input(Input::Disconnect);
+            }
+            Transport::Connecting(_) | Transport::Idle { .. } => {
+                self.transport = Transport::Idle { retry_at: Instant::now() };
+            }
+        }
+    }
+
     fn retry_later(&mut self, why: String) {
+        let lasted = self.up_since.take().map(|since| since.elapsed());
         // Only a connection that outlived the last pause counts as good: a broker that accepts and drops, or another
         // client with the same id, must not lead to a tight loop.
-        let good =
-            self.up_since.take().is_some_and(|since| since.elapsed().as_millis() > u128::from(self.pause_ms));
-        let previous_ms = if good { 0 } else { self.pause_ms };
-        self.pause_ms = self.options.backoff.next_ms(previous_ms, fastrand::u64(..));
-        let retry_in_ms = self.pause_ms;
+        let good = lasted.is_some_and(|lasted| lasted.as_millis() > u128::from(self.pause_ms));
+        let (why, pauses) = self.judge_end(why, lasted);
+        let mut retry_in_ms = 0;
+        if pauses {
+            let previous_ms = if good { 0 } else { self.pause_ms };
+            self.pause_ms = self.options.backoff.next_ms(previous_ms, fastrand::u64(..));
+            retry_in_ms = self.pause_ms;
+        }
         self.transport = Transport::Idle { retry_at: Instant::now() + Duration::from_millis(retry_in_ms) };
         self.paused = false;
         self.tell_queue(false);
         tracing::debug!(why, retry_in_ms, "disconnected");
         self.outbox.push(match self.refused.take() {
-            Some((reason, why)) => Event::Refused { reason, why, retry_in_ms },
+            Some((reason, _)) => Event::Refused { reason, why, retry_in_ms },
             None => Event::Disconnected { why, retry_in_ms },
         });
+    }
+
+    /// Tells the dialer how the connection ended; returns the reason, with what is made of it, and whether a pause comes.
+    fn judge_end(&mut self, mut why: String, lasted: Option<Duration>) -> (String, bool) {
+        if let Some((_, refusal)) = &self.refused {
+            why.clone_from(refusal);
+        }
+        let how = match (&self.refused, lasted) {
+            (Some(_), _) => ConnectionEnded::Refused,
+            (None, Some(_)) => ConnectionEnded::Lost,
+            (None, None) if self.at_once.is_some() => ConnectionEnded::Lost,
+            (None, None) => ConnectionEnded::Unanswered,
+        };
+        let reference = self.reference.take();
+        if let Some(wanted) = self.at_once.take() {
+            self.dialer.ended(&how, lasted.unwrap_or_default(), None);
+            return (wanted, false);
+        }
+        match self.dialer.ended(&how, lasted.unwrap_or_default(), reference) {
+            Some(Referral::Followed(target)) => (format!("{why}; going to {target}"), false),
+            Some(Referral::NotFollowed(reason)) => (format!("{why}; not followed: {reason}"), true),
+            None => (why, true),
+        }
     }
 
     async fn wait(&mut self) -> Wake {
@@ -392,6 +450,7 @@ impl Task {
         if let Some(queue) = &self.queue {
             queue.close().await;
         }
+        self.dialer.saved().await;
         drop(self.callers);
         if let Some(reply) = reply {
             // The caller may have gone.

@@ -2,15 +2,15 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use protocol::{DecodeError, Decoder, Packet, ProtocolVersion, Role, encode};
 use tokio::time::{Instant, timeout};
 
-use super::stream::{Reader, Stream, TlsSettings, Writer};
+use super::stream::{Reader, Writer, split};
 use crate::Options;
+use crate::endpoints::{Dialing, Endpoint, Stream};
 
 /// Bytes asked of the socket at a time.
 const READ_BYTES: usize = 16 * 1024;
@@ -19,11 +19,9 @@ const UNWRITTEN_BYTES_MAX: usize = 1024 * 1024;
 /// A write buffer larger than this is given back once it is empty.
 const IDLE_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
-type Connecting = Pin<Box<dyn Future<Output = io::Result<Stream>> + Send>>;
-
 pub(super) enum Transport {
     Idle { retry_at: Instant },
-    Connecting(Connecting),
+    Connecting(Dialing),
     Open(Box<OpenConnection>),
 }
 
@@ -39,18 +37,6 @@ pub(super) struct OpenConnection {
 }
 
 impl Transport {
-    pub(super) fn connect(address: String, tls: Option<TlsSettings>, limit: Duration) -> Self {
-        Self::Connecting(Box::pin(async move {
-            match timeout(limit, Stream::connect(&address, tls)).await {
-                Ok(result) => result,
-                Err(_) => {
-                    let what = format!("no answer within {} ms", limit.as_millis());
-                    Err(io::Error::new(io::ErrorKind::TimedOut, what))
-                }
-            }
-        }))
-    }
-
     pub(super) fn unwritten(&self) -> usize {
         match self {
             Self::Open(open) => open.unwritten.len(),
@@ -64,7 +50,7 @@ impl Transport {
         &mut self,
         may_read: bool,
     ) -> (
-        impl Future<Output = io::Result<Stream>>,
+        impl Future<Output = io::Result<(Stream, Endpoint)>>,
         impl Future<Output = io::Result<usize>>,
         impl Future<Output = io::Result<usize>>,
     ) {
@@ -111,7 +97,7 @@ impl Transport {
 
 impl OpenConnection {
     pub(super) fn new(stream: Stream, options: &Options) -> Self {
-        let (read, write) = stream.split();
+        let (read, write) = split(stream);
         Self {
             read,
             write,

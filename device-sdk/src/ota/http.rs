@@ -1,6 +1,7 @@
 //! An image on an HTTP server, in ranges: one small request a part, so that it goes on at any byte.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -9,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::fetch::Source;
-use crate::driver::TlsSettings;
+use crate::tls::TlsSettings;
 use crate::{StartError, TlsOptions};
 
 /// Most bytes of an answer's head.
@@ -25,7 +26,8 @@ pub struct HttpSource {
     address: String,
     host: String,
     path: String,
-    tls: Option<TlsSettings>,
+    /// With the name that the server must prove.
+    tls: Option<(Arc<TlsSettings>, String)>,
 }
 
 impl HttpSource {
@@ -53,7 +55,14 @@ impl HttpSource {
             (false, true) => format!("{host}:443"),
             (false, false) => format!("{host}:80"),
         };
-        let tls = if is_tls { Some(tls.settings(&address)?) } else { None };
+        let tls = if is_tls {
+            let name = address.rsplit_once(':').map_or(&*address, |(name, _)| name).trim_matches(['[', ']']);
+            let settings = TlsSettings::new(tls)?;
+            settings.server_name(name).map_err(|what| StartError::Options { what })?;
+            Some((Arc::new(settings), name.to_owned()))
+        } else {
+            None
+        };
         let path = if path.is_empty() { "/" } else { path };
         Ok(Self { address, host: host.to_owned(), path: path.to_owned(), tls })
     }
@@ -62,8 +71,8 @@ impl HttpSource {
         let tcp = TcpStream::connect(&self.address).await?;
         match &self.tls {
             None => self.ask(tcp, offset, bytes_max).await,
-            Some(TlsSettings { connector, server_name }) => {
-                let stream = connector.connect(server_name.clone(), tcp).await?;
+            Some((settings, name)) => {
+                let stream = settings.clone().connect(name, tcp).await?;
                 self.ask(stream, offset, bytes_max).await
             }
         }

@@ -36,6 +36,20 @@ impl Listener {
         }
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.listener.local_addr().unwrap().port()
+    }
+
+    /// Accepts one connection, reads the head of a request and closes.
+    pub(crate) async fn http_head(&self) -> String {
+        let (mut stream, _) = self.listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        String::from_utf8(head).unwrap()
+    }
+
     /// Accepts one connection and reads its CONNECT.
     pub(crate) async fn accept(&self) -> (Connection, Connect) {
         let (stream, _) = soon("a connection", self.listener.accept()).await.unwrap();

@@ -37,7 +37,12 @@ impl Authority {
         std::fs::write(&cert_file, cert.pem()).unwrap();
         std::fs::write(&key_file, key.serialize_pem()).unwrap();
         let identity = Some(TlsIdentity { cert_file, key_file });
-        TlsOptions { ca_file: Some(ca_file), identity, server_name: Some("broker.test".to_owned()) }
+        TlsOptions {
+            ca_file: Some(ca_file),
+            identity,
+            server_name: Some("broker.test".to_owned()),
+            ..TlsOptions::default()
+        }
     }
 
     /// Takes TLS off and hands the bytes on; returns the address.

@@ -175,6 +175,9 @@ impl Device {
                 (self.is_established, self.is_connected) = (true, true);
             }
             Output::Refused { why, .. } => return Err(format!("c{who}: connect refused: {why}")),
+            Output::Referred { reference, .. } => {
+                return Err(format!("c{who}: referred to {reference:?}, yet there is one broker"));
+            }
             Output::Message(incoming) => {
                 let publish = protocol::Publish {
                     dup: incoming.dup,
