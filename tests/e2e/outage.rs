@@ -3,6 +3,7 @@
 //!
 //! `POSTRIDER_TEST_OUTAGE_RECORDS=259200` records what 72 hours at 1 Hz give; the pace is faster, the writes are those of 1 Hz.
 //! What a cut leaves of a write, no kill shows: the simulation beside the queue does.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Lines};

@@ -19,7 +19,7 @@ use super::names::{Names, NamesError};
 use super::place::{Metered, Places};
 use super::ranges::Ranges;
 use super::record::{self, RECORD_BYTES_MAX, Record, Stored};
-use super::window::Waiting;
+use super::window::{ENTRY_OVERHEAD_BYTES, Waiting};
 use crate::message::user_property;
 use crate::{StartError, Thinning};
 
@@ -177,7 +177,7 @@ impl<P: Places> Store<P> {
         }
     }
 
-    /// Reads entries with numbers above `after`, oldest first, until they have `bytes_max`; says whether there are no more.
+    /// Reads entries with numbers above `after`, oldest first, until they take `bytes_max` in memory; says whether there are no more.
     /// Works on a store whose disk does not take writes any more.
     pub(super) fn load(
         &self,
@@ -190,7 +190,7 @@ impl<P: Places> Store<P> {
         let mut is_complete = true;
         lane.each_record(after + 1, |number, bytes| {
             if let Record::Entry(stored) = record::decode(bytes)? {
-                bytes_read += bytes.len();
+                bytes_read += bytes.len() + ENTRY_OVERHEAD_BYTES;
                 entries.push((number, self.waiting(class, number, stored, bytes.len())?));
                 is_complete = bytes_read <= bytes_max;
             }

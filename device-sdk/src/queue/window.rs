@@ -17,13 +17,13 @@ use protocol::Publish;
 use super::ranges::Ranges;
 
 /// Payload and property bytes of entries kept ready in memory; one entry is kept whatever its size.
-pub(super) const WINDOW_BYTES_MAX: usize = 256 * 1024;
+const WINDOW_BYTES_MAX: usize = 256 * 1024;
 /// More is loaded when less is ready.
 const WINDOW_BYTES_LOW: usize = 64 * 1024;
 /// The same of fresh entries: those beyond belong to the backlog.
 const FRESH_BYTES_MAX: usize = 64 * 1024;
 /// Counted for an entry beside its record.
-const ENTRY_OVERHEAD_BYTES: usize = 256;
+pub(super) const ENTRY_OVERHEAD_BYTES: usize = 256;
 /// An entry younger than this goes before the backlog of its class.
 const FRESH_MS: u64 = 10_000;
 
@@ -114,6 +114,11 @@ impl Window {
 
     pub(super) fn wants_load(&self) -> bool {
         self.more_on_disk && self.ready_bytes < WINDOW_BYTES_LOW
+    }
+
+    /// Returns how much may be loaded.
+    pub(super) fn room_bytes(&self) -> usize {
+        WINDOW_BYTES_MAX.saturating_sub(self.ready_bytes)
     }
 
     pub(super) fn loaded_to(&self) -> u64 {

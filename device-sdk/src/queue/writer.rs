@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::place::{FilePlaces, Places};
 use super::state::{Arriving, State};
 use super::store::{AppendError, Store};
-use super::window::{WINDOW_BYTES_MAX, Waiting};
+use super::window::Waiting;
 use super::{Class, Shared};
 use crate::{QueueError, QueueOptions};
 
@@ -48,8 +48,8 @@ pub(super) struct Writer<P: Places> {
 struct Work {
     arriving: Vec<Arriving>,
     writes_acks: bool,
-    /// Classes to load more of, and after which entry.
-    loads: Vec<(Class, u64)>,
+    /// Classes to load more of, after which entry, and how many bytes.
+    loads: Vec<(Class, u64, usize)>,
     closing: bool,
 }
 
@@ -139,8 +139,8 @@ impl<P: Places> Writer<P> {
             result = result.and_then(|()| self.write(work.arriving));
         }
         // Also when nothing can be written: what was accepted stays readable.
-        for (class, after) in work.loads {
-            self.load(class, after);
+        for (class, after, bytes_max) in work.loads {
+            self.load(class, after, bytes_max);
         }
         result
     }
@@ -290,8 +290,8 @@ impl<P: Places> Writer<P> {
     }
 
     /// Reads the next entries of a class back from disk.
-    fn load(&mut self, class: Class, after: u64) {
-        let (entries, mut is_complete) = match self.store.load(class, after, WINDOW_BYTES_MAX) {
+    fn load(&mut self, class: Class, after: u64, bytes_max: usize) {
+        let (entries, mut is_complete) = match self.store.load(class, after, bytes_max) {
             Ok(loaded) => loaded,
             Err(what) => {
                 self.shared.lock().is_unreadable = true;
@@ -341,8 +341,8 @@ fn take(state: &mut State, takes_arriving: bool, writes_acks: bool) -> Work {
     let loads = if state.is_unreadable {
         Vec::new()
     } else {
-        let wanting = Class::ALL.into_iter().filter(|class| state.windows[class.index()].wants_load());
-        wanting.map(|class| (class, state.windows[class.index()].loaded_to())).collect()
+        let windows = Class::ALL.into_iter().zip(&state.windows).filter(|(_, window)| window.wants_load());
+        windows.map(|(class, window)| (class, window.loaded_to(), window.room_bytes())).collect()
     };
     let arriving = if takes_arriving {
         state.arriving_bytes = 0;
