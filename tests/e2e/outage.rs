@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Lines};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -242,8 +243,9 @@ fn nothing_stored_offline_is_lost_or_doubled_by_power_cuts_during_the_upload() {
     let dir = tempfile::tempdir().unwrap();
     let mut said = Said::default();
 
-    // Offline: nobody listens there.
-    let mut process = Process::start(dir.path(), "127.0.0.1:0", 0, records);
+    // Offline: nobody listens there any more.
+    let nowhere = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut process = Process::start(dir.path(), &nowhere.to_string(), 0, records);
     let mut life = Life::default();
     assert!(said.listen(&mut process, &mut life, |_, word| word == "recorded"), "the device ended");
     process.kill();

@@ -15,7 +15,7 @@ fn with_queue(queue: QueueOptions, base: Options) -> Options {
 }
 
 fn nowhere() -> Options {
-    Options::new("127.0.0.1:0", "device")
+    Options::new("127.0.0.1:1", "device")
 }
 
 fn message(topic: &str, payload: impl ToString) -> Message {
