@@ -1,3 +1,5 @@
+//! CAN adapters on a pseudo-terminal: frames both ways, errors told, unplugged and plugged in again.
+
 use std::time::Duration;
 
 use device_sdk::serial::slcan::{Bitrate, CanAdapter, CanEvent, Frame, FrameError, SendError};

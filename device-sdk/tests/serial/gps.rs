@@ -1,3 +1,5 @@
+//! GPS receivers on a pseudo-terminal: baud rates found, fixes read, unplugged and plugged in again.
+
 use std::time::{Duration, Instant};
 
 use device_sdk::serial::{Gps, GpsEvent, GpsFix, GpsOptions};

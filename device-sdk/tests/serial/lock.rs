@@ -1,3 +1,5 @@
+//! A lock on a pseudo-terminal: it moves once though answers are lost, and says why it cannot.
+
 use std::sync::{Arc, Mutex};
 
 use device_sdk::serial::{LockError, LockState, SerialLock};
