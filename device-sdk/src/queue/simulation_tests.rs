@@ -403,6 +403,36 @@ fn a_failing_sync_ends_the_writing_and_what_was_accepted_stays_readable() {
 }
 
 #[test]
+fn what_may_have_been_sent_ahead_of_the_backlog_is_sent_again_before_it() {
+    // A broker knows 100,000 ids of a user: behind a larger backlog it would take the entry for a new one.
+    let places = SimPlaces::new(5);
+    let options = QueueOptions::new("/simulated", 16 * 1024 * 1024);
+    let mut life = Life::begin(&places, &options, 5).unwrap();
+    for number in 0..2_000 {
+        enqueue(&mut life, Class::Live, Message::new("t", payload(number, 10))).unwrap();
+    }
+    drop(life);
+    let mut life = Life::begin(&places, &options, 5).unwrap();
+    enqueue(&mut life, Class::Live, Message::new("t", payload(2_000, 10))).unwrap();
+    let ahead = pop(&life).unwrap();
+    assert_eq!(number(&ahead.publish.payload), 2_000);
+    // The power is cut before its acknowledgement comes.
+    let places = places.crash(&mut fastrand::Rng::with_seed(5));
+    let mut life = Life::begin(&places, &options, 5).unwrap();
+    let mut sent = Vec::new();
+    while sent.len() < 2_001 {
+        life.writer.turn(false).unwrap();
+        let entry = pop(&life).expect("all are there");
+        sent.push((entry.id().to_owned(), number(&entry.publish.payload)));
+        life.queue.ack(&entry);
+    }
+    let place = sent.iter().position(|(_, number)| *number == 2_000).unwrap();
+    assert!(place < 512 && sent[place].0 == ahead.id(), "{place}: {}", sent[place].0);
+    sent.sort_by_key(|(_, number)| *number);
+    assert!(sent.iter().map(|(_, number)| *number).eq(0..2_001), "each once");
+}
+
+#[test]
 fn the_time_that_runs_took_counts_for_expiry_and_a_restart_does_not_turn_it_back() {
     let places = SimPlaces::new(4);
     let options = QueueOptions::new("/simulated", 1024 * 1024);

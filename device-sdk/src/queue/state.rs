@@ -116,7 +116,15 @@ impl State {
         let mut state = Self::default();
         for log in found {
             state.status.add(log.class, log.entries);
-            state.windows[log.class.index()] = Window::recovered(log.first, log.done, log.entries > 0);
+            let mut window = Window::recovered(log.first, log.done, log.entries > 0);
+            if log.class.overtakes() && log.entries > 0 {
+                // What cannot be read is told when it is read again for its turn.
+                let newest = store.load(log.class, log.newest_after, usize::MAX).unwrap_or_default();
+                for (number, waiting) in newest.0 {
+                    window.load_ahead(number, waiting);
+                }
+            }
+            state.windows[log.class.index()] = window;
         }
         state.status.bytes = store.disk_bytes();
         (state.status.bytes_max, state.status.entries_max) = (options.bytes_max, options.entries_max);

@@ -5,7 +5,7 @@
 //! costs nothing on disk and is the same after a crash. So nothing may leave the device before it is committed: what a
 //! crash takes back, number and all, must never have been seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +30,11 @@ const NAMES_SEGMENT_BYTES: u64 = 4096;
 const SEGMENT_BYTES_RANGE: (u64, u64) = (16 * 1024, 256 * 1024);
 /// Segments of the quota that only urgent entries may use.
 const RESERVE_SEGMENTS: u64 = 4;
+
+/// The newest entries that may have been sent ahead of the backlog by an earlier run: as many as are made and
+/// acknowledged before the acknowledgement is written, at 100 a second.
+const NEWEST_MAX: usize = 512;
+const NEWEST_BYTES_MAX: usize = 128 * 1024;
 
 /// What a store may take.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +76,8 @@ pub(super) struct Found {
     pub(super) done: Ranges,
     /// Not acknowledged.
     pub(super) entries: u64,
+    /// Above it are its newest entries.
+    pub(super) newest_after: u64,
     /// The latest time of the queue's clock that is told in it.
     pub(super) clock_s: u64,
 }
@@ -308,9 +315,16 @@ impl<D: Disk> Lane<D> {
 
     /// Reads the whole log once.
     fn find(&self, class: Class) -> Result<Found, String> {
-        let mut found =
-            Found { class, first: self.last + 1, done: Ranges::default(), entries: 0, clock_s: 0 };
+        let mut found = Found {
+            class,
+            first: self.last + 1,
+            done: Ranges::default(),
+            entries: 0,
+            newest_after: 0,
+            clock_s: 0,
+        };
         let mut present = Ranges::default();
+        let (mut newest, mut newest_bytes) = (VecDeque::new(), 0);
         self.each_record(1, |number, bytes| {
             found.first = found.first.min(number);
             present.insert(number);
@@ -318,9 +332,14 @@ impl<D: Disk> Lane<D> {
                 record::decode(bytes)?;
             }
             found.clock_s = found.clock_s.max(record::told_s(bytes));
-            if !record::is_entry(bytes)
-                && let Record::Acks { watermark, done, .. } = record::decode(bytes)?
-            {
+            if record::is_entry(bytes) {
+                newest.push_back((number, bytes.len()));
+                newest_bytes += bytes.len();
+                while newest.len() > NEWEST_MAX || newest_bytes > NEWEST_BYTES_MAX {
+                    let Some((oldest, bytes)) = newest.pop_front() else { break };
+                    (found.newest_after, newest_bytes) = (oldest, newest_bytes - bytes);
+                }
+            } else if let Record::Acks { watermark, done, .. } = record::decode(bytes)? {
                 found.done.extend(&done);
                 found.done.insert(number);
                 if watermark > 0 {

@@ -6,8 +6,8 @@
 //!      └───────▶ ready ◀── loaded ── on disk ── backlog     pop ──▶ sent ── ack ──▶ done
 //! ```
 //!
-//! Invariants: everything on disk up to `loaded_to` is in `ready`, `fresh`, with the driver (`sent`), or done with;
-//! what is above it and not in `fresh` is on disk only, and exists if `more_on_disk`. So the backlog leaves in order, and
+//! Invariants: everything on disk up to `loaded_to` is in `ready`, `fresh`, `again`, with the driver (`sent`), or done with;
+//! what is above it and not in `fresh` or `again` is on disk only, and exists if `more_on_disk`. So the backlog leaves in order, and
 //! memory is bounded whatever is on disk.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +41,8 @@ pub(super) struct Waiting {
 #[derive(Debug, Default)]
 pub(super) struct Window {
     ready: BTreeMap<u64, Waiting>,
+    /// The newest of an earlier run: may have been sent ahead of the backlog then, so they go before it now.
+    again: BTreeMap<u64, Waiting>,
     ready_bytes: usize,
     fresh: BTreeMap<u64, Waiting>,
     fresh_bytes: usize,
@@ -94,8 +96,7 @@ impl Window {
 
     /// Takes an entry read from disk; false if there is no room.
     pub(super) fn load(&mut self, number: u64, waiting: Waiting) -> bool {
-        let is_known =
-            self.done.contains(number) || self.sent.contains(&number) || self.fresh.contains_key(&number);
+        let is_known = self.done.contains(number) || self.sent.contains(&number) || self.is_ahead(number);
         if !is_known {
             if self.ready_bytes + waiting.cost() > WINDOW_BYTES_MAX && !self.ready.is_empty() {
                 return false;
@@ -105,6 +106,17 @@ impl Window {
         }
         self.loaded_to = self.loaded_to.max(number);
         true
+    }
+
+    /// Takes one of the newest entries of an earlier run, which go before the backlog.
+    pub(super) fn load_ahead(&mut self, number: u64, waiting: Waiting) {
+        if !self.done.contains(number) {
+            self.again.insert(number, waiting);
+        }
+    }
+
+    fn is_ahead(&self, number: u64) -> bool {
+        self.fresh.contains_key(&number) || self.again.contains_key(&number)
     }
 
     /// Everything on disk is loaded.
@@ -141,6 +153,10 @@ impl Window {
 
     /// Takes the oldest entry of the backlog.
     pub(super) fn pop(&mut self) -> Option<(u64, Waiting)> {
+        if let Some((number, waiting)) = self.again.pop_first() {
+            self.sent.insert(number);
+            return Some((number, waiting));
+        }
         let (number, waiting) = self.ready.pop_first()?;
         self.ready_bytes -= waiting.cost();
         self.sent.insert(number);
@@ -169,6 +185,7 @@ impl Window {
     pub(super) fn dropped_before(&mut self, number: u64) {
         self.ready = self.ready.split_off(&number);
         self.fresh = self.fresh.split_off(&number);
+        self.again = self.again.split_off(&number);
         self.ready_bytes = self.ready.values().map(Waiting::cost).sum();
         self.fresh_bytes = self.fresh.values().map(Waiting::cost).sum();
         if number > 0 {
@@ -180,8 +197,7 @@ impl Window {
 
     /// Returns the highest number up to which every entry is done with; `last` is the last record of the log.
     pub(super) fn watermark(&mut self, last: u64) -> u64 {
-        let waiting = [self.ready.keys().next(), self.fresh.keys().next(), self.sent.first()];
-        let unfinished = waiting.into_iter().flatten().min().map_or(last, |number| number - 1);
+        let unfinished = self.first_unfinished().map_or(last, |number| number - 1);
         let watermark = if self.more_on_disk { unfinished.min(self.loaded_to) } else { unfinished };
         self.done.forget_to(watermark);
         // What is forgotten must not be loaded again.
@@ -207,14 +223,19 @@ impl Window {
     /// Returns a view of what is in memory, for the look at what is on disk.
     pub(super) fn known(&self) -> Known {
         let mut held: BTreeSet<u64> = self.sent.clone();
-        held.extend(self.ready.keys().chain(self.fresh.keys()));
+        held.extend(self.ready.keys().chain(self.fresh.keys()).chain(self.again.keys()));
         Known { done: self.done.clone(), held, done_to: self.done_to() }
+    }
+
+    /// The lowest number in memory that is not done with.
+    fn first_unfinished(&self) -> Option<u64> {
+        let waiting = [&self.ready, &self.fresh, &self.again].map(|waiting| waiting.keys().next());
+        waiting.into_iter().chain([self.sent.first()]).flatten().min().copied()
     }
 
     /// Below it everything is done with, also where `done` has forgotten it.
     fn done_to(&self) -> u64 {
-        let waiting = [self.ready.keys().next(), self.fresh.keys().next(), self.sent.first()];
-        let unfinished = waiting.into_iter().flatten().min().map_or(u64::MAX, |number| number - 1);
+        let unfinished = self.first_unfinished().map_or(u64::MAX, |number| number - 1);
         if self.more_on_disk { unfinished.min(self.loaded_to) } else { unfinished }
     }
 

@@ -211,7 +211,10 @@ async fn a_track_is_thinned_so_that_its_bends_stay() {
         seconds.push(fix["ts"].as_u64().unwrap() / 1_000);
         connection.puback(&publish).await;
     }
-    assert!(seconds.is_sorted());
+    // After a restart the newest go first, in case that they were sent ahead before.
+    seconds.sort_unstable();
+    seconds.dedup();
+    assert_eq!(seconds.len() as u64, status.entries);
     assert!(bends.iter().all(|bend| seconds.contains(bend)), "a bend is missing");
     soon("the queue drained", client.queue_drained()).await;
     client.disconnect().await.unwrap();
