@@ -29,7 +29,7 @@ use crate::memory::{Account, Held, INCOMING_BYTES, SESSION_BYTES, SUBSCRIPTION_B
 use crate::message::{Delivery, MessageId, MsgNo, queue_bytes};
 use crate::poison::{SET_ASIDE_BYTES, SetAside, SetAsides, Suspicion};
 use crate::principal::{Principal, SessionLimits};
-use crate::record::{SessionNo, Source};
+use crate::record::{Recipient, SessionNo, Source};
 use crate::replay::Replays;
 use crate::seldom::Seldom;
 use crate::subscriptions::Subscriptions;
@@ -285,6 +285,16 @@ impl Session {
             self.share.shrink(before - after);
         }
         Some(changed)
+    }
+
+    /// Whether a message that its own subscriptions brought waits or is in flight.
+    pub(crate) fn holds(&self, message: MsgNo) -> bool {
+        let is_own = |source: Source| source.recipient(self.no) == Some(Recipient::Session(self.no));
+        let waits = |source| self.queue.waiting(message, source).is_some();
+        let mut in_flight = self.in_flight.iter().map(|f| &f.delivery);
+        waits(Source::Subscriptions)
+            || waits(Source::Envelope)
+            || in_flight.any(|delivery| delivery.message.no == message && is_own(delivery.source()))
     }
 
     /// Whether a cursor comes before the queue now: they take turns.

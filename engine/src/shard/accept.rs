@@ -8,6 +8,7 @@ use bytestring::ByteString;
 use protocol::{PacketId, PublishProperties, QoS, ReasonCode, Shared, im};
 
 use super::Shard;
+use super::backlog::Work;
 use super::heard::{Known, Targets};
 use super::limits::levels_of;
 use super::publish::check_payload_format;
@@ -220,6 +221,10 @@ impl Shard {
         }
         if let Some(wanted) = plan.tracked {
             self.track(&message, &id.text(), wanted, &offer.by.user, &plan.targets, offer.by.session);
+            // Its conversation may keep less than this one message: then no cursor brings it.
+            if message.seq.is_some_and(|seq| self.conversations.get(&message.topic, seq).is_none()) {
+                self.backlog.push_back(Work::GivenUp { message: no, after: None });
+            }
         } else if plan.wanted && !plan.is_conversation {
             let payload = receipt::undeliverable(&message.topic, &id.text(), now.unix_ms);
             self.turn.told.push(receipt::Told { sender: offer.by.user.clone(), payload });

@@ -343,19 +343,24 @@ impl Shard {
         }
     }
 
-    /// Ends a message that its conversation gave up, for those who were to get it by a cursor.
+    /// Ends a message that its conversation gave up, for those who were to get it by a cursor: they do not hold it, and
+    /// it will not come. The cursor may have ended or passed the message meanwhile, and the session may be gone.
     pub(super) fn given_up(&mut self, now: Now, message: MsgNo, after: Option<Recipient>) {
         let Some(tracking) = self.receipts.get(message) else { return };
         let next = tracking.open_after(after).take(ENDS_PER_TURN_MAX);
-        let open: Vec<_> = next.map(|open| (open.holder, open.recipient)).collect();
-        for (holder, _) in &open {
-            if let Some(key) = self.sessions.numbered(*holder) {
-                self.end_if_covered(now, key, message, Outcome::Dropped("retention"));
-            }
+        let open: Vec<_> = next.map(|open| open.recipient).collect();
+        for recipient in &open {
+            // What a group has is at one of its members, or on its way to one.
+            let Recipient::Session(session) = *recipient else { continue };
+            let reason = match self.sessions.numbered(session) {
+                Some(key) if self.sessions[key].holds(message) => continue,
+                Some(_) => "retention",
+                None => "session_ended",
+            };
+            self.end_at(now, session, message, Outcome::Dropped(reason));
         }
         if open.len() == ENDS_PER_TURN_MAX {
-            let after = open.last().map(|(_, recipient)| *recipient);
-            self.backlog.push_back(Work::GivenUp { message, after });
+            self.backlog.push_back(Work::GivenUp { message, after: open.last().copied() });
         }
     }
 

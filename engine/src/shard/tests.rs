@@ -1,6 +1,7 @@
 //! Any clients, any order of packets, closes, timers, commits and crashes: no panic, no packet that cannot be
 //! sent, and a state that is always the one the log tells.
 
+mod given_up;
 mod memory;
 mod rights;
 mod share;
