@@ -33,7 +33,7 @@ use crate::record::{Recipient, SessionNo, Source};
 use crate::replay::Replays;
 use crate::seldom::Seldom;
 use crate::subscriptions::Subscriptions;
-use crate::waiting::{Make, PlaceNo, Waiting};
+use crate::waiting::{Make, PlaceNo, Waiting, Written};
 
 pub(crate) use in_flight::{FlightState, InFlight};
 
@@ -201,6 +201,18 @@ impl Session {
         self.share.grow(self.queue.held_bytes() - before);
     }
 
+    /// Puts a place at the end of the queue that is written down already, of a queue that about so many more come to;
+    /// says whether that can be.
+    pub(crate) fn push_written(&mut self, written: &Written<'_>, more: usize) -> bool {
+        let before = self.queue.held_bytes();
+        let is_pushed = self.queue.push_written(written, more);
+        // A run that is full gives its spare room back.
+        let after = self.queue.held_bytes();
+        self.share.grow(after.saturating_sub(before));
+        self.share.shrink(before.saturating_sub(after));
+        is_pushed
+    }
+
     /// Takes the waiting message that goes out next.
     pub(crate) fn pop_waiting(&mut self, bodies: &mut Bodies) -> Option<Delivery> {
         self.take_from_queue(bodies, Waiting::pop)
@@ -217,8 +229,18 @@ impl Session {
     }
 
     /// Takes a certain waiting message out, whatever brought it.
-    pub(crate) fn remove_first_waiting(&mut self, no: MsgNo, bodies: &mut Bodies) -> Option<Delivery> {
-        self.take_from_queue(bodies, |queue, make| queue.remove_first(no, make))
+    pub(crate) fn remove_first_waiting_as(&mut self, no: MsgNo, make: Make<'_>) -> Option<Delivery> {
+        self.change_queue(|queue| queue.remove_first(no, make)).flatten()
+    }
+
+    /// Takes a certain waiting message out; of several retained copies the oldest.
+    pub(crate) fn remove_waiting_as(
+        &mut self,
+        no: MsgNo,
+        source: Source,
+        make: Make<'_>,
+    ) -> Option<Delivery> {
+        self.change_queue(|queue| queue.remove(no, source, make)).flatten()
     }
 
     /// Takes a certain waiting message out; of several retained copies the oldest.
@@ -480,6 +502,19 @@ mod tests {
             }
         }
         assert_eq!(session.in_flight.len(), stuck.len());
+    }
+
+    #[test]
+    fn places_that_are_written_down_at_once_are_counted_as_they_are_held() {
+        let (account, delivery) = (Account::default(), delivery());
+        let mut session = Session::new(SessionNo(1), "c", "u", &account);
+        let before = account.bytes();
+        for left in (0..200).rev() {
+            assert!(session.push_written(&Written::from(&delivery), left + 1));
+            assert_eq!(account.bytes() - before, session.queue.held_bytes());
+            session.queue.check_held();
+        }
+        assert_eq!((session.queue.len(), session.queue.packed().count()), (200, 200));
     }
 
     #[test]

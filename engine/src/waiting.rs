@@ -23,8 +23,8 @@ use rustc_hash::FxHashMap;
 use crate::memory::entry_bytes;
 use crate::message::{Delivery, Message, MsgNo, Origin};
 use crate::record::{GroupNo, SessionNo, Source};
-pub(crate) use packed::Outline;
 use packed::can_be_packed;
+pub(crate) use packed::{Outline, Written};
 use priority::{PRIORITY_BYTES, Priority};
 use runs::{Run, Seen};
 
@@ -135,6 +135,12 @@ impl Waiting {
         Some((front.outline(), front.whole()))
     }
 
+    /// Whether the next to go out is known to be packed, without a look at what it is.
+    pub(crate) fn is_front_packed(&self) -> bool {
+        let first_run = self.runs.as_ref().and_then(|runs| runs.front());
+        self.priority.is_none() && first_run.is_some_and(Run::is_packed)
+    }
+
     /// The first ones in the order in which they will go out, so many, or fewer if another run would be met in part: their outlines, and their messages that are in memory.
     pub(crate) fn ahead(&self, messages: usize) -> Vec<(Outline<'_>, Option<&Delivery>)> {
         let Some(priority) = self.priority.as_deref() else {
@@ -193,37 +199,43 @@ impl Waiting {
         of(Source::Subscriptions)
     }
 
-    /// Makes room for so many more.
-    pub(crate) fn reserve(&mut self, more: usize) {
-        self.places.reserve(more);
-    }
-
     pub(crate) fn push(&mut self, delivery: Delivery) {
         if self.places.len() > self.len * 2 + EMPTY_MIN {
             self.clear_empty();
         }
         let place = self.first + self.places.len() as u64;
         self.note_priority(place, &delivery);
-        if let Some(collapse) = delivery.message.collapse
-            && delivery.source().recipient(SessionNo(0)).is_some()
-        {
-            let keys = self.collapsing.get_or_insert_default();
-            keys.insert((collapse, delivery.source()), delivery.message.no);
+        if let Origin::Group { share, .. } = &delivery.origin {
+            *self.by_group.get_or_insert_default().entry(share.no).or_default() += 1;
         }
-        if delivery.qos == QoS::AtMostOnce {
+        let Message { no, collapse, .. } = *delivery.message;
+        self.note_pushed(place, no, delivery.source(), delivery.qos, collapse, delivery.message.bytes());
+        self.held += entry_bytes(&delivery);
+        let newest = self.newest().max(delivery.message.no);
+        self.places.push_back(Place { delivery: Some(delivery), newest });
+    }
+
+    /// Counts a message at a new last place.
+    fn note_pushed(
+        &mut self,
+        place: u64,
+        no: MsgNo,
+        source: Source,
+        qos: QoS,
+        collapse: Option<NonZeroU64>,
+        bytes: usize,
+    ) {
+        if let Some(collapse) = collapse.filter(|_| source.recipient(SessionNo(0)).is_some()) {
+            self.collapsing.get_or_insert_default().insert((collapse, source), no);
+        }
+        if qos == QoS::AtMostOnce {
             if self.at_most_once == 0 {
                 self.at_most_once_from = place;
             }
             self.at_most_once += 1;
         }
-        if let Origin::Group { share, .. } = &delivery.origin {
-            *self.by_group.get_or_insert_default().entry(share.no).or_default() += 1;
-        }
         self.len += 1;
-        self.bytes += delivery.message.bytes();
-        self.held += entry_bytes(&delivery);
-        let newest = self.newest().max(delivery.message.no);
-        self.places.push_back(Place { delivery: Some(delivery), newest });
+        self.bytes += bytes;
     }
 
     /// The highest message number of all places.

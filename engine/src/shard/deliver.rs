@@ -148,6 +148,10 @@ impl Shard {
                 continue;
             }
             let session = &mut self.sessions[key];
+            if session.is_fetching && session.queue.is_front_packed() {
+                self.effort += bytes / BYTES_PER_EFFORT;
+                return;
+            }
             let Some((front, whole)) = session.queue.front() else {
                 return self.gather_more(key);
             };

@@ -1,5 +1,6 @@
 //! From the log to the state.
 
+mod lines;
 mod lost;
 mod met;
 
@@ -25,6 +26,7 @@ use crate::record::{
 use crate::route::SessionKey;
 use crate::session::{Incoming, Session, Subscription};
 use crate::timers::Deadline;
+use crate::waiting::Make;
 use crate::{Config, Now, RecoverError, Recovery, Ticket, view};
 use met::Met;
 
@@ -37,7 +39,7 @@ struct TakingBack<'a> {
 
 impl TakeEach for TakingBack<'_> {
     fn head(&mut self, head: HeadFields<'_>) -> Result<(), String> {
-        self.shard.apply_all_queued(self.met)?;
+        self.shard.apply_all_queued(self.met, self.now)?;
         self.shard.apply_head(&head, self.met, self.now);
         Ok(())
     }
@@ -45,14 +47,14 @@ impl TakeEach for TakingBack<'_> {
     fn queued(&mut self, queued: Queued) -> Result<(), String> {
         let before = &self.met.queued;
         if before.len() == QUEUED_MAX || before.first().is_some_and(|first| first.session != queued.session) {
-            self.shard.apply_all_queued(self.met)?;
+            self.shard.apply_all_queued(self.met, self.now)?;
         }
         self.met.queued.push(queued);
         Ok(())
     }
 
     fn other(&mut self, entry: Entry) -> Result<(), String> {
-        self.shard.apply_all_queued(self.met)?;
+        self.shard.apply_all_queued(self.met, self.now)?;
         self.shard.apply(entry, self.met, self.now)
     }
 }
@@ -106,6 +108,8 @@ impl Shard {
             met.sweep(&shard.retained);
             shard.bodies.evict(u64::MAX, |_, _| {});
         }
+        #[cfg(test)]
+        met.check_packed(shard.sessions.iter().map(|(_, session)| &*session.queue));
         drop(met);
         shard.pack_recovered();
         Ok(shard)
@@ -129,7 +133,7 @@ impl Shard {
 
     fn apply_record(&mut self, record: &Bytes, met: &mut Met, now: Now) -> Result<(), String> {
         read_each(record, &mut TakingBack { shard: self, met, now })?;
-        self.apply_all_queued(met)
+        self.apply_all_queued(met, now)
     }
 
     fn apply(&mut self, entry: Entry, met: &mut Met, now: Now) -> Result<(), String> {
@@ -155,7 +159,7 @@ impl Shard {
                 session.expiry_s = expiry_s;
                 session.keep_will(will);
             }
-            Entry::SessionEnded { session } => self.forget_session(session)?,
+            Entry::SessionEnded { session } => self.forget_session(session, met)?,
             Entry::Subscribed { session, filter, options, identifier } => {
                 let key = self.logged_key(session)?;
                 let filter = TopicFilter::parse(filter).map_err(|e| format!("a filter: {e}"))?;
@@ -226,7 +230,7 @@ impl Shard {
     }
 
     /// Takes the entries back that say who is a member, what was read, who was here and which ids are known no longer.
-    fn apply_reading(&mut self, entry: Entry, met: &Met, now: Now) -> Result<(), String> {
+    fn apply_reading(&mut self, entry: Entry, met: &mut Met, now: Now) -> Result<(), String> {
         match entry {
             Entry::ReadWished { topic, wish } => self.read_wishes.add(&topic, wish),
             Entry::ReaderLeft { topic, user, joined, read } => {
@@ -262,23 +266,33 @@ impl Shard {
     }
 
     /// Takes back the places at a session that were put together.
-    fn apply_all_queued(&mut self, met: &mut Met) -> Result<(), String> {
+    fn apply_all_queued(&mut self, met: &mut Met, now: Now) -> Result<(), String> {
         let Some(Queued { session, .. }) = met.queued.first() else { return Ok(()) };
         met.look_ahead();
         let key = self.sessions.numbered(*session);
-        if let Some(key) = key {
-            self.sessions[key].queue.reserve(met.queued.iter().filter(|q| q.packet_id.is_none()).count());
-        }
         let mut all = std::mem::take(&mut met.queued);
-        let taken = all.drain(..).try_for_each(|queued| self.apply_queued(queued, key, met));
+        let mut left = all.len();
+        let taken = all.drain(..).try_for_each(|queued| {
+            left -= 1;
+            match key.filter(|_| self.config.bodies_bytes_max > 0) {
+                Some(key) if met.pack(&queued, &mut self.sessions[key], left + 1, now) => Ok(()),
+                _ => self.apply_queued(queued, key, met, now),
+            }
+        });
         met.queued = all;
         taken
     }
 
     /// Takes a message's place at a session back.
-    fn apply_queued(&mut self, queued: Queued, key: Option<SessionKey>, met: &Met) -> Result<(), String> {
+    fn apply_queued(
+        &mut self,
+        queued: Queued,
+        key: Option<SessionKey>,
+        met: &mut Met,
+        now: Now,
+    ) -> Result<(), String> {
         let Queued { session: no, message, qos, retain, source, identifiers, packet_id } = queued;
-        let message = met.get(message)?.clone();
+        let message = met.get(message, &self.bodies, now)?;
         let (origin, subscription_identifiers) = (self.origin(no, source)?, identifiers.into());
         let delivery = Delivery { message, qos, retain, origin, subscription_identifiers };
         if delivery.is_kept() {
@@ -297,7 +311,7 @@ impl Shard {
     }
 
     /// Takes the entries back that move one message at one session.
-    fn apply_delivery(&mut self, entry: Entry, met: &Met, now: Now) -> Result<(), String> {
+    fn apply_delivery(&mut self, entry: Entry, met: &mut Met, now: Now) -> Result<(), String> {
         match entry {
             Entry::Sent { session, message, packet_id } if self.sessions.numbered(session).is_none() => {
                 let sent = self.remains.get_mut(&session).is_some_and(|r| r.sent(message, packet_id));
@@ -309,7 +323,7 @@ impl Shard {
                 let message = match stored {
                     Some(stored) => self.stored_message(now, &topic, stored),
                     // Its conversation has given it up since: its head is a row of its own then.
-                    None => met.get(message)?.clone(),
+                    None => met.get(message, &self.bodies, now)?,
                 };
                 let origin = match form {
                     Form::Plain => Origin::Subscriptions,
@@ -325,8 +339,8 @@ impl Shard {
             Entry::Sent { session, message, packet_id } => {
                 let key = self.logged_key(session)?;
                 // Of several copies the one that came first is sent first; what went before it had priority.
-                let session = &mut self.sessions[key];
-                let delivery = session.remove_first_waiting(message, &mut self.bodies);
+                let (session, bodies) = (&mut self.sessions[key], &self.bodies);
+                let delivery = session.remove_first_waiting_as(message, &mut |m, _| met.unpack(m, bodies));
                 let delivery = delivery.ok_or_else(|| format!("message {} does not wait", message.0))?;
                 session.restore_in_flight(packet_id, delivery);
             }
@@ -344,14 +358,17 @@ impl Shard {
                 }
                 // Recipients whose session was not durable are named only for their receipts.
                 if let Some(key) = self.sessions.numbered(session) {
-                    let session = &mut self.sessions[key];
+                    let (session, bodies) = (&mut self.sessions[key], &self.bodies);
                     match packet_id {
                         Some(id) => drop(
                             session
                                 .end_in_flight(id)
                                 .ok_or_else(|| format!("packet id {id} is not in flight"))?,
                         ),
-                        None => drop(session.remove_waiting(message, source, &mut self.bodies)),
+                        None => {
+                            let make: Make<'_> = &mut |message, _| met.unpack(message, bodies);
+                            drop(session.remove_waiting_as(message, source, make));
+                        }
                     }
                 } else if let Some(remains) = self.remains.get_mut(&session) {
                     remains.forget(message, source, packet_id);
@@ -405,6 +422,9 @@ impl Shard {
             return;
         }
         self.next_message = self.next_message.max(head.no.0.saturating_add(1));
+        if met.insert_line(head) {
+            return;
+        }
         let expiry = head.expiry_unix_ms.map(|unix_ms| Expiry::from_unix(unix_ms, now));
         let held = self.bodies.hold_head(head.topic);
         let topic = met.share_topic(head.topic);
@@ -462,8 +482,9 @@ impl Shard {
     }
 
     /// Ends a session without telling anybody: whoever had to know was told in the same record.
-    fn forget_session(&mut self, no: SessionNo) -> Result<(), String> {
+    fn forget_session(&mut self, no: SessionNo, met: &mut Met) -> Result<(), String> {
         let key = self.logged_key(no)?;
+        met.forget_packed(&self.sessions[key].queue);
         let mut session = self.take_session(key);
         if let Some(remains) = Remains::of(&mut session, &self.account) {
             self.remains.insert(no, remains);

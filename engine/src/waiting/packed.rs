@@ -19,6 +19,9 @@ use crate::record::Source;
 /// Places in one run at most: as many as are read ahead.
 pub(super) const PLACES: usize = 64;
 
+/// Bytes that a place mostly takes, its topic excepted.
+const PLACE_BYTES: usize = 13;
+
 /// What decisions need of a message that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Outline<'a> {
@@ -51,20 +54,38 @@ impl<'a> From<&'a Delivery> for Outline<'a> {
     }
 }
 
-/// One place as it is read.
+/// One place as it is written and read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Written<'a> {
-    pub(super) outline: Outline<'a>,
-    retain: bool,
-    message_qos: QoS,
-    message_retain: bool,
-    is_high: bool,
+pub(crate) struct Written<'a> {
+    pub(crate) outline: Outline<'a>,
+    pub(crate) retain: bool,
+    pub(crate) message_qos: QoS,
+    pub(crate) message_retain: bool,
+    pub(crate) is_high: bool,
     /// Whether others wait for the same message.
-    pub(super) is_shared: bool,
-    ts_unix_ms: u64,
-    collapse: Option<NonZeroU64>,
-    payload_bytes: u32,
-    identifiers: Vec<u32>,
+    pub(crate) is_shared: bool,
+    pub(crate) ts_unix_ms: u64,
+    pub(crate) collapse: Option<NonZeroU64>,
+    pub(crate) payload_bytes: u32,
+    pub(crate) identifiers: Vec<u32>,
+}
+
+impl<'a> From<&'a Delivery> for Written<'a> {
+    fn from(delivery: &'a Delivery) -> Self {
+        let message = &*delivery.message;
+        Self {
+            outline: delivery.into(),
+            retain: delivery.retain,
+            message_qos: message.qos,
+            message_retain: message.retain,
+            is_high: message.is_high,
+            is_shared: Arc::strong_count(&delivery.message) > 1,
+            ts_unix_ms: message.ts_unix_ms,
+            collapse: message.collapse,
+            payload_bytes: message.payload_bytes,
+            identifiers: delivery.subscription_identifiers.to_vec(),
+        }
+    }
 }
 
 impl Written<'_> {
@@ -169,6 +190,11 @@ impl Packed {
         self.left.count_ones() as usize
     }
 
+    /// The first place that is not empty.
+    pub(super) fn oldest(&self) -> Option<usize> {
+        (self.left > 0).then_some(self.left.trailing_zeros() as usize)
+    }
+
     /// Places, empty ones counted.
     pub(super) fn count(&self) -> usize {
         usize::from(self.count)
@@ -179,63 +205,67 @@ impl Packed {
         self.written.capacity()
     }
 
+    /// Makes one that so many places are expected in.
+    pub(super) fn with_room_for(places: usize, topic: &str) -> Self {
+        let bytes = topic.len() + PLACE_BYTES * places.clamp(1, PLACES);
+        Self { written: Vec::with_capacity(bytes), ..Self::default() }
+    }
+
     /// Writes the next place down, or an empty one.
-    pub(super) fn push(&mut self, delivery: Option<&Delivery>) {
+    pub(super) fn push(&mut self, place: Option<&Written<'_>>) {
         let at = self.count;
         self.count += 1;
-        let Some(delivery) = delivery else { return };
+        let Some(place) = place else { return };
         (self.there, self.left) = (self.there | 1 << at, self.left | 1 << at);
-        let message = &*delivery.message;
-        let source = SOURCES.iter().position(|source| *source == delivery.source()).unwrap_or_default();
-        let identifiers = &*delivery.subscription_identifiers;
+        let Outline { no, source, qos, topic, seq, expiry, bytes, place: record } = place.outline;
+        let source = SOURCES.iter().position(|known| *known == source).unwrap_or_default();
         let set = |bit: u8, is_set: bool| if is_set { bit } else { 0 };
-        let more = set(bit::MESSAGE_RETAIN, message.retain)
-            | set(bit::HIGH, message.is_high)
-            | set(bit::EXPIRY, message.expiry.is_some())
-            | set(bit::SEQ, message.seq.is_some())
-            | set(bit::COLLAPSE, message.collapse.is_some())
-            | set(bit::IDENTIFIERS, !identifiers.is_empty());
-        let has_more = more > 0 || message.qos != delivery.qos;
-        let topic = self.topic_before();
-        let is_same_topic = !self.written.is_empty() && topic == message.topic.as_bytes();
+        let more = set(bit::MESSAGE_RETAIN, place.message_retain)
+            | set(bit::HIGH, place.is_high)
+            | set(bit::EXPIRY, expiry.is_some())
+            | set(bit::SEQ, seq.is_some())
+            | set(bit::COLLAPSE, place.collapse.is_some())
+            | set(bit::IDENTIFIERS, !place.identifiers.is_empty());
+        let has_more = more > 0 || place.message_qos != qos;
+        let is_same_topic = !self.written.is_empty() && self.topic_before() == topic.as_bytes();
         let before = self.last;
-        let first = delivery.qos as u8
+        let first = qos as u8
             | (source as u8) << bit::SOURCE
-            | set(bit::RETAIN, delivery.retain)
+            | set(bit::RETAIN, place.retain)
             | set(bit::SAME_TOPIC, is_same_topic)
-            | set(bit::SHARED, Arc::strong_count(&delivery.message) > 1)
+            | set(bit::SHARED, place.is_shared)
             | set(bit::MORE, has_more);
         self.written.push(first);
         if has_more {
-            self.written.push(message.qos as u8 | more);
+            self.written.push(place.message_qos as u8 | more);
         }
-        self.put_difference(message.no.0, before.no);
-        self.put_difference(message.record, before.place);
-        self.put_difference(message.ts_unix_ms, before.ts_unix_ms);
-        self.put(u64::from(message.bytes));
-        self.put_difference(u64::from(message.payload_bytes), u64::from(message.bytes));
-        let mut topic = before.topic;
+        self.put_difference(no.0, before.no);
+        self.put_difference(record, before.place);
+        self.put_difference(place.ts_unix_ms, before.ts_unix_ms);
+        self.put(u64::from(bytes));
+        self.put_difference(u64::from(place.payload_bytes), u64::from(bytes));
+        let mut topic_at = before.topic;
         if !is_same_topic {
-            self.put(message.topic.len() as u64);
-            topic = (self.written.len() as u32, message.topic.len() as u32);
-            self.written.extend_from_slice(message.topic.as_bytes());
+            self.put(topic.len() as u64);
+            topic_at = (self.written.len() as u32, topic.len() as u32);
+            self.written.extend_from_slice(topic.as_bytes());
         }
-        if let Some(expiry) = message.expiry {
+        if let Some(expiry) = expiry {
             self.put(expiry.monotonic_ms);
-            self.put_difference(expiry.unix_ms(), message.ts_unix_ms);
+            self.put_difference(expiry.unix_ms(), place.ts_unix_ms);
         }
-        if let Some(seq) = message.seq {
+        if let Some(seq) = seq {
             self.put_difference(seq, before.seq);
         }
-        if let Some(collapse) = message.collapse {
+        if let Some(collapse) = place.collapse {
             self.written.extend_from_slice(&collapse.get().to_le_bytes());
         }
-        if !identifiers.is_empty() {
-            self.put(identifiers.len() as u64);
-            identifiers.iter().for_each(|identifier| self.put(u64::from(*identifier)));
+        if !place.identifiers.is_empty() {
+            self.put(place.identifiers.len() as u64);
+            place.identifiers.iter().for_each(|identifier| self.put(u64::from(*identifier)));
         }
-        let (no, place, ts_unix_ms) = (message.no.0, message.record, message.ts_unix_ms);
-        self.last = Before { no, place, ts_unix_ms, seq: message.seq.unwrap_or(before.seq), topic };
+        let (ts_unix_ms, seq) = (place.ts_unix_ms, seq.unwrap_or(before.seq));
+        self.last = Before { no: no.0, place: record, ts_unix_ms, seq, topic: topic_at };
         if self.is_full() {
             self.written.shrink_to_fit();
         }
@@ -438,7 +468,7 @@ mod tests {
             taken in prop::collection::vec(0..PLACES, 0..8),
         ) {
             let mut packed = Packed::default();
-            deliveries.iter().for_each(|delivery| packed.push(delivery.as_ref()));
+            deliveries.iter().for_each(|delivery| packed.push(delivery.as_ref().map(Written::from).as_ref()));
             let mut expected: Vec<_> =
                 deliveries.iter().enumerate().filter_map(|(at, d)| Some((at, d.clone()?))).collect();
             for taken in taken {
@@ -476,7 +506,8 @@ mod tests {
             };
             let (message, qos) = (Arc::new(message), QoS::AtLeastOnce);
             let (origin, subscription_identifiers) = (Origin::Subscriptions, Identifiers::default());
-            packed.push(Some(&Delivery { message, qos, retain: false, origin, subscription_identifiers }));
+            let delivery = Delivery { message, qos, retain: false, origin, subscription_identifiers };
+            packed.push(Some(&Written::from(&delivery)));
         }
         assert!(packed.held_bytes() <= 13 * PLACES, "{} bytes", packed.held_bytes());
     }

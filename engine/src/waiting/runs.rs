@@ -156,7 +156,15 @@ impl Run {
 
     /// The first place that is not empty.
     pub(super) fn oldest(&self) -> Option<u64> {
-        self.iter().next().map(|(at, _)| self.first + at as u64)
+        let at = match &self.form {
+            Form::Packed(packed) => packed.oldest(),
+            Form::Whole(whole) => (whole.left > 0).then_some(whole.gone),
+        };
+        at.map(|at| self.first + at as u64)
+    }
+
+    pub(super) fn is_packed(&self) -> bool {
+        matches!(self.form, Form::Packed(_))
     }
 
     fn held_bytes(&self) -> usize {
@@ -221,7 +229,7 @@ impl Run {
         let Form::Whole(whole) = &self.form else { return };
         if whole.iter().all(|(_, delivery)| can_be_packed(delivery, committed)) {
             let mut packed = Packed::default();
-            whole.places.iter().for_each(|delivery| packed.push(delivery.as_ref()));
+            whole.places.iter().for_each(|place| packed.push(place.as_ref().map(Written::from).as_ref()));
             self.form = Form::Packed(packed);
         }
     }
@@ -377,12 +385,47 @@ impl Waiting {
         match &mut run.form {
             Form::Packed(packed) => {
                 let before = packed.held_bytes();
-                packed.push(delivery.as_ref());
+                packed.push(delivery.as_ref().map(Written::from).as_ref());
                 self.held =
                     self.held + packed.held_bytes() - before - delivery.as_ref().map_or(0, entry_bytes);
             }
             Form::Whole(whole) => whole.push(delivery),
         }
+    }
+
+    /// Puts a place at the end that is written down already, of a queue that about so many more come to. Says whether
+    /// that can be: what stands before it must not be in `places`, and nothing may have priority.
+    pub(crate) fn push_written(&mut self, written: &Written<'_>, more: usize) -> bool {
+        if !self.places.is_empty() || self.priority.is_some() || written.is_high {
+            return false;
+        }
+        let Outline { no, source, qos, topic, bytes, .. } = written.outline;
+        let newest = self.newest().max(no);
+        self.note_pushed(self.first, no, source, qos, written.collapse, bytes as usize);
+        let runs = self.runs.get_or_insert_with(|| Box::new(VecDeque::with_capacity(1)));
+        let fits = |run: &Run| {
+            run.end() == self.first && matches!(&run.form, Form::Packed(packed) if !packed.is_full())
+        };
+        if !runs.back().is_some_and(fits) {
+            let packed = Packed::with_room_for(more, topic);
+            self.held += RUN_BYTES + packed.held_bytes();
+            runs.push_back(Run::new(self.first, newest, Form::Packed(packed)));
+        }
+        if let Some(Run { newest: of_run, form: Form::Packed(packed), .. }) = runs.back_mut() {
+            *of_run = newest;
+            let before = packed.held_bytes();
+            packed.push(Some(written));
+            // It may be full, and have given its spare room back.
+            self.held = self.held + packed.held_bytes() - before;
+        }
+        self.first += 1;
+        true
+    }
+
+    /// Numbers of the messages that are packed.
+    pub(crate) fn packed(&self) -> impl Iterator<Item = MsgNo> {
+        let is_packed = |seen: &Seen<'_>| matches!(seen, Seen::Packed(_));
+        self.seen_from(0).filter(move |(_, seen)| is_packed(seen)).map(|(_, seen)| seen.no())
     }
 
     /// Counts the bytes again that the places need.

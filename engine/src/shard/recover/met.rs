@@ -7,14 +7,21 @@ use std::sync::Arc;
 use bytestring::ByteString;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
+use super::lines::Lines;
+use crate::Now;
+use crate::body::Bodies;
 use crate::message::{Message, MsgNo};
-use crate::record::Queued;
+use crate::record::{HeadFields, Queued, Source};
 use crate::retained::Retained;
+use crate::session::Session;
+use crate::waiting::Waiting;
 
 /// Messages met while rows and log are taken back.
 #[derive(Default)]
 pub(super) struct Met {
-    heads: Heads,
+    /// Those that rows tell of.
+    lines: Lines,
+    /// Those that records brought, and of the others those that somebody needed whole.
     pub(super) by_no: FxHashMap<MsgNo, Arc<Message>>,
     /// Those that were made retained, by their numbers: new subscriptions may have brought them somewhere.
     pub(super) retained: FxHashMap<MsgNo, Arc<Message>>,
@@ -30,28 +37,62 @@ pub(super) struct Met {
 }
 
 impl Met {
-    pub(super) fn get(&self, no: MsgNo) -> Result<&Arc<Message>, String> {
-        self.newest(no)
-            .or_else(|| self.retained.get(&no))
-            .ok_or_else(|| format!("message {} is not in the log", no.0))
-    }
-
-    fn newest(&self, no: MsgNo) -> Option<&Arc<Message>> {
-        self.by_no.get(&no).or_else(|| self.heads.get(no))
+    /// Finds a message, or makes it of what its row says.
+    pub(super) fn get(&mut self, no: MsgNo, bodies: &Bodies, now: Now) -> Result<Arc<Message>, String> {
+        if let Some(known) = self.by_no.get(&no) {
+            return Ok(known.clone());
+        }
+        if let Some(made) = self.lines.message(no, now).map(|message| bodies.count_head(message)) {
+            self.by_no.insert(no, made.clone());
+            return Ok(made);
+        }
+        self.retained.get(&no).cloned().ok_or_else(|| format!("message {} is not in the log", no.0))
     }
 
     /// Looks at the messages of all places that are to be taken back. They lie far from each other in memory: looked
     /// at one by one each would be waited for, while now they are on their way together.
     pub(super) fn look_ahead(&self) {
-        let met = self.queued.iter().filter_map(|queued| self.newest(queued.message));
-        black_box(met.map(|m| Arc::strong_count(m) + m.bytes()).fold(0, usize::wrapping_add));
+        black_box(
+            self.queued.iter().map(|queued| self.lines.touch(queued.message)).fold(0, usize::wrapping_add),
+        );
+    }
+
+    /// Writes a place of a row down in its session's queue, which about so many more come to, without making the
+    /// message; says whether that can be.
+    pub(super) fn pack(&mut self, queued: &Queued, session: &mut Session, more: usize, now: Now) -> bool {
+        if self.place > 0 || queued.packet_id.is_some() || matches!(queued.source, Source::Group(_)) {
+            return false;
+        }
+        let is_packed = |place| session.push_written(&place, more);
+        let is_packed = self.lines.place(queued, now).is_some_and(is_packed);
+        if is_packed {
+            self.lines.packed(queued.message);
+        }
+        is_packed
+    }
+
+    /// Makes a message that was packed, and is not any more.
+    pub(super) fn unpack(&mut self, message: Message, bodies: &Bodies) -> Arc<Message> {
+        self.lines.unpacked(message.no);
+        self.by_no.entry(message.no).or_insert_with(|| bodies.count_head(message)).clone()
+    }
+
+    /// Notes that all that is packed in a queue goes with it.
+    pub(super) fn forget_packed(&mut self, queue: &Waiting) {
+        queue.packed().for_each(|no| self.lines.unpacked(no));
     }
 
     /// Whether something points to a message, or may in this record.
     pub(super) fn is_needed(&self, no: MsgNo, retained: &Retained) -> bool {
         self.fresh.contains(&no)
-            || self.newest(no).is_some_and(|m| Arc::strong_count(m) > 1)
+            || self.by_no.get(&no).is_some_and(|m| Arc::strong_count(m) > 1)
+            || self.lines.is_packed(no)
             || self.retained.get(&no).is_some_and(|m| is_retained(m, retained))
+    }
+
+    /// Notes a message whose body is elsewhere, if its row can be kept as it is.
+    pub(super) fn insert_line(&mut self, head: &HeadFields<'_>) -> bool {
+        self.place == 0 && self.lines.push(head)
     }
 
     /// Notes a message whose body is elsewhere.
@@ -59,9 +100,7 @@ impl Met {
         if self.place > 0 {
             self.fresh.push(message.no);
         }
-        if let Some(out_of_order) = self.heads.push(message) {
-            self.by_no.insert(out_of_order.no, out_of_order);
-        }
+        self.by_no.insert(message.no, message);
     }
 
     #[inline]
@@ -72,66 +111,29 @@ impl Met {
     /// Lets messages go that nothing points to, between records: inside one the pointers may follow.
     pub(super) fn sweep(&mut self, retained: &Retained) {
         self.fresh.clear();
-        if self.heads.list.len() + self.by_no.len() + self.retained.len() > self.sweep_at.max(1024) {
-            self.heads.retain(|message| Arc::strong_count(message) > 1);
+        if self.len() > self.sweep_at.max(1024) {
+            self.lines.sweep();
             self.by_no.retain(|_, message| Arc::strong_count(message) > 1);
             self.retained.retain(|_, message| is_retained(message, retained));
-            self.sweep_at = (self.heads.list.len() + self.by_no.len() + self.retained.len()) * 2;
+            self.sweep_at = self.len() * 2;
         }
+    }
+
+    fn len(&self) -> usize {
+        self.lines.len() + self.by_no.len() + self.retained.len()
+    }
+
+    /// Counts again what is packed.
+    #[cfg(test)]
+    pub(super) fn check_packed<'a>(&self, queues: impl Iterator<Item = &'a Waiting>) {
+        let mut counted = std::collections::BTreeMap::<MsgNo, u32>::new();
+        queues.flat_map(Waiting::packed).for_each(|no| *counted.entry(no).or_default() += 1);
+        assert_eq!(self.lines.all_packed(), counted, "lines and queues differ");
     }
 }
 
 fn is_retained(message: &Message, retained: &Retained) -> bool {
     retained.get(&message.topic).is_some_and(|now| now.no == message.no)
-}
-
-/// Numbers that have one place in the index of [`Heads`].
-const PAGE: u64 = 64;
-
-/// Messages that came in the order of their numbers, as rows say them: they stand in a list, which is filled and
-/// searched with less effort than a table.
-#[derive(Default)]
-struct Heads {
-    list: Vec<(MsgNo, Arc<Message>)>,
-    /// Where the numbers of a page begin in the list.
-    pages: FxHashMap<u64, usize>,
-}
-
-impl Heads {
-    /// Takes the next message, or gives it back when its number is not the highest.
-    #[inline]
-    fn push(&mut self, message: Arc<Message>) -> Option<Arc<Message>> {
-        let no = message.no;
-        let last = self.list.last().map(|(last, _)| *last);
-        if last.is_some_and(|last| last >= no) {
-            return Some(message);
-        }
-        if last.is_none_or(|last| last.0 / PAGE != no.0 / PAGE) {
-            self.pages.insert(no.0 / PAGE, self.list.len());
-        }
-        self.list.push((no, message));
-        None
-    }
-
-    fn get(&self, no: MsgNo) -> Option<&Arc<Message>> {
-        let from = *self.pages.get(&(no.0 / PAGE))?;
-        let to = self.list.len().min(from + (no.0 % PAGE) as usize + 1);
-        let page = &self.list[from..to];
-        // Where it is if no number before it is missing.
-        let at = match page.last() {
-            Some((last, _)) if *last == no => page.len() - 1,
-            _ => page.binary_search_by_key(&no, |(no, _)| *no).ok()?,
-        };
-        Some(&page[at].1)
-    }
-
-    fn retain(&mut self, is_kept: impl Fn(&Arc<Message>) -> bool) {
-        self.pages.clear();
-        self.list.retain(|(_, message)| is_kept(message));
-        for (at, (no, _)) in self.list.iter().enumerate() {
-            self.pages.entry(no.0 / PAGE).or_insert(at);
-        }
-    }
 }
 
 /// Topics that are remembered.
@@ -166,38 +168,6 @@ impl Topics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::message_for_tests;
-
-    #[test]
-    fn heads_are_found_by_number_whichever_are_missing() {
-        let mut rng = fastrand::Rng::with_seed(3);
-        for step in [1, 2, 7, 200] {
-            let mut heads = Heads::default();
-            let mut all = Vec::new();
-            let mut no = 0;
-            for _ in 0..3_000 {
-                no += rng.u64(1..=step);
-                all.push(no);
-                assert_eq!(heads.push(numbered(no)), None);
-                assert!(heads.push(numbered(no)).is_some() && heads.push(numbered(no - 1)).is_some());
-            }
-            let found = |heads: &Heads, no| heads.get(MsgNo(no)).map(|m| m.no.0);
-            for no in 0..all.last().unwrap() + 200 {
-                assert_eq!(found(&heads, no), all.binary_search(&no).ok().map(|_| no));
-            }
-            heads.retain(|m| m.no.0 % 3 == 0);
-            for no in 0..all.last().unwrap() + 200 {
-                assert_eq!(
-                    found(&heads, no),
-                    all.binary_search(&no).ok().filter(|_| no % 3 == 0).map(|_| no)
-                );
-            }
-        }
-    }
-
-    fn numbered(no: u64) -> Arc<Message> {
-        Arc::new(Message { no: MsgNo(no), ..Message::clone(&message_for_tests()) })
-    }
 
     #[test]
     fn topics_that_follow_each_other_are_one_string() {
