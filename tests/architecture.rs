@@ -36,7 +36,6 @@ const PURE: &[(&str, &[&str])] = &[
     (
         "postrider-engine",
         &[
-            "arc-swap",
             "bytes",
             "bytestring",
             "thiserror",

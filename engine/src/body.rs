@@ -7,9 +7,8 @@
 //! newest come last in `order`.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-use arc_swap::{ArcSwapOption, Guard};
 use bytes::Bytes;
 use bytestring::ByteString;
 use protocol::{Publish, PublishProperties, Shared, UserProperties, im};
@@ -70,8 +69,9 @@ impl Body {
 pub(crate) enum BodySlot {
     /// It never leaves: no record holds it.
     Stays(Box<Body>),
-    /// It may leave and come back.
-    MayLeave(ArcSwapOption<Body>),
+    /// It may leave and come back. One thread looks: the lock is always free, and what it costs is less than what it
+    /// takes to do without one.
+    MayLeave(Mutex<Option<Arc<Body>>>),
 }
 
 /// A body that is looked at.
@@ -79,7 +79,7 @@ pub(crate) enum Loaded<'a> {
     /// One that never leaves.
     Stays(&'a Body),
     /// One that is kept for as long.
-    MayLeave(Guard<Option<Arc<Body>>>),
+    MayLeave(Option<Arc<Body>>),
 }
 
 impl Loaded<'_> {
@@ -104,31 +104,32 @@ impl BodySlot {
         Self::Stays(Box::new(body))
     }
 
+    fn of(body: Option<Arc<Body>>) -> Self {
+        Self::MayLeave(Mutex::new(body))
+    }
+
     /// The body, if it is in memory.
     #[inline]
     pub(crate) fn load(&self) -> Loaded<'_> {
         match self {
             Self::Stays(body) => Loaded::Stays(body),
-            Self::MayLeave(body) => Loaded::MayLeave(body.load()),
+            // A copy: whoever looks at it may look again meanwhile.
+            Self::MayLeave(body) => Loaded::MayLeave(lock(body).clone()),
         }
     }
 
+    #[inline]
     pub(crate) fn is_here(&self) -> bool {
-        self.load().as_ref().is_some()
-    }
-
-    /// Takes the body out of a message that nobody else has.
-    pub(crate) fn take(self) -> Option<Body> {
         match self {
-            Self::Stays(body) => Some(*body),
-            Self::MayLeave(body) => body.into_inner().map(Arc::unwrap_or_clone),
+            Self::Stays(_) => true,
+            Self::MayLeave(body) => lock(body).is_some(),
         }
     }
 
     /// Puts a body that may leave there, or takes it away.
     fn set(&self, new: Option<Arc<Body>>) {
         if let Self::MayLeave(body) = self {
-            body.store(new);
+            *lock(body) = new;
         }
     }
 
@@ -137,24 +138,27 @@ impl BodySlot {
         match self {
             Self::Stays(body) => change(body),
             Self::MayLeave(slot) => {
-                if let Some(mut body) = slot.swap(None) {
-                    change(Arc::make_mut(&mut body));
-                    slot.store(Some(body));
+                if let Some(body) = &mut *lock(slot) {
+                    change(Arc::make_mut(body));
                 }
             }
         }
     }
 }
 
+fn lock(body: &Mutex<Option<Arc<Body>>>) -> MutexGuard<'_, Option<Arc<Body>>> {
+    body.lock().expect("no holder of this lock panics")
+}
+
 impl Default for BodySlot {
     fn default() -> Self {
-        Self::MayLeave(ArcSwapOption::empty())
+        Self::of(None)
     }
 }
 
 impl From<Body> for BodySlot {
     fn from(body: Body) -> Self {
-        Self::MayLeave(ArcSwapOption::from_pointee(body))
+        Self::of(Some(Arc::new(body)))
     }
 }
 
@@ -163,7 +167,7 @@ impl Clone for BodySlot {
     fn clone(&self) -> Self {
         match self {
             Self::Stays(body) => Self::from(Body::clone(body)),
-            Self::MayLeave(body) => Self::MayLeave(ArcSwapOption::new(body.load_full())),
+            Self::MayLeave(body) => Self::of(lock(body).clone()),
         }
     }
 }

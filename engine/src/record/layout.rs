@@ -448,6 +448,8 @@ struct Reader<'a> {
     version: u8,
     /// Messages are wanted without the bodies that nothing but sending needs.
     skips_bodies: bool,
+    /// Strings and payloads are parts of the record, not copies.
+    shares: bool,
 }
 
 fn final_state(state: u8) -> Result<Option<FinalState>, String> {
@@ -456,14 +458,16 @@ fn final_state(state: u8) -> Result<Option<FinalState>, String> {
 }
 
 impl<'a> Reader<'a> {
-    fn slice(&mut self, len: usize) -> Result<Bytes, String> {
+    /// Where so many bytes from here on end.
+    fn end_of(&self, len: usize) -> Result<usize, String> {
         let end = self.at.checked_add(len).filter(|end| *end <= self.record.len());
-        let end =
-            end.ok_or_else(|| format!("{len} bytes wanted at byte {} of {}", self.at, self.record.len()))?;
-        // A copy: a slice would keep the whole log segment in memory.
-        let slice = Bytes::copy_from_slice(&self.record[self.at..end]);
+        end.ok_or_else(|| format!("{len} bytes wanted at byte {} of {}", self.at, self.record.len()))
+    }
+    fn slice(&mut self, len: usize) -> Result<Bytes, String> {
+        let (at, end, record) = (self.at, self.end_of(len)?, self.record);
         self.at = end;
-        Ok(slice)
+        // A slice keeps all of the record in memory.
+        Ok(if self.shares { record.slice(at..end) } else { Bytes::copy_from_slice(&record[at..end]) })
     }
     #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
@@ -499,9 +503,7 @@ impl<'a> Reader<'a> {
     /// Steps over bytes that nobody wants; returns how many.
     fn skip(&mut self) -> Result<usize, String> {
         let len = self.u32()? as usize;
-        let end = self.at.checked_add(len).filter(|end| *end <= self.record.len());
-        self.at =
-            end.ok_or_else(|| format!("{len} bytes wanted at byte {} of {}", self.at, self.record.len()))?;
+        self.at = self.end_of(len)?;
         Ok(len)
     }
     /// A string that nobody keeps.

@@ -18,7 +18,8 @@ use super::preview::Previews;
 use crate::body::Body;
 use crate::message::{Delivery, Message, MsgNo};
 use crate::record::{GroupNo, SessionNo, Source, read_body};
-use crate::session::{FlightState, InFlight, Session};
+use crate::route::SessionKey;
+use crate::session::{FlightState, InFlight};
 use crate::waiting::Outline;
 use crate::{FetchId, Now, Output, Ticket};
 
@@ -28,8 +29,12 @@ const OPEN_MAX: usize = 512;
 /// ... and bytes of messages that they ask for, the last one's not counted.
 const OPEN_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Messages that are read ahead for one session.
+/// Messages that are read ahead for one session at least ...
 pub(super) const AHEAD_MESSAGES: usize = 64;
+
+/// ... and at most: as many as its client takes without an acknowledgement. Each request costs a turn of two threads,
+/// so those of clients that take much are few and large.
+const AHEAD_MESSAGES_MAX: usize = 256;
 
 /// Bytes of messages that are read ahead for one session, the last one's not counted.
 pub(super) const AHEAD_BYTES: usize = 256 * 1024;
@@ -199,10 +204,11 @@ impl Shard {
     /// Makes the packed messages again that a session sends next, with what was read of them.
     fn unpack_ahead(&mut self, session: SessionNo, mut read: FxHashMap<MsgNo, Body>) {
         let Some(key) = self.sessions.numbered(session) else { return };
+        let ahead = self.ahead_of(key);
         let session = &mut self.sessions[key];
         if session.conn.is_some() {
             let stats = &mut self.stats;
-            session.unpack_waiting(AHEAD_MESSAGES, &mut self.bodies, |no| {
+            session.unpack_waiting(ahead, &mut self.bodies, |no| {
                 let body = read.remove(&no);
                 stats.bodies_lost += u64::from(body.as_ref().is_some_and(|body| body.is_lost));
                 body
@@ -233,12 +239,13 @@ impl Shard {
                 messages.iter().map(|(_, message)| Wanted::Stored(message.clone())).collect()
             }
             FetchFor::Session(session) => {
-                let session = self.sessions.numbered(session).map(|key| &self.sessions[key]);
-                session.filter(|s| s.conn.is_some()).map_or(Vec::new(), |session| self.wanted_of(session))
+                let key = self.sessions.numbered(session);
+                let key = key.filter(|key| self.sessions[*key].conn.is_some());
+                key.map_or(Vec::new(), |key| self.wanted_of(key))
             }
             FetchFor::Group { session, group, .. } => {
                 let is_of = |d: &&Delivery| group.is_none_or(|group| d.source() == Source::Group(group));
-                let mut wanted = Absent::default();
+                let mut wanted = Absent::of(AHEAD_MESSAGES);
                 // What came by a group is never packed.
                 if let Some(key) = self.sessions.numbered(session) {
                     wanted.look_at_all(self.sessions[key].queue.iter_whole().filter(is_of));
@@ -250,13 +257,21 @@ impl Shard {
         }
     }
 
+    /// How many messages are read ahead for a session.
+    fn ahead_of(&self, key: SessionKey) -> usize {
+        let conn = self.sessions[key].conn.and_then(|conn| self.conns.get(&conn));
+        let window = conn.map_or(0, |conn| self.window(key, conn.window));
+        window.clamp(AHEAD_MESSAGES, AHEAD_MESSAGES_MAX)
+    }
+
     /// What a session sends next: in flight, waiting, and of stored messages.
-    fn wanted_of(&self, session: &Session) -> Vec<Wanted> {
+    fn wanted_of(&self, key: SessionKey) -> Vec<Wanted> {
+        let (session, messages) = (&self.sessions[key], self.ahead_of(key));
         let is_due = |f: &&InFlight| !f.on_this_connection && f.state == FlightState::Sent;
-        let mut absent = Absent::default();
+        let mut absent = Absent::of(messages);
         absent.look_at_all(session.in_flight.iter().filter(is_due).map(|f| &f.delivery));
         if absent.has_room() {
-            for (outline, whole) in session.queue.ahead(AHEAD_MESSAGES) {
+            for (outline, whole) in session.queue.ahead(messages) {
                 let is_looked_at = match whole {
                     Some(delivery) => absent.look_at(&delivery.message),
                     None => absent.look_at_packed(&outline, self.bodies.has_shared(outline.no)),
@@ -267,7 +282,7 @@ impl Shard {
             }
         }
         let mut wanted = absent.wanted;
-        let mut ahead = Absent::default();
+        let mut ahead = Absent::of(AHEAD_MESSAGES);
         let replays = session.replays.iter().flat_map(|replays| replays.ahead());
         for message in replays.filter(|message| !message.body.is_here()) {
             if !ahead.has_room() {
@@ -281,16 +296,21 @@ impl Shard {
 }
 
 /// Collects what is to be read of the first messages.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Absent {
     wanted: Vec<Wanted>,
+    messages_max: usize,
     messages: usize,
     bytes: usize,
 }
 
 impl Absent {
+    fn of(messages_max: usize) -> Self {
+        Self { wanted: Vec::new(), messages_max, messages: 0, bytes: 0 }
+    }
+
     fn has_room(&self) -> bool {
-        self.messages < AHEAD_MESSAGES && self.bytes < AHEAD_BYTES
+        self.messages < self.messages_max && self.bytes < AHEAD_BYTES
     }
 
     fn count(&mut self, bytes: usize) {

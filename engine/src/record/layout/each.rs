@@ -137,7 +137,7 @@ pub(crate) fn read_heads(record: &Bytes, take: &mut impl TakeEach) -> Result<(),
 }
 
 fn read(record: &Bytes, take: &mut impl TakeEach, skips_bodies: bool) -> Result<(), String> {
-    let mut r = Reader { record, at: 0, version: 0, skips_bodies };
+    let mut r = Reader { record, at: 0, version: 0, skips_bodies, shares: false };
     r.version = r.u8()?;
     if !(1..=VERSION).contains(&r.version) {
         return Err(format!("record version {}, this program reads versions 1 to {VERSION}", r.version));
