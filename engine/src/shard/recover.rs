@@ -59,6 +59,9 @@ impl TakeEach for TakingBack<'_> {
     }
 }
 
+/// The highest Subscription Identifier that a packet can hold.
+const IDENTIFIER_MAX: u32 = 268_435_455;
+
 /// Places in queues that are taken back together at most.
 const QUEUED_MAX: usize = 64;
 
@@ -162,6 +165,11 @@ impl Shard {
             Entry::SessionEnded { session } => self.forget_session(session, met)?,
             Entry::Subscribed { session, filter, options, identifier } => {
                 let key = self.logged_key(session)?;
+                if let Some(wrong) = identifier.filter(|id| !(1..=IDENTIFIER_MAX).contains(id)) {
+                    return Err(format!(
+                        "subscription identifier {wrong}, 1 to {IDENTIFIER_MAX} are possible"
+                    ));
+                }
                 let filter = TopicFilter::parse(filter).map_err(|e| format!("a filter: {e}"))?;
                 if filter.share.is_some() && self.groups.named(&filter.full).is_none() {
                     return Err(format!("the group {:?} is not in the log", filter.full));
