@@ -135,6 +135,11 @@ impl Broker {
         self.http.expect("the postrider binary serves HTTP")
     }
 
+    /// Says whether it is mosquitto, of which less is asked than of postrider.
+    pub(crate) fn is_peer(&self) -> bool {
+        self.http.is_none()
+    }
+
     /// Where the `[[listener]]` of this name listens.
     pub(crate) fn listener(&self, name: &str) -> &str {
         let found = self.listeners.iter().find(|(n, _)| n == name);
@@ -250,7 +255,7 @@ struct Spawned {
 
 fn spawn(build: Build, dir: &Path, store: &Path, config: Option<&str>, listen: &str) -> Spawned {
     if std::env::var("SYSTEM_TEST_PEER").as_deref() == Ok("mosquitto") {
-        return spawn_mosquitto(dir);
+        return spawn_mosquitto(build, dir);
     }
     let stderr = File::options().create(true).append(true).open(dir.join("stderr")).expect("a log file");
     let mut command = postrider(build);
@@ -289,17 +294,22 @@ fn spawn(build: Build, dir: &Path, store: &Path, config: Option<&str>, listen: &
     Spawned { child, address, http, listeners: listeners.collect() }
 }
 
-fn spawn_mosquitto(dir: &Path) -> Spawned {
+fn spawn_mosquitto(build: Build, dir: &Path) -> Spawned {
     let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = free.local_addr().expect("a bound socket has an address");
     drop(free);
     let config = dir.join("mosquitto.conf");
-    let text =
-        format!("listener {} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n", address.port());
+    // Where times are told it is to have no more work than the other: the hostile-client test's bounds, and no trace.
+    let (queued_max, verbose) = match build {
+        Build::Test => (0, Some("-v")),
+        Build::Release => (1_000, None),
+    };
+    let port = address.port();
+    let text = format!("listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages {queued_max}\n");
     fs::write(&config, text).expect("a configuration file");
     let log = File::create(dir.join("stderr")).expect("a log file");
     let child = Command::new("mosquitto")
-        .arg("-v")
+        .args(verbose)
         .arg("-c")
         .arg(config)
         .stderr(log)

@@ -45,6 +45,21 @@ pub struct SessionLimits {
     pub session_expiry_max_s: Option<u32>,
 }
 
+impl SessionLimits {
+    /// The node's bounds and no others.
+    pub(crate) const NONE: Self = Self {
+        subscriptions_max: None,
+        queue_messages_max: None,
+        queue_bytes_max: None,
+        on_full: None,
+        inflight_max: None,
+        receive_maximum: None,
+        packet_bytes_max: None,
+        topic_levels_max: None,
+        session_expiry_max_s: None,
+    };
+}
+
 /// Returns a session's bound: its own where that is lower than the node's.
 pub(crate) fn lower<T: Ord + Copy>(own: Option<T>, node: T) -> T {
     own.map_or(node, |own| own.min(node))

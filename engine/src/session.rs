@@ -428,8 +428,8 @@ impl Session {
     }
 
     /// Bounds of its own, those of the client that is connected or was last.
-    pub(crate) fn limits(&self) -> SessionLimits {
-        self.principal.as_ref().map_or_else(SessionLimits::default, |p| p.limits)
+    pub(crate) fn limits(&self) -> &SessionLimits {
+        self.principal.as_ref().map_or(&SessionLimits::NONE, |p| &p.limits)
     }
 
     /// Whether there is nothing that rights could take away.

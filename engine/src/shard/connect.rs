@@ -258,7 +258,7 @@ impl Shard {
     ) {
         let properties = &connect.properties;
         let keep_alive_s = self.keep_alive_s(connect);
-        let limits = self.sessions[key].limits();
+        let limits = *self.sessions[key].limits();
         let receive_maximum_of_client =
             usize::from(properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get));
         let window = receive_maximum_of_client.min(self.inflight_max(&limits));

@@ -136,7 +136,7 @@ impl Shard {
                 let what = format!("DISCONNECT sets session expiry {expiry_s} s, CONNECT had 0");
                 return self.violate(now, conn, ReasonCode::ProtocolError, &what);
             }
-            let max_s = self.expiry_max_s(&self.sessions[key].limits());
+            let max_s = self.expiry_max_s(self.sessions[key].limits());
             self.sessions[key].expiry_s = expiry_s.min(max_s);
         }
         // [MQTT-3.14.4-3] only a normal DISCONNECT takes the will away.

@@ -115,7 +115,11 @@ impl Shard {
 
     /// Whether the queue has no room for so many copies more of a message of so many bytes.
     pub(super) fn is_full_for(&self, key: SessionKey, copies: usize, bytes: usize) -> bool {
-        let (session, limits) = (&self.sessions[key], self.queue_limits(key));
+        self.is_full_within(self.queue_limits(key), key, copies, bytes)
+    }
+
+    fn is_full_within(&self, limits: QueueLimits, key: SessionKey, copies: usize, bytes: usize) -> bool {
+        let session = &self.sessions[key];
         session.queue.len() + copies > limits.messages_max
             || session.queue.bytes() + bytes * copies > limits.bytes_max
     }
@@ -130,8 +134,8 @@ impl Shard {
             return self.end_unlogged(now, key, &delivery, Outcome::Dropped(COLLAPSED));
         }
         let is_full = match older {
-            None => self.is_full_for(key, 1, bytes),
-            Some(older) => self.is_full_instead(key, older, delivery.source(), bytes),
+            None => self.is_full_within(limits, key, 1, bytes),
+            Some(older) => self.is_full_instead(limits, key, older, delivery.source(), bytes),
         };
         let is_shed = delivery.qos == QoS::AtMostOnce && !self.may_queue_at_most_once();
         let session = &mut self.sessions[key];
@@ -180,8 +184,15 @@ impl Shard {
     }
 
     /// Whether the queue has no room for a message of so many bytes in the place of one that waits.
-    fn is_full_instead(&self, key: SessionKey, older: MsgNo, source: Source, bytes: usize) -> bool {
-        let (session, limits) = (&self.sessions[key], self.queue_limits(key));
+    fn is_full_instead(
+        &self,
+        limits: QueueLimits,
+        key: SessionKey,
+        older: MsgNo,
+        source: Source,
+        bytes: usize,
+    ) -> bool {
+        let session = &self.sessions[key];
         // Mostly there is room without looking for it.
         let fits = |of_older: usize| session.queue.bytes() - of_older + bytes <= limits.bytes_max;
         let older_bytes = || session.queue.waiting(older, source).map_or(0, |older| older.bytes as usize);

@@ -59,7 +59,7 @@ impl Shard {
         }
         let rights = Rights::new(&self.rules, &principal, &session.client_id, &user);
         self.admit(key, principal, &rights);
-        let window_max = self.inflight_max(&self.sessions[key].limits());
+        let window_max = self.inflight_max(self.sessions[key].limits());
         if let Some(c) = self.conns.get_mut(&conn) {
             c.rights = rights;
             c.window = c.receive_maximum_of_client.min(window_max);

@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use bytestring::ByteString;
+use rustc_hash::FxHashMap;
 
 pub use messages::live_places;
 pub(crate) use row::is_state;
@@ -66,7 +67,7 @@ pub struct Projector {
     newest: Ticket,
     bytes: usize,
     simple: Written,
-    sessions: BTreeMap<SessionNo, Steps>,
+    sessions: FxHashMap<SessionNo, Steps>,
     needs: Needs,
     retained: BTreeMap<ByteString, Option<(MsgNo, Bytes)>>,
     conversations: BTreeMap<ByteString, Changed>,
@@ -96,6 +97,11 @@ impl TakeEach for Taker<'_> {
         // Also of sessions that the log does not know: their groups keep what they have.
         self.projector.raise(1, queued.session.0.saturating_add(1));
         self.projector.step(queued.session, Step::queued(queued));
+        Ok(())
+    }
+
+    fn waited(&mut self, session: SessionNo, message: MsgNo) -> Result<(), String> {
+        self.projector.step(session, Step::Waited { message });
         Ok(())
     }
 
@@ -144,7 +150,10 @@ impl Projector {
 
     fn fold(&mut self, rows: &mut impl Rows) -> Result<Written, String> {
         let mut out = std::mem::take(&mut self.simple);
-        for (session, steps) in std::mem::take(&mut self.sessions) {
+        let mut sessions: Vec<_> = std::mem::take(&mut self.sessions).into_iter().collect();
+        // A view's owner gets what it asks for in order.
+        sessions.sort_unstable_by_key(|(session, _)| *session);
+        for (session, steps) in sessions {
             session::fold(session, steps, rows, &mut self.needs, &mut out)?;
         }
         for (topic, now) in std::mem::take(&mut self.retained) {

@@ -18,7 +18,10 @@ use super::deeds::{DEEDS, Door};
 const AT_A_TIME: usize = 200;
 
 /// Within this a connection must have ended: the broker's own timeouts are 2 s.
-const END_WITHIN: Duration = Duration::from_secs(60);
+pub(super) const END_WITHIN: Duration = Duration::from_secs(60);
+
+/// A broker that would wait for longer is left after this, so that it gets as many connections in a second.
+pub(super) const LEAVE_AFTER: Duration = Duration::from_secs(2);
 
 /// One attack.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +33,8 @@ pub(super) struct Attack {
     pub(super) seed: u64,
     pub(super) connections: usize,
     pub(super) silent: usize,
+    /// How long a connection may last.
+    pub(super) end_within: Duration,
     /// Only deeds whose name has this in it.
     pub(super) only: &'static str,
 }
@@ -105,7 +110,7 @@ impl Attack {
         let mut rng = Rng::with_seed(self.seed ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let deeds: Vec<_> = DEEDS.iter().filter(|(name, ..)| name.contains(self.only)).collect();
         let &(deed, door, act) = deeds[rng.usize(..deeds.len())];
-        let done = timeout(END_WITHIN, async {
+        let done = timeout(self.end_within, async {
             let Ok(stream) = TcpStream::connect(self.address(door)).await else { return };
             let _ = stream.set_nodelay(true);
             let mut peer = Peer { stream, number };

@@ -99,6 +99,11 @@ pub(crate) trait TakeEach {
     fn head(&mut self, head: HeadFields<'_>) -> Result<(), String>;
     /// Takes an `Entry::Queued`.
     fn queued(&mut self, queued: Queued) -> Result<(), String>;
+    /// Takes an `Entry::Ended` of a message that waited by the session's own subscriptions, without a final state.
+    fn waited(&mut self, session: SessionNo, message: MsgNo) -> Result<(), String> {
+        let (source, packet_id) = (Source::Subscriptions, None);
+        self.other(Entry::Ended { session, message, source, packet_id, state: None })
+    }
     /// Takes any other entry.
     fn other(&mut self, entry: Entry) -> Result<(), String>;
 }

@@ -8,7 +8,7 @@ use protocol::QoS;
 
 use super::{Reader, Writer, kind};
 use crate::message::MsgNo;
-use crate::record::{Entry, Queued, SessionNo, Source, TakeEach};
+use crate::record::{Queued, SessionNo, Source, TakeEach};
 
 /// What is the same at all sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +81,7 @@ pub(super) fn read(r: &mut Reader<'_>, take: &mut impl TakeEach) -> Result<(), S
                 .0
                 .checked_sub(older)
                 .ok_or_else(|| format!("{older} before message {}", message.0))?;
-            take.other(Entry::Ended { session, message: MsgNo(older), source, packet_id, state: None })?;
+            take.waited(session, MsgNo(older))?;
         }
     }
     if r.at > end { Err(format!("a list runs over its end at byte {end}")) } else { Ok(()) }
