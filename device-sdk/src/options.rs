@@ -12,6 +12,7 @@ use protocol::{Connect, ConnectProperties, Packet, ProtocolVersion, encode};
 
 use crate::client::{CoreConfig, NETWORK_PROPERTY};
 use crate::endpoints::{self, Dialer, Layers};
+use crate::heartbeat::{AdaptiveKeepalive, Heartbeat, KnownNetwork};
 use crate::{Backoff, Message, ReachOptions, StartError, Thinning, TlsOptions};
 
 /// How to reach a broker and what session to keep there.
@@ -37,6 +38,9 @@ pub struct Options {
     pub session_expiry_s: u32,
     /// Keep Alive, seconds; 0 = off, a dead link is then noticed only by writing.
     pub keep_alive_s: u16,
+    /// Learns the longest interval that the network survives instead of keeping [`Self::keep_alive_s`]: an idle connection
+    /// costs as little as the network allows.
+    pub adaptive_keepalive: Option<AdaptiveKeepalive>,
     /// User name.
     pub username: Option<String>,
     /// Password.
@@ -117,6 +121,7 @@ impl Options {
             clean_start: false,
             session_expiry_s: 3600,
             keep_alive_s: 30,
+            adaptive_keepalive: None,
             username: None,
             password: None,
             will: None,
@@ -155,7 +160,11 @@ impl Options {
         let connect = Connect {
             version,
             clean_start: self.clean_start,
-            keep_alive_s: self.keep_alive_s,
+            // The interval in force is declared on `$im/keepalive`, and only downwards.
+            keep_alive_s: self
+                .adaptive_keepalive
+                .as_ref()
+                .map_or(self.keep_alive_s, |adaptive| adaptive.max_s),
             client_id: self.client_id.as_str().into(),
             will: self.will.clone().map(|will| Box::new(will.into_will())),
             username: self.username.as_deref().map(ByteString::from),
@@ -172,6 +181,14 @@ impl Options {
             manual_ack: self.manual_ack,
             connect_timeout_ms: self.connect_timeout_ms,
         })
+    }
+
+    /// Makes the heartbeat for a [`crate::client::Core`] that a program drives itself.
+    pub fn heartbeat(&self, known: Vec<KnownNetwork>) -> Heartbeat {
+        match &self.adaptive_keepalive {
+            None => Heartbeat::fixed(),
+            Some(adaptive) => Heartbeat::adaptive(adaptive.min_s, adaptive.max_s, known),
+        }
     }
 
     /// Makes what opens connections.
@@ -215,6 +232,14 @@ impl Options {
             let Backoff { min_ms, max_ms } = self.backoff;
             return bad(format!(
                 "backoff of {min_ms} to {max_ms} ms: the minimum must be 1 or more and not above the maximum"
+            ));
+        }
+        if let Some(AdaptiveKeepalive { min_s, max_s, .. }) = self.adaptive_keepalive
+            && (min_s == 0 || min_s > max_s || u32::from(max_s) > protocol::im::PROBE_AFTER_S_MAX)
+        {
+            let longest_s = protocol::im::PROBE_AFTER_S_MAX;
+            return bad(format!(
+                "adaptive_keepalive of {min_s} to {max_s} s: the bounds must be 1 to {longest_s}, the lower one first"
             ));
         }
         if self.version == ProtocolVersion::V311 && self.password.is_some() && self.username.is_none() {
@@ -263,9 +288,16 @@ mod tests {
     fn options_that_cannot_work_are_refused_with_their_values() {
         let good = || Options::new("localhost:1883", "a");
         assert!(good().check().is_ok());
-        let cases: [(Options, &str); 6] = [
+        let adaptive = |min_s, max_s| Options {
+            adaptive_keepalive: Some(AdaptiveKeepalive { min_s, max_s, file: None }),
+            ..good()
+        };
+        let cases: [(Options, &str); 9] = [
             (Options { client_id: String::new(), ..good() }, "empty client id"),
             (Options { inflight_max: 65_001, ..good() }, "65001"),
+            (adaptive(0, 60), "0 to 60 s"),
+            (adaptive(60, 30), "60 to 30 s"),
+            (adaptive(15, 7_201), "1 to 7200"),
             (Options { packet_bytes_max: 3, ..good() }, "packet_bytes_max is 3"),
             (Options { backoff: Backoff { min_ms: 9, max_ms: 8 }, ..good() }, "9 to 8 ms"),
             (Options { will: Some(Message::new("a/#", "")), ..good() }, "\"a/#\""),

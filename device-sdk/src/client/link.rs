@@ -1,4 +1,4 @@
-//! One connection: its state, what the broker allows on it, and whether it is alive.
+//! One connection: its state, and what the broker allows on it.
 
 use protocol::{ConnAckProperties, ProtocolVersion, QoS};
 
@@ -8,7 +8,7 @@ pub(super) enum Link {
     /// None.
     Down,
     /// CONNECT was sent.
-    AwaitingConnAck { deadline_ms: u64 },
+    AwaitingConnAck { asked_ms: u64, deadline_ms: u64 },
     /// Accepted.
     Up(Up),
 }
@@ -16,12 +16,11 @@ pub(super) enum Link {
 #[derive(Debug)]
 pub(super) struct Up {
     pub(super) limits: Limits,
-    pub(super) liveness: Liveness,
 }
 
 impl Link {
-    pub(super) fn up(limits: Limits, liveness: Liveness) -> Self {
-        Self::Up(Up { limits, liveness })
+    pub(super) fn up(limits: Limits) -> Self {
+        Self::Up(Up { limits })
     }
 }
 
@@ -47,87 +46,5 @@ impl Limits {
             qos_max: properties.maximum_qos.unwrap_or(QoS::ExactlyOnce),
             retain: properties.retain_available.unwrap_or(true),
         }
-    }
-}
-
-/// Shortest and longest wait for an answer to PINGREQ; in between, half the Keep Alive.
-const PING_TIMEOUT_MS_MIN: u64 = 1_500;
-const PING_TIMEOUT_MS_MAX: u64 = 10_000;
-
-/// Decides when to ping and when the link is dead.
-///
-/// Pings when nothing was sent *or* nothing was received for a Keep Alive: a client that only publishes at QoS 0
-/// would otherwise never notice a dead link.
-#[derive(Debug)]
-pub(super) struct Liveness {
-    keep_alive_ms: u64,
-    last_sent_ms: u64,
-    last_received_ms: u64,
-    /// When the oldest unanswered PINGREQ was sent.
-    pinged_ms: Option<u64>,
-    /// The program does not take what came, so that silence says nothing about the link.
-    paused: bool,
-}
-
-impl Liveness {
-    pub(super) fn new(now_ms: u64, keep_alive_s: u16) -> Self {
-        Self {
-            keep_alive_ms: u64::from(keep_alive_s) * 1000,
-            last_sent_ms: now_ms,
-            last_received_ms: now_ms,
-            pinged_ms: None,
-            paused: false,
-        }
-    }
-
-    pub(super) fn sent(&mut self, now_ms: u64) {
-        self.last_sent_ms = now_ms;
-    }
-
-    pub(super) fn received(&mut self, now_ms: u64) {
-        self.last_received_ms = now_ms;
-        self.pinged_ms = None;
-    }
-
-    pub(super) fn pause(&mut self, now_ms: u64, paused: bool) {
-        if self.paused && !paused {
-            self.received(now_ms);
-        }
-        self.paused = paused;
-    }
-
-    fn ping_due_ms(&self) -> u64 {
-        let heard_ms =
-            if self.paused || self.pinged_ms.is_some() { self.last_sent_ms } else { self.last_received_ms };
-        self.last_sent_ms.min(heard_ms).saturating_add(self.keep_alive_ms)
-    }
-
-    fn dead_ms(&self) -> Option<u64> {
-        let timeout_ms = (self.keep_alive_ms / 2).clamp(PING_TIMEOUT_MS_MIN, PING_TIMEOUT_MS_MAX);
-        self.pinged_ms.filter(|_| !self.paused).map(|pinged_ms| pinged_ms.saturating_add(timeout_ms))
-    }
-
-    pub(super) fn next_deadline_ms(&self) -> Option<u64> {
-        if self.keep_alive_ms == 0 {
-            return None;
-        }
-        let ping_ms = self.ping_due_ms();
-        Some(self.dead_ms().map_or(ping_ms, |dead_ms| dead_ms.min(ping_ms)))
-    }
-
-    /// Returns how long the broker has been silent, if that is too long.
-    pub(super) fn dead_since_ms(&self, now_ms: u64) -> Option<u64> {
-        self.dead_ms()
-            .filter(|dead_ms| now_ms >= *dead_ms)
-            .map(|_| now_ms.saturating_sub(self.last_received_ms))
-    }
-
-    /// Says whether a PINGREQ is due, and takes it as sent.
-    pub(super) fn ping_is_due(&mut self, now_ms: u64) -> bool {
-        let due = self.keep_alive_ms > 0 && now_ms >= self.ping_due_ms();
-        if due {
-            self.pinged_ms.get_or_insert(now_ms);
-        }
-        due
     }
 }

@@ -13,6 +13,7 @@
 //! Invariants: a packet identifier is in one use at a time; QoS 1/2 publishes go out, and out again, in the order they
 //! came; nothing is dropped because a connection ends, except a QoS 0 message that was already handed out.
 
+mod heartbeat;
 mod incoming;
 mod link;
 mod outgoing;
@@ -26,9 +27,10 @@ use protocol::{
     SubscribeFilter, SubscribeOptions, UserProperties,
 };
 
+use crate::heartbeat::{Action, Ended, Heartbeat, ProbeOutcome};
 use crate::{AckToken, ClientError, Incoming, Message, PublishError, Published};
 use incoming::Inbound;
-use link::{Limits, Link, Liveness};
+use link::{Limits, Link};
 use outgoing::Outgoing;
 use requests::{Request, Requests};
 
@@ -68,6 +70,11 @@ pub enum Input {
         /// Why, for people.
         why: String,
     },
+    /// The transport was reset by the other side, or by a box on the way.
+    Reset {
+        /// What the system said, for people.
+        why: String,
+    },
     /// The transport is not read, or read again, since the program does not take what came.
     Paused(bool),
     /// The program publishes; answered by [`Output::Published`] with the token.
@@ -97,6 +104,15 @@ pub enum Input {
     Ack(AckToken),
     /// The device is on another network: its name is in the next CONNECT as the user property `im-net` (5.0).
     Network(ByteString),
+    /// The address of the broker that the next connection goes to, as far as it makes another way of it.
+    Way(ByteString),
+    /// A probe of [`Action::StartProbe`] ended.
+    Probed {
+        /// As given.
+        id: u64,
+        /// How.
+        outcome: ProbeOutcome,
+    },
     /// The program is leaving; a DISCONNECT goes out if there is a connection. The next [`Input::Opened`] goes on with the
     /// session.
     Disconnect,
@@ -171,6 +187,10 @@ pub enum Output {
         /// The broker's code.
         reason: ReasonCode,
     },
+    /// The heartbeat wants a probe begun or ended, or what it knows kept: no other actions come here.
+    Heartbeat(Action),
+    /// The network had forgotten the connection that was closed before: the next one needs no pause.
+    ReconnectAtOnce,
 }
 
 /// The state machine, see the module.
@@ -188,6 +208,11 @@ pub struct Core {
     outgoing: Outgoing,
     inbound: Inbound,
     requests: Requests,
+    heartbeat: Heartbeat,
+    /// Where the next connection goes, for the heartbeat to know paths by.
+    way: ByteString,
+    /// The time of the input that is being handled.
+    now_ms: u64,
     outputs: VecDeque<Output>,
 }
 
@@ -197,6 +222,12 @@ impl Core {
     /// With `clean_start` the first connection begins a new session. A 5.0 session with an expiry interval is then
     /// resumed by later connections of the same core; with 3.1.1 a clean session ends with each connection.
     pub fn new(config: CoreConfig) -> Self {
+        Self::with_heartbeat(config, Heartbeat::fixed())
+    }
+
+    /// Makes a core that times its pings by this heartbeat. An adaptive one wants the longest interval as Keep Alive of
+    /// CONNECT.
+    pub fn with_heartbeat(config: CoreConfig, heartbeat: Heartbeat) -> Self {
         Self {
             link: Link::Down,
             link_number: 0,
@@ -205,6 +236,9 @@ impl Core {
             outgoing: Outgoing::default(),
             inbound: Inbound::new(config.manual_ack, config.connect.properties.receive_maximum),
             requests: Requests::default(),
+            heartbeat,
+            way: ByteString::new(),
+            now_ms: 0,
             outputs: VecDeque::new(),
             config,
         }
@@ -212,16 +246,14 @@ impl Core {
 
     /// Takes one input at a time that never decreases; drain [`Self::poll_output`] before the next.
     pub fn handle_input(&mut self, now_ms: u64, input: Input) {
+        self.now_ms = now_ms;
         match input {
             Input::Opened => self.opened(now_ms),
             Input::Received(packet) => self.received(now_ms, packet),
             Input::Undecodable(error) => self.fail(error.reason(), error.to_string()),
             Input::Closed { why } => self.close(why),
-            Input::Paused(paused) => {
-                if let Link::Up(up) = &mut self.link {
-                    up.liveness.pause(now_ms, paused);
-                }
-            }
+            Input::Reset { why } => self.close_after(Ended::Reset, why),
+            Input::Paused(is_paused) => self.heartbeat.paused(now_ms, is_paused),
             Input::Publish { token, publish } => {
                 if let Err(error) = self.outgoing.accept(token, publish) {
                     self.outputs.push_back(Output::Published { token, result: Err(error) });
@@ -234,15 +266,13 @@ impl Core {
             Input::Unsubscribe { token, filters } => self.ask(token, Request::Unsubscribe { token, filters }),
             Input::Ack(token) => self.inbound.ack(&token),
             Input::Network(name) => self.set_network(name),
+            Input::Way(address) => self.way = address,
+            Input::Probed { id, outcome } => self.heartbeat.probed(now_ms, id, outcome),
             Input::Disconnect => self.leave(),
             Input::Tick => self.tick(now_ms),
         }
         self.send_what_is_due();
-        if let Link::Up(up) = &mut self.link
-            && self.outputs.iter().any(|output| matches!(output, Output::Send(_)))
-        {
-            up.liveness.sent(now_ms);
-        }
+        self.beat();
     }
 
     /// Returns the next thing to do, `None` when there is none until the next input.
@@ -254,8 +284,8 @@ impl Core {
     pub fn next_deadline_ms(&self) -> Option<u64> {
         match &self.link {
             Link::Down => None,
-            Link::AwaitingConnAck { deadline_ms } => Some(*deadline_ms),
-            Link::Up(up) => up.liveness.next_deadline_ms(),
+            Link::AwaitingConnAck { deadline_ms, .. } => Some(*deadline_ms),
+            Link::Up(_) => self.heartbeat.next_deadline_ms(),
         }
     }
 
@@ -295,8 +325,10 @@ impl Core {
             connect.clean_start = false;
         }
         self.link_number += 1;
-        self.link =
-            Link::AwaitingConnAck { deadline_ms: now_ms.saturating_add(self.config.connect_timeout_ms) };
+        self.link = Link::AwaitingConnAck {
+            asked_ms: now_ms,
+            deadline_ms: now_ms.saturating_add(self.config.connect_timeout_ms),
+        };
         self.outputs.push_back(Output::Send(Packet::Connect(Box::new(connect))));
     }
 
@@ -304,19 +336,22 @@ impl Core {
         match (&mut self.link, packet) {
             // Late packets of a connection that was given up.
             (Link::Down, _) => {}
-            (Link::AwaitingConnAck { .. }, Packet::ConnAck(connack)) => self.connack(now_ms, *connack),
+            (Link::AwaitingConnAck { asked_ms, .. }, Packet::ConnAck(connack)) => {
+                let round_trip_ms = now_ms.saturating_sub(*asked_ms);
+                self.connack(now_ms, round_trip_ms, *connack);
+            }
             (Link::AwaitingConnAck { .. }, other) => {
                 // [MQTT-3.2.0-1] the broker's first packet is CONNACK.
                 self.close(format!("the broker's first packet was no CONNACK but {}", name(&other)));
             }
-            (Link::Up(up), packet) => {
-                up.liveness.received(now_ms);
+            (Link::Up(_), packet) => {
+                self.heartbeat.received(now_ms);
                 self.received_up(packet);
             }
         }
     }
 
-    fn connack(&mut self, now_ms: u64, connack: protocol::ConnAck) {
+    fn connack(&mut self, now_ms: u64, round_trip_ms: u64, connack: protocol::ConnAck) {
         if connack.reason.is_failure() {
             let words = connack.properties.reason_string.as_deref().unwrap_or(connack.reason.text());
             let why = format!("the broker refused the connection: {words} (0x{:02x})", connack.reason as u8);
@@ -332,6 +367,7 @@ impl Core {
         let limits = Limits::new(&connack.properties, self.config.inflight_max, self.version());
         // [MQTT-3.2.2-21] the broker's Server Keep Alive replaces ours.
         let keep_alive_s = connack.properties.server_keep_alive_s.unwrap_or(self.config.connect.keep_alive_s);
+        let accepted = self.accepted(keep_alive_s, &connack.properties);
         if let Some(id) = connack.properties.assigned_client_id {
             // [MQTT-3.2.2-16] without it a reconnect would begin a third session.
             self.config.connect.client_id = id;
@@ -351,7 +387,8 @@ impl Core {
         }
         self.had_session = true;
         self.in_doubt = false;
-        self.link = Link::up(limits, Liveness::new(now_ms, keep_alive_s));
+        self.heartbeat.connected(now_ms, round_trip_ms, accepted);
+        self.link = Link::up(limits);
     }
 
     fn received_up(&mut self, packet: Packet) {
@@ -399,22 +436,15 @@ impl Core {
     }
 
     fn tick(&mut self, now_ms: u64) {
-        match &mut self.link {
+        match &self.link {
             Link::Down => {}
-            Link::AwaitingConnAck { deadline_ms } => {
+            Link::AwaitingConnAck { deadline_ms, .. } => {
                 if now_ms >= *deadline_ms {
                     let waited_ms = self.config.connect_timeout_ms;
                     self.close(format!("no CONNACK came within {waited_ms} ms"));
                 }
             }
-            Link::Up(up) => {
-                if let Some(silent_ms) = up.liveness.dead_since_ms(now_ms) {
-                    self.close(format!("the broker has been silent for {silent_ms} ms"));
-                } else if up.liveness.ping_is_due(now_ms) {
-                    // [MQTT-3.1.2-20] something goes out within each Keep Alive.
-                    self.outputs.push_back(Output::Send(Packet::PingReq));
-                }
-            }
+            Link::Up(_) => self.heartbeat.tick(now_ms),
         }
     }
 
@@ -458,6 +488,10 @@ impl Core {
     }
 
     fn close(&mut self, why: String) {
+        self.close_after(Ended::Otherwise, why);
+    }
+
+    fn close_after(&mut self, ended: Ended, why: String) {
         match &self.link {
             Link::Down => return,
             Link::AwaitingConnAck { .. } => self.in_doubt = true,
@@ -467,7 +501,11 @@ impl Core {
         self.outgoing.disconnected();
         self.inbound.disconnected();
         self.requests.disconnected(&mut self.outgoing.ids);
+        let at_once = self.heartbeat.ended(self.now_ms, ended);
         self.outputs.push_back(Output::Close { why });
+        if at_once {
+            self.outputs.push_back(Output::ReconnectAtOnce);
+        }
     }
 }
 

@@ -8,8 +8,10 @@ use protocol::{
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::probes::SharedStatus;
 use super::task::{Ends, Task};
 use crate::endpoints::NETWORK_BYTES_MAX;
+use crate::heartbeat::HeartbeatStatus;
 use crate::queue::Queue;
 use crate::{
     AckToken, Class, ClientError, Endpoint, Event, Message, Options, PendingEntry, PublishError, Published,
@@ -68,6 +70,7 @@ pub struct Client {
     queue: Option<Queue>,
     /// The way to the broker that is in use.
     way: Arc<Mutex<Option<Endpoint>>>,
+    heartbeat: SharedStatus,
 }
 
 /// What happens on the connection, in order.
@@ -100,11 +103,17 @@ impl Client {
         let (controls, control_receiver) = mpsc::channel(CONTROLS_QUEUED_MAX);
         let (events, receiver) = mpsc::channel(EVENTS_QUEUED_MAX);
         let acks = Arc::new(Acks::default());
-        let ends =
-            Ends { publishes: publish_receiver, controls: control_receiver, events, acks: acks.clone() };
+        let heartbeat = SharedStatus::default();
+        let ends = Ends {
+            publishes: publish_receiver,
+            controls: control_receiver,
+            events,
+            acks: acks.clone(),
+            heartbeat: heartbeat.clone(),
+        };
         let way = dialer.shown();
         runtime.spawn(Task::new(options, config, dialer, ends, queue.clone()).run());
-        Ok((Self { publishes, controls, acks, queue, way }, Events { receiver }))
+        Ok((Self { publishes, controls, acks, queue, way, heartbeat }, Events { receiver }))
     }
 
     /// Publishes a message and waits for the broker: PUBACK at QoS 1, PUBCOMP at QoS 2, written to the socket at
@@ -245,6 +254,12 @@ impl Client {
     /// Returns the way by which the broker is connected now: carrier, host and port; `None` without a connection.
     pub fn endpoint(&self) -> Option<Endpoint> {
         self.way.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns where the heartbeat stands: the interval in force, and what was learned of the network with
+    /// [`Options::adaptive_keepalive`].
+    pub fn heartbeat(&self) -> HeartbeatStatus {
+        self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Tells that the device is on another network, by a name of at most 64 bytes: an SSID, a carrier. The connection is

@@ -3,6 +3,7 @@
 mod callers;
 mod handle;
 mod outbox;
+mod probes;
 mod stream;
 mod task;
 mod transport;

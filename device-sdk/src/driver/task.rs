@@ -14,9 +14,11 @@ use tokio::time::Instant;
 use super::callers::{Callers, Ended};
 use super::handle::{Acks, Control, PublishRequest};
 use super::outbox::Outbox;
+use super::probes::{Probes, SharedStatus};
 use super::transport::{OpenConnection, Transport};
 use crate::client::{Core, CoreConfig, Input, Output};
 use crate::endpoints::{Dialer, Ended as ConnectionEnded, Endpoint, Referral, Stream};
+use crate::heartbeat::ProbeOutcome;
 use crate::queue::{Entry, Queue, Slots};
 use crate::{Event, Options, PublishError};
 
@@ -38,6 +40,7 @@ pub(super) struct Task {
     /// Whether a [`crate::Client`] is left.
     handles_left: bool,
     outbox: Outbox,
+    probes: Probes,
     acks: Arc<Acks>,
     queue: Option<Queue>,
     /// When the disk queue may go on after a refusal, and the pause that led to it.
@@ -62,6 +65,7 @@ enum Wake {
     Connected(io::Result<(Stream, Endpoint)>),
     Read(io::Result<usize>),
     Written(io::Result<usize>),
+    Probed(u64, ProbeOutcome),
     /// A deadline, room for events, acknowledgements, or entries of the disk queue: the turn looks for all of them.
     Look,
     EventsDropped,
@@ -73,6 +77,7 @@ pub(super) struct Ends {
     pub(super) controls: mpsc::Receiver<Control>,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) acks: Arc<Acks>,
+    pub(super) heartbeat: SharedStatus,
 }
 
 impl Task {
@@ -84,8 +89,10 @@ impl Task {
         queue: Option<Queue>,
     ) -> Self {
         let now = Instant::now();
+        let probes = Probes::new(&options, ends.heartbeat);
         Self {
-            core: Core::new(config),
+            core: Core::with_heartbeat(config, options.heartbeat(probes.known())),
+            probes,
             transport: Transport::Idle { retry_at: now },
             publishes: ends.publishes,
             controls: ends.controls,
@@ -121,9 +128,8 @@ impl Task {
                     self.input(Input::Closed { why: "the broker closed the connection".to_owned() })
                 }
                 Wake::Written(Ok(count)) => self.callers.written(count),
-                Wake::Read(Err(error)) | Wake::Written(Err(error)) => {
-                    self.input(Input::Closed { why: format!("the connection failed: {error}") });
-                }
+                Wake::Read(Err(error)) | Wake::Written(Err(error)) => self.failed(&error),
+                Wake::Probed(id, outcome) => self.input(Input::Probed { id, outcome }),
                 Wake::Read(Ok(_)) | Wake::Look => {}
             }
         };
@@ -141,6 +147,7 @@ impl Task {
             self.outbox.push(event);
         }
         self.gather();
+        self.probes.show(&self.core);
         self.close_if_wanted().await;
         // While the program takes nothing, CONNACK would not be read either.
         if let Transport::Idle { retry_at } = &self.transport
@@ -194,7 +201,18 @@ impl Task {
             Output::SubscriptionRefused { filter, reason } => {
                 self.outbox.push(Event::SubscriptionRefused { filter: filter.to_string(), reason });
             }
+            Output::Heartbeat(action) => self.probes.act(action, &self.core, self.now_ms()),
+            Output::ReconnectAtOnce => {
+                self.at_once = Some("the network had forgotten the connection".to_owned());
+            }
         }
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+        let why = format!("the connection failed: {error}");
+        let is_reset = matches!(error.kind(), ConnectionReset | ConnectionAborted | BrokenPipe);
+        self.input(if is_reset { Input::Reset { why } } else { Input::Closed { why } });
     }
 
     /// Takes the packets out of what was read, until the program must take events first.
@@ -315,6 +333,7 @@ impl Task {
             }
             Control::SetNetwork { network } => {
                 if self.dialer.set_network(&network) {
+                    self.probes.network_is(&network);
                     self.input(Input::Network(network.as_str().into()));
                     self.begin_anew(format!("the network is {network:?} now"));
                 }
@@ -328,6 +347,9 @@ impl Task {
     fn connected(&mut self, result: io::Result<(Stream, Endpoint)>) {
         match result {
             Ok((stream, endpoint)) => {
+                let address = endpoint.to_string();
+                self.probes.way_is(&address);
+                self.input(Input::Way(address.into()));
                 self.dialer.opened(endpoint);
                 let open = OpenConnection::new(stream, &self.options);
                 self.transport = Transport::Open(Box::new(open));
@@ -413,6 +435,7 @@ impl Task {
         let handles_left = self.handles_left;
         let queue = self.queue.as_ref();
         let outbox = &self.outbox;
+        let probes = &mut self.probes;
         let (connecting, read, write) = self.transport.halves(may_read);
         tokio::select! {
             control = self.controls.recv(), if may_take_control => Wake::Control(control),
@@ -423,6 +446,7 @@ impl Task {
             () = outbox.has_room(), if outbox.is_waiting() => Wake::Look,
             () = outbox.dropped(), if !handles_left => Wake::EventsDropped,
             () = self.acks.arrived.notified() => Wake::Look,
+            (id, outcome) = probes.next() => Wake::Probed(id, outcome),
             () = next_entries(queue) => Wake::Look,
             () = sleep_until(deadline) => Wake::Look,
         }
@@ -451,6 +475,7 @@ impl Task {
             queue.close().await;
         }
         self.dialer.saved().await;
+        self.probes.saved().await;
         drop(self.callers);
         if let Some(reply) = reply {
             // The caller may have gone.

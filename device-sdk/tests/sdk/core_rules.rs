@@ -120,11 +120,11 @@ fn idle(script: &mut Script, until_ms: u64) -> (Vec<u64>, Option<u64>) {
 }
 
 #[test]
-fn an_idle_client_pings_within_the_keep_alive_and_gives_a_silent_broker_up_at_one_and_a_half() {
+fn an_idle_client_pings_within_the_keep_alive_and_gives_up_after_a_second_ping_without_answer() {
     // [MQTT-3.1.2-20]; the Keep Alive of the script is 10 s.
     let mut script = Script::up(ProtocolVersion::V5);
-    assert_eq!(idle(&mut script, 60_000), (vec![10_000], Some(15_000)));
-    assert_eq!(script.closed_why(), Some("the broker has been silent for 15000 ms"));
+    assert_eq!(idle(&mut script, 60_000), (vec![10_000, 12_000], Some(14_000)));
+    assert_eq!(script.closed_why(), Some("the broker has been silent for 14000 ms"));
     assert_eq!(script.core.next_deadline_ms(), None);
 }
 
@@ -150,7 +150,8 @@ fn a_client_that_only_sends_qos_0_notices_a_dead_link() {
             break;
         }
     }
-    assert_eq!(closed_ms, Some(15_000));
+    // The second PINGREQ waits for what lies before it on a slow line.
+    assert_eq!(closed_ms, Some(14_800));
 }
 
 #[test]
@@ -161,7 +162,7 @@ fn silence_is_no_death_while_the_program_does_not_read() {
     // The broker still hears from us.
     assert_eq!((pings, closed), (vec![10_000, 20_000, 30_000, 40_000, 50_000, 60_000], None));
     script.at(60_000, Input::Paused(false));
-    assert_eq!(idle(&mut script, 200_000), (vec![70_000], Some(75_000)));
+    assert_eq!(idle(&mut script, 200_000), (vec![70_000, 72_000], Some(74_000)));
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod core_rules;
 mod core_sim;
 mod driver;
 mod heartbeat;
+mod keepalive;
 mod model;
 mod nat;
 mod proxies;

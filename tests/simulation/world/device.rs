@@ -178,6 +178,8 @@ impl Device {
             Output::Referred { reference, .. } => {
                 return Err(format!("c{who}: referred to {reference:?}, yet there is one broker"));
             }
+            // Its Keep Alive is fixed, and every run decides itself when it connects again.
+            Output::Heartbeat(_) | Output::ReconnectAtOnce => {}
             Output::Message(incoming) => {
                 let publish = protocol::Publish {
                     dup: incoming.dup,
