@@ -20,8 +20,10 @@ use crate::waiting::{Outline, Written};
 /// Numbers that have one place in the index.
 const PAGE: u64 = 64;
 
-/// Lines in one piece of memory: a list in one piece would be copied as it grows, and need twice its size.
-const CHUNK: usize = 4_096;
+/// Lines in one piece of memory. A list in one piece would be copied as it grows, and need twice its size; small pieces
+/// would stay with the allocator when they are freed, while one of many megabytes goes back to the system. What of it is
+/// not used takes no memory.
+const CHUNK: usize = 1 << 19;
 
 /// Topics that are remembered.
 const TOPICS: usize = 4_096;
