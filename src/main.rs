@@ -14,7 +14,7 @@ mod pub_command;
 mod serve;
 mod set_aside_command;
 mod signals;
-mod sim_command;
+mod sim;
 mod sub_command;
 mod sub_format;
 mod terminal;
@@ -46,7 +46,7 @@ enum Command {
     Bridge(bridge_command::BridgeArgs),
     Bans(bans_command::BansArgs),
     SetAside(set_aside_command::SetAsideArgs),
-    Sim(sim_command::SimArgs),
+    Sim(sim::SimArgs),
     Demo(demo::DemoArgs),
 }
 
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
         Command::Bridge(args) => block_on(bridge_command::run(args)),
         Command::Bans(args) => block_on(bans_command::run(args)),
         Command::SetAside(args) => block_on(set_aside_command::run(args)),
-        Command::Sim(args) => block_on(sim_command::run(args)),
+        Command::Sim(args) => block_on(sim::run(args)),
         Command::Demo(args) => block_on(demo::run(args)),
     }
 }

@@ -22,8 +22,11 @@ const ARROWS: &[(&str, &[&str])] = &[
             "postrider-broker",
             "postrider-bridge",
             "postrider-device-sdk",
+            // The fleet on virtual time runs against the engine itself, on a simulated disk.
+            "postrider-engine",
             "postrider-firmware-sim",
             "postrider-protocol",
+            "postrider-storage",
             "postrider-tracks",
         ],
     ),

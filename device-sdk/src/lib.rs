@@ -28,6 +28,11 @@ mod backoff;
 pub mod client;
 pub mod clock;
 pub mod commands;
+/// The disks that a journal can be on ([`commands::CommandJournal::open_on`]): the real one, and one that loses its power.
+pub mod disk {
+    pub use storage::sim::SimDisk;
+    pub use storage::{Disk, DiskFile, FileDisk};
+}
 mod driver;
 mod endpoints;
 mod error;

@@ -30,6 +30,9 @@ const STANDS_MPS: f64 = 0.05;
 /// The error of the Doppler speed in metres a second, and of the course in degrees at 10 m/s.
 const SPEED_SIGMA_MPS: f64 = 0.1;
 const COURSE_SIGMA_DEG: f64 = 1.0;
+/// A week, and after how many of them the week number of GPS is 0 again.
+const WEEK_MS: i64 = 7 * 24 * 3_600_000;
+const ROLLOVER_MS: i64 = 1_024 * WEEK_MS;
 /// The height of the streets, in metres.
 const GROUND_M: f64 = 12.0;
 
@@ -42,12 +45,25 @@ pub struct ReceiverOptions {
     pub jump_m: f64,
     /// The mean time between reflections while driving, in seconds; 0 for none.
     pub jump_every_s: f64,
+    /// The drifting error of one axis at a dilution of 1, one standard deviation, in metres.
+    pub drift_m: f64,
+    /// The error without memory that is added to it, the same way.
+    pub white_m: f64,
+    /// Weeks that its date lies in the past: after a rollover of the week number that its makers did not foresee.
+    pub weeks_back: u32,
 }
 
 impl Default for ReceiverOptions {
-    /// 4 s, 60 m, 180 s.
+    /// 4 s, 60 m, 180 s; an error that drifts and nothing else; the right date.
     fn default() -> ReceiverOptions {
-        ReceiverOptions { first_fix_ms: 4_000, jump_m: 60.0, jump_every_s: 180.0 }
+        ReceiverOptions {
+            first_fix_ms: 4_000,
+            jump_m: 60.0,
+            jump_every_s: 180.0,
+            drift_m: AXIS_SIGMA_M,
+            white_m: 0.0,
+            weeks_back: 0,
+        }
     }
 }
 
@@ -79,6 +95,12 @@ impl Receiver {
         let error = (gauss(&mut chance), gauss(&mut chance));
         let hdop_error = gauss(&mut chance);
         Receiver { options, chance, on_since_ms: None, last_ms: None, error, hdop_error, jump: None }
+    }
+
+    /// Switches it off: the next observation switches it on again, and it has no fix for a while.
+    pub fn switch_off(&mut self) {
+        self.on_since_ms = None;
+        self.jump = None;
     }
 
     /// What the receiver says at `ts_ms` (milliseconds since the Unix epoch) about a truck that is really at `truth`; `None`
@@ -126,10 +148,18 @@ impl Receiver {
     fn fix(&mut self, ts_ms: i64, truth: &Truth, stands: bool) -> Fix {
         let mut hdop = HDOP_BASE + HDOP_SPREAD * self.hdop_error.abs();
         let (jump_east_m, jump_north_m) = self.jump.map_or((0.0, 0.0), |jump| jump.offset_m);
-        let sigma_m = AXIS_SIGMA_M * hdop;
+        let sigma_m = self.options.drift_m * hdop;
+        let white_m = self.options.white_m * hdop;
+        let (mut white_east_m, mut white_north_m) = (0.0, 0.0);
+        if white_m > 0.0 {
+            (white_east_m, white_north_m) =
+                (white_m * gauss(&mut self.chance), white_m * gauss(&mut self.chance));
+        }
         let plane = Plane::at(truth.position);
-        let place: LatLon =
-            plane.place(sigma_m * self.error.0 + jump_east_m, sigma_m * self.error.1 + jump_north_m);
+        let place: LatLon = plane.place(
+            sigma_m * self.error.0 + white_east_m + jump_east_m,
+            sigma_m * self.error.1 + white_north_m + jump_north_m,
+        );
         if let Some(jump) = self.jump.filter(|jump| jump.noticed) {
             // As much as the position is off by.
             hdop += jump.offset_m.0.hypot(jump.offset_m.1) / tracks::fix::UERE_M / 2.0;
@@ -141,7 +171,7 @@ impl Receiver {
         // Height is known about half as well as the place.
         let alt_m = GROUND_M + sigma_m * (self.error.0 + self.error.1);
         Fix {
-            ts_ms,
+            ts_ms: ts_ms - i64::from(self.options.weeks_back) * WEEK_MS,
             lat: rounded(place.lat, 1e7),
             lon: rounded(place.lon, 1e7),
             alt_m: Some(rounded(alt_m, 10.0)),
@@ -152,6 +182,14 @@ impl Receiver {
             fix: FixKind::ThreeD,
         }
     }
+}
+
+/// The date of a receiver, with the weeks added back that its week number of ten bits has lost: the first date that is not
+/// before `not_before_ms`, the day on which the firmware was made.
+pub fn unrolled_ms(ts_ms: i64, not_before_ms: i64) -> i64 {
+    let short_ms = not_before_ms.saturating_sub(ts_ms).max(0);
+    let rollovers = (short_ms + ROLLOVER_MS - 1) / ROLLOVER_MS;
+    ts_ms.saturating_add(rollovers * ROLLOVER_MS)
 }
 
 /// Cuts a number to the digits that a receiver prints.
@@ -192,6 +230,44 @@ mod tests {
             after_s += u32::from(drive.is_finished());
         }
         seen
+    }
+
+    #[test]
+    fn a_date_that_rolled_over_is_the_first_one_after_the_firmware_was_made() {
+        let made_ms = START_MS - 90 * 24 * 3_600_000;
+        for rollovers in 0..4 {
+            assert_eq!(unrolled_ms(START_MS - rollovers * ROLLOVER_MS, made_ms), START_MS);
+        }
+        let back = ReceiverOptions { weeks_back: 1_024, first_fix_ms: 0, ..ReceiverOptions::default() };
+        let truth = Truth { position: LatLon::new(60.0, 24.0), speed_mps: 0.0, course_deg: 0.0 };
+        let fix = Receiver::new(back, 1).observe(START_MS, &truth).unwrap();
+        assert_eq!((fix.ts_ms, unrolled_ms(fix.ts_ms, made_ms)), (START_MS - ROLLOVER_MS, START_MS));
+    }
+
+    #[test]
+    fn a_receiver_that_was_switched_off_needs_its_time_again() {
+        let truth = Truth { position: LatLon::new(60.0, 24.0), speed_mps: 0.0, course_deg: 0.0 };
+        let mut receiver = Receiver::new(ReceiverOptions::default(), 1);
+        let mut at = |second: i64| receiver.observe(START_MS + 1_000 * second, &truth).is_some();
+        assert_eq!((at(0), at(3), at(4)), (false, false, true));
+        receiver.switch_off();
+        let mut at = |second: i64| receiver.observe(START_MS + 1_000 * second, &truth).is_some();
+        assert_eq!((at(10), at(13), at(14)), (false, false, true));
+    }
+
+    #[test]
+    fn white_noise_shows_between_neighbours_and_drift_does_not() {
+        let truth = Truth { position: LatLon::new(60.0, 24.0), speed_mps: 0.0, course_deg: 0.0 };
+        let step_m = |white_m, drift_m| {
+            let options = ReceiverOptions { white_m, drift_m, first_fix_ms: 0, ..ReceiverOptions::default() };
+            let mut receiver = Receiver::new(options, 3);
+            let fixes: Vec<_> =
+                (0..500).filter_map(|s| receiver.observe(START_MS + 1_000 * s, &truth)).collect();
+            let steps = fixes.windows(2).map(|two| two[0].position().distance_m(two[1].position()));
+            steps.sum::<f64>() / 499.0
+        };
+        assert!((3.0..12.0).contains(&step_m(3.5, 0.0)), "{}", step_m(3.5, 0.0));
+        assert!(step_m(0.0, 3.5) < 2.5, "{}", step_m(0.0, 3.5));
     }
 
     fn errors_m(seen: &[(Truth, Option<Fix>)]) -> Vec<f64> {

@@ -12,8 +12,14 @@ pub mod body;
 pub mod detour;
 pub mod fleet;
 pub mod gps;
+pub mod ledger;
 pub mod lock;
 pub mod motion;
 pub mod plan;
+#[doc(hidden)]
+pub mod planted;
+pub mod report;
 pub mod route;
+pub mod scenario;
 pub mod truck;
+pub mod world;

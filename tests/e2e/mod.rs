@@ -14,6 +14,7 @@ mod outage;
 mod power;
 mod resuming_publisher;
 mod returning;
+mod scenarios;
 mod serve;
 mod set_aside;
 mod store;

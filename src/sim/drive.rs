@@ -1,4 +1,4 @@
-//! `postrider sim`: a seeded fleet of simulated trucks against any broker.
+//! `postrider sim --devices N`: a seeded fleet of simulated trucks against any broker.
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -16,9 +16,9 @@ use crate::{
     tls_args::TlsArgs,
 };
 
-/// Drive simulated trucks that run the real device SDK against a broker
+/// What drives against a broker.
 #[derive(Debug, clap::Args)]
-pub(crate) struct SimArgs {
+pub(super) struct DriveArgs {
     /// How many trucks: truck-1, truck-2 ...
     #[arg(long, default_value_t = 1, value_name = "N")]
     devices: u32,
@@ -66,7 +66,7 @@ pub(crate) struct SimArgs {
 }
 
 /// Runs the fleet until a signal, its duration, or (with --leave) the last arrival.
-pub(crate) async fn run(args: SimArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: DriveArgs) -> anyhow::Result<ExitCode> {
     let routes = match &args.route {
         Some(path) => match route::load(path) {
             Ok(routes) => routes,

@@ -1,0 +1,477 @@
+//! A simulated device: the SDK's state machine, a flash, a clock, a receiver and a lock, and the firmware that joins them.
+
+use device_sdk::client::{Core, Input, Output};
+use device_sdk::{Backoff, Message, Options, QoS, StartError};
+use tracks::Fix;
+
+use super::commands::{Cab, REPORT_TOKENS};
+use super::events::Event;
+use super::flash::{Flash, GivenUp};
+use super::link::{Link, Sent, Way};
+use super::ride::Ride;
+use super::{World, conn_of};
+use crate::gps::{Receiver, ReceiverOptions, unrolled_ms};
+use crate::ledger::{Fate, Wrong};
+use crate::planted::Planted;
+use crate::scenario::{OutageMode, Scenario};
+
+/// When the firmware was made: no true date is before (1 January 2026).
+const FIRMWARE_MADE_MS: i64 = 1_767_225_600_000;
+/// A tunnel longer than that switches the receiver's memory of the sky off.
+pub(super) const COLD_AFTER_MS: u64 = 60_000;
+/// How long a session lasts without its device, seconds.
+const SESSION_EXPIRY_S: u32 = 14 * 24 * 3_600;
+/// How long a device waits for a connection to open, and for CONNACK, milliseconds.
+const CONNECT_TIMEOUT_MS: u64 = 10_000;
+/// Messages on their way at a time.
+const IN_FLIGHT_MAX: u16 = 64;
+/// Longest silence of a device that pings though it never should, seconds.
+const NO_PINGS_S: u16 = 20_000;
+/// What the payload of a record may be off by in time, milliseconds.
+const TS_SLACK_MS: i64 = 2_000;
+
+/// A device.
+pub(super) struct Device {
+    /// `None` while it has no power.
+    pub(super) core: Option<Box<Core>>,
+    pub(super) link: Option<Box<Link>>,
+    pub(super) flash: Flash,
+    /// What carries commands out, if any are to come.
+    pub(super) cab: Option<Box<Cab>>,
+    pub(super) ride: Ride,
+    receiver: Receiver,
+    pub(super) chance: fastrand::Rng,
+    /// Counts its lives, to tell events of an earlier one.
+    pub(super) boot: u32,
+    links: u32,
+    pause_ms: u64,
+    is_connected: bool,
+    pub(super) no_signal_until_ms: u64,
+    pub(super) refused_until_ms: u64,
+    pub(super) no_fix_until_ms: u64,
+    /// How far the clock that it has without any fix is ahead of the truth.
+    ahead_ms: i64,
+}
+
+impl Device {
+    pub(super) fn new(scenario: &Scenario, ride: Ride, seed: u64) -> Device {
+        let mut chance = fastrand::Rng::with_seed(seed);
+        let gps = &scenario.gps;
+        let options = ReceiverOptions {
+            first_fix_ms: gps.cold_start_s * 1_000,
+            jump_m: gps.multipath_m,
+            jump_every_s: gps.multipath_every_s,
+            drift_m: gps.drift_m,
+            white_m: gps.white_m,
+            weeks_back: gps.weeks_back,
+        };
+        let disk_seed = chance.u64(..);
+        let has_commands = !scenario.commands.is_empty();
+        let cab = has_commands.then(|| Cab::new(&ride.journey.fence, disk_seed)).flatten().map(Box::new);
+        Device {
+            core: None,
+            link: None,
+            flash: Flash::default(),
+            cab,
+            ride,
+            receiver: Receiver::new(options, chance.u64(..)),
+            chance,
+            boot: 0,
+            links: 0,
+            pause_ms: 0,
+            is_connected: false,
+            no_signal_until_ms: 0,
+            refused_until_ms: 0,
+            no_fix_until_ms: 0,
+            ahead_ms: 0,
+        }
+    }
+
+    /// What its clock says that nobody has set, milliseconds since the Unix epoch.
+    pub(super) fn rtc_ms(&self, true_unix_ms: u64) -> i64 {
+        i64::try_from(true_unix_ms).unwrap_or(i64::MAX).saturating_add(self.ahead_ms)
+    }
+
+    pub(super) fn lose_receiver(&mut self) {
+        self.receiver.switch_off();
+    }
+
+    /// Bytes that it takes in memory, about; without what the SDK's core has on the heap.
+    pub(super) fn memory_bytes(&self) -> usize {
+        size_of::<Device>()
+            + self.core.as_ref().map_or(0, |_| size_of::<Core>())
+            + self.link.as_ref().map_or(0, |_| size_of::<Link>())
+            + self.flash.memory_bytes()
+    }
+}
+
+/// The core of a device as it is after being switched on.
+fn core(scenario: &Scenario, id: &str, planted: Option<Planted>) -> Result<Core, StartError> {
+    let keep_alive_s =
+        if planted == Some(Planted::NoPings) { NO_PINGS_S } else { scenario.fleet.keep_alive_s };
+    let options = Options {
+        session_expiry_s: SESSION_EXPIRY_S,
+        keep_alive_s,
+        manual_ack: true,
+        inflight_max: IN_FLIGHT_MAX,
+        connect_timeout_ms: CONNECT_TIMEOUT_MS,
+        ..Options::new("virtual:1883", id)
+    };
+    let mut core = Core::new(options.core_config()?);
+    if !scenario.commands.is_empty() {
+        core.handle_input(0, Input::subscribe(u64::MAX, &format!("dev/{id}/cmd"), QoS::AtLeastOnce));
+    }
+    Ok(core)
+}
+
+impl World<'_> {
+    pub(super) fn boot(&mut self, at: u32) -> Result<(), String> {
+        let id = self.id(at);
+        let wrong_s = self.scenario.clocks.iter().filter(|clock| clock.devices.contains(at + 1));
+        let ahead_ms = wrong_s.map(|clock| clock.ahead_s * 1_000).last().unwrap_or(0);
+        let core = core(self.scenario, &id, self.planted).map_err(|error| error.to_string())?;
+        let device = &mut self.devices[at as usize];
+        if device.core.is_some() {
+            return Ok(());
+        }
+        device.core = Some(Box::new(core));
+        device.boot += 1;
+        (device.pause_ms, device.is_connected) = (0, false);
+        device.ahead_ms = ahead_ms;
+        device.lose_receiver();
+        if let Some(cab) = &mut device.cab {
+            cab.boot(&id, self.now_ms).map_err(|error| format!("device {}: {error}", at + 1))?;
+        }
+        let boot = device.boot;
+        // Seconds of life are whole seconds of the run, so that records lie where they are meant.
+        let second_ms = self.now_ms.next_multiple_of(1_000);
+        self.events.at(second_ms, Event::Second { device: at, boot });
+        self.events.at(self.now_ms, Event::Dial { device: at, boot });
+        self.resume_commands(at)
+    }
+
+    /// The power of a device goes.
+    pub(super) fn switch_off(&mut self, at: u32, off_ms: u64) {
+        let (planted, now_ms) = (self.planted, self.now_ms);
+        let device = &mut self.devices[at as usize];
+        if device.core.take().is_none() {
+            return;
+        }
+        device.boot += 1;
+        // Nobody tells the broker; what had left may still reach it.
+        let has_signal = now_ms >= device.no_signal_until_ms;
+        let link = device.link.take().filter(|link| !link.is_dead() && has_signal);
+        let left = link.filter(|_| device.chance.bool()).map(|mut link| (link.number, link.rest_up()));
+        device.flash.power_cut(planted);
+        if let Some(cab) = &mut device.cab {
+            cab.power_cut(planted, &mut device.chance);
+        }
+        if let Some((number, packets)) = left {
+            for packet in packets {
+                self.queue_for_broker(conn_of(at, number), packet);
+            }
+        }
+        self.stats.power_cuts += 1;
+        self.events.at(now_ms + off_ms, Event::Boot { device: at });
+    }
+
+    /// A second of a device's life: a fix, a record, timers of the SDK.
+    pub(super) fn second(&mut self, at: u32, boot: u32) -> Result<(), String> {
+        if self.devices[at as usize].boot != boot {
+            return Ok(());
+        }
+        let now_ms = self.now_ms;
+        if now_ms < self.scenario.end_ms() {
+            self.events.at(now_ms + 1_000, Event::Second { device: at, boot });
+        }
+        let fix = self.observe(at);
+        self.acknowledge_on_flash(at);
+        self.trim(at);
+        let records = now_ms <= self.scenario.duration_s * 1_000;
+        if let Some(fix) =
+            fix.filter(|_| records && now_ms.is_multiple_of(self.scenario.fleet.record_every_ms))
+        {
+            self.record(at, &fix);
+        }
+        let core = self.devices[at as usize].core.as_mut();
+        if core.is_some_and(|core| core.next_deadline_ms().is_some_and(|due_ms| due_ms <= now_ms)) {
+            self.to_core(at, Input::Tick)?;
+        }
+        self.cut_by_chance(at)?;
+        self.pump(at)
+    }
+
+    /// What the receiver says now; the clock and the lock are told.
+    fn observe(&mut self, at: u32) -> Option<Fix> {
+        let (true_unix_ms, now_ms) = (self.unix_ms(), self.now_ms);
+        let spoofed = self.spoofed(at);
+        let (planted, scenario) = (self.planted, self.scenario);
+        let device = &mut self.devices[at as usize];
+        let mut truth = device.ride.truth(now_ms / 1_000);
+        if let Some((position, stands)) = spoofed {
+            truth.position = position;
+            truth.speed_mps = if stands { 0.0 } else { truth.speed_mps };
+        }
+        let mut fix = None;
+        if now_ms >= device.no_fix_until_ms {
+            fix = device.receiver.observe(i64::try_from(true_unix_ms).unwrap_or(i64::MAX), &truth);
+        }
+        if let Some(fix) = &mut fix {
+            if planted != Some(Planted::WeekNotUnrolled) {
+                fix.ts_ms = unrolled_ms(fix.ts_ms, FIRMWARE_MADE_MS);
+            }
+        }
+        if let Some(cab) = &mut device.cab {
+            cab.observe(now_ms, fix.as_ref(), planted);
+        }
+        let arrived = device.ride.has_arrived(now_ms / 1_000);
+        if arrived && scenario.expect.arrivals_min.is_some() {
+            self.arrived.insert(at);
+        }
+        fix
+    }
+
+    /// What was acknowledged is written with the second.
+    fn acknowledge_on_flash(&mut self, at: u32) {
+        let (planted, now_ms) = (self.planted, self.now_ms);
+        let with_entries = planted != Some(Planted::AcceptedBeforeSync) || now_ms.is_multiple_of(60_000);
+        self.devices[at as usize].flash.sync(with_entries);
+    }
+
+    /// Gives up what policy gives up, and says so.
+    fn trim(&mut self, at: u32) {
+        let fleet = &self.scenario.fleet;
+        let (expiry_ms, records_max) = (fleet.record_expiry_s * 1_000, fleet.queue_records_max);
+        for given_up in self.devices[at as usize].flash.trim(self.now_ms, expiry_ms, records_max) {
+            match given_up {
+                GivenUp::Expired(number) => self.ledger.given_up(at, number, Fate::Expired),
+                GivenUp::Dropped(_) if self.planted == Some(Planted::DroppedInSilence) => {}
+                GivenUp::Dropped(number) => self.ledger.given_up(at, number, Fate::Dropped),
+            }
+        }
+    }
+
+    fn record(&mut self, at: u32, fix: &Fix) {
+        let Ok(payload) = serde_json::to_vec(fix) else { return };
+        let now_ms = self.now_ms;
+        let number = self.ledger.made(at, now_ms, &payload);
+        let off_ms = fix.ts_ms - i64::try_from(self.unix_ms()).unwrap_or(i64::MAX);
+        if off_ms.abs() > TS_SLACK_MS {
+            let what = format!("its time is {} s off", off_ms / 1_000);
+            self.ledger.wrong(Wrong::WrongTime, at, number, what);
+        }
+        let syncs = self.planted != Some(Planted::AcceptedBeforeSync);
+        let accepted = self.devices[at as usize].flash.append(number, now_ms, payload, syncs);
+        if accepted {
+            self.ledger.accepted(at, number);
+        } else {
+            self.ledger.given_up(at, number, Fate::Refused);
+        }
+    }
+
+    /// A link is cut by chance, as often as the scenario says.
+    fn cut_by_chance(&mut self, at: u32) -> Result<(), String> {
+        let links = &self.scenario.link;
+        let (share, mode) = (links.cuts_per_hour / 3_600.0, links.cut);
+        let is_trouble = self.now_ms < self.scenario.duration_s * 1_000;
+        let device = &mut self.devices[at as usize];
+        if share > 0.0 && is_trouble && device.link.is_some() && device.chance.f64() < share {
+            self.cut(at, mode);
+        }
+        Ok(())
+    }
+
+    /// Ends a device's connection.
+    pub(super) fn cut(&mut self, at: u32, mode: OutageMode) {
+        let now_ms = self.now_ms;
+        let Some(link) = self.devices[at as usize].link.as_mut() else { return };
+        link.kill(mode);
+        if mode == OutageMode::Reset {
+            let number = link.number;
+            self.events.at(now_ms + 1, Event::Ended { device: at, link: number });
+            self.events.at(now_ms + 1, Event::Gone { conn: conn_of(at, number) });
+        }
+    }
+
+    pub(super) fn dial(&mut self, at: u32, boot: u32) {
+        let (now_ms, delay_ms) = (self.now_ms, self.scenario.link.delay_ms);
+        let device = &mut self.devices[at as usize];
+        if device.boot != boot || device.link.is_some() || device.core.is_none() {
+            return;
+        }
+        self.stats.dialled(now_ms);
+        let has_signal = now_ms >= device.no_signal_until_ms && now_ms >= device.refused_until_ms;
+        let is_taken = has_signal && self.broker_up && self.takes_connection();
+        let device = &mut self.devices[at as usize];
+        if !is_taken {
+            // No answer takes the whole time, a refusal a round trip.
+            let after_ms = if has_signal { 2 * delay_ms } else { CONNECT_TIMEOUT_MS };
+            return self.dial_again(at, after_ms);
+        }
+        device.links += 1;
+        device.link = Some(Box::new(Link::new(device.links, now_ms)));
+        let link = device.links;
+        self.events.at(now_ms + 2 * delay_ms + 1, Event::Opened { device: at, link });
+    }
+
+    fn dial_again(&mut self, at: u32, after_ms: u64) {
+        let fleet = &self.scenario.fleet;
+        let backoff = Backoff { min_ms: fleet.backoff_min_ms, max_ms: fleet.backoff_max_ms };
+        let (now_ms, planted) = (self.now_ms, self.planted);
+        let device = &mut self.devices[at as usize];
+        device.pause_ms = match planted {
+            Some(Planted::NoBackoff) => 10,
+            _ => backoff.next_ms(device.pause_ms, device.chance.u64(..)),
+        };
+        let boot = device.boot;
+        self.events.at(now_ms + after_ms + device.pause_ms, Event::Dial { device: at, boot });
+    }
+
+    pub(super) fn opened(&mut self, at: u32, number: u32) -> Result<(), String> {
+        match self.devices[at as usize].link.as_mut().filter(|link| link.number == number) {
+            Some(link) => link.is_open = true,
+            None => return Ok(()),
+        }
+        self.to_core(at, Input::Opened)
+    }
+
+    /// A packet reaches the device.
+    pub(super) fn down(&mut self, at: u32, number: u32) -> Result<(), String> {
+        let link = self.devices[at as usize].link.as_mut().filter(|link| link.number == number);
+        match link.and_then(|link| link.arrive(Way::Down)) {
+            Some(packet) => {
+                self.to_core(at, Input::Received(packet))?;
+                self.pump(at)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The device is told that its connection is gone.
+    pub(super) fn ended(&mut self, at: u32, number: u32) -> Result<(), String> {
+        let device = &mut self.devices[at as usize];
+        if device.link.as_ref().is_none_or(|link| link.number != number) {
+            return Ok(());
+        }
+        device.link = None;
+        self.to_core(at, Input::Closed { why: "reset by peer".to_owned() })?;
+        self.is_off_line(at)
+    }
+
+    /// The device has no connection any more, whoever ended it.
+    fn is_off_line(&mut self, at: u32) -> Result<(), String> {
+        let device = &mut self.devices[at as usize];
+        if std::mem::take(&mut device.is_connected) {
+            self.stats.link_drops += 1;
+            device.pause_ms = 0;
+        }
+        if self.planted == Some(Planted::LostOnReconnect) {
+            let id = self.id(at);
+            let core = core(self.scenario, &id, self.planted).map_err(|error| error.to_string())?;
+            let device = &mut self.devices[at as usize];
+            device.flash.forget_sent();
+            device.core = Some(Box::new(core));
+        }
+        self.dial_again(at, 0);
+        Ok(())
+    }
+
+    pub(super) fn to_core(&mut self, at: u32, input: Input) -> Result<(), String> {
+        let now_ms = self.now_ms;
+        let Some(core) = self.devices[at as usize].core.as_mut() else { return Ok(()) };
+        core.handle_input(now_ms, input);
+        while let Some(output) = self.devices[at as usize].core.as_mut().and_then(|core| core.poll_output()) {
+            self.from_core(at, output)?;
+        }
+        Ok(())
+    }
+
+    fn from_core(&mut self, at: u32, output: Output) -> Result<(), String> {
+        match output {
+            Output::Send(packet) => self.send_up(at, packet),
+            Output::Close { .. } => {
+                let now_ms = self.now_ms;
+                let device = &mut self.devices[at as usize];
+                if let Some(mut link) = device.link.take() {
+                    let conn = conn_of(at, link.number);
+                    if !link.is_dead() && now_ms >= device.no_signal_until_ms {
+                        for packet in link.rest_up() {
+                            self.to_broker(conn, packet)?;
+                        }
+                        self.events.at(now_ms, Event::Gone { conn });
+                    }
+                    self.is_off_line(at)?;
+                }
+            }
+            Output::Connected { .. } => {
+                let device = &mut self.devices[at as usize];
+                (device.is_connected, device.pause_ms) = (true, 0);
+                self.stats.connects += 1;
+            }
+            Output::Message(incoming) => self.device_hears(at, incoming)?,
+            Output::Published { token, result } if token >= REPORT_TOKENS => {
+                self.report_ended(at, token, result.is_ok())?;
+            }
+            Output::Published { token, result } => {
+                let flash = &mut self.devices[at as usize].flash;
+                match result {
+                    Ok(_) => flash.ack(token),
+                    // Refused for now, or never sent: it is tried again.
+                    Err(_) => flash.put_back(token),
+                }
+            }
+            Output::SubscriptionRefused { reason, .. } => {
+                return Err(format!("device {}: its subscription was refused: {reason:?}", at + 1));
+            }
+            // Nothing is learned here: the heartbeat is a fixed one.
+            Output::Refused { .. }
+            | Output::Answered { .. }
+            | Output::Referred { .. }
+            | Output::Heartbeat(_)
+            | Output::ReconnectAtOnce => {}
+        }
+        Ok(())
+    }
+
+    fn send_up(&mut self, at: u32, packet: device_sdk::client::Packet) {
+        let (now_ms, links) = (self.now_ms, &self.scenario.link);
+        let device = &mut self.devices[at as usize];
+        let Some(link) = device.link.as_mut() else { return };
+        let number = link.number;
+        match link.send(Way::Up, packet, now_ms, device.no_signal_until_ms, links, &mut device.chance) {
+            Sent::ArrivesAt(ms) => self.events.at(ms, Event::Up { device: at, link: number }),
+            Sent::Vanished => {}
+            Sent::Reset => {
+                self.events.at(now_ms + 2 * links.delay_ms, Event::Ended { device: at, link: number })
+            }
+        }
+    }
+
+    /// Gives the core what the queue has, as long as it would go out at once.
+    pub(super) fn pump(&mut self, at: u32) -> Result<(), String> {
+        loop {
+            let planted = self.planted;
+            let device = &mut self.devices[at as usize];
+            if !device.core.as_ref().is_some_and(|core| core.can_send()) {
+                return Ok(());
+            }
+            let Some((place, entry)) = device.flash.take(planted) else { return Ok(()) };
+            if planted == Some(Planted::GoneWhenSent) {
+                device.flash.ack(place);
+                device.flash.sync(true);
+            }
+            // The ledger's number and what the device calls it: the same for one sent again.
+            let id = format!("{}-{}", entry.number, entry.id);
+            let topic = format!("dev/{}/telemetry/gps", self.id(at));
+            let message = Message::new(topic, entry.payload.into_vec())
+                .qos(QoS::AtLeastOnce)
+                .user_property("im-id", id);
+            self.to_core(at, Input::publish(place, message))?;
+        }
+    }
+}
+
+/// Reads the number of a record from its id.
+pub(super) fn record_number(incoming: &device_sdk::Incoming) -> Option<u64> {
+    incoming.user_property("im-id")?.split_once('-')?.0.parse().ok()
+}
