@@ -4,6 +4,7 @@ mod authentication;
 mod bans;
 mod clients;
 mod command_line;
+mod device_c;
 mod fan_out;
 mod history;
 mod hostile;
