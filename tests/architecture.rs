@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("postrider-broker", &["postrider-engine", "postrider-storage", "postrider-protocol"]),
     ("postrider-device-sdk", &["postrider-protocol", "postrider-storage"]),
     ("postrider-device-sdk-c", &["postrider-device-sdk"]),
+    ("postrider-gateway", &["postrider-device-sdk"]),
     ("postrider-bridge", &["postrider-device-sdk", "postrider-storage", "postrider-tracks"]),
     ("postrider-firmware-sim", &["postrider-device-sdk", "postrider-tracks"]),
     (

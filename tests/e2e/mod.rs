@@ -6,6 +6,7 @@ mod clients;
 mod command_line;
 mod device_c;
 mod fan_out;
+mod gateway;
 mod history;
 mod hostile;
 mod inbox;

@@ -129,8 +129,8 @@ pub unsafe extern "C" fn pr_options_queue(
 ) -> PrResult {
     let set = |options: &mut Options| {
         // SAFETY: the caller promises a text.
-        let dir = unsafe { text(dir, "dir") }?.into();
-        options.queue = Some(QueueOptions { dir, bytes_max });
+        let dir = unsafe { text(dir, "dir") }?;
+        options.queue = Some(QueueOptions::new(dir, bytes_max));
         Ok(())
     };
     // SAFETY: the caller promises options.
