@@ -5,7 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use clap::{ArgAction, Args, ValueEnum};
-use device_sdk::{Backoff, Client, Event, Events, Message, Options, ProtocolVersion, PublishProperties, QoS};
+use device_sdk::{
+    Backoff, Client, Event, Events, Message, Options, ProtocolVersion, PublishProperties, QoS, ReachOptions,
+};
 
 use crate::tls_args::TlsArgs;
 
@@ -22,6 +24,15 @@ pub(crate) struct ConnectionArgs {
     /// Port to connect to; default: 1883, with TLS 8883.
     #[arg(short = 'p', long)]
     pub(crate) port: Option<u16>,
+
+    /// Broker as a URL instead of host and port: mqtt://, mqtts://, ws:// or wss://, a host, perhaps a port. May be repeated:
+    /// the first that answers is used.
+    #[arg(short = 'L', long = "url", value_name = "URL", conflicts_with_all = ["host", "port"])]
+    pub(crate) urls: Vec<String>,
+
+    /// Proxy to go through: http://, socks5:// or socks5h://, perhaps USER:PASSWORD@, HOST:PORT.
+    #[arg(long, value_name = "URL")]
+    pub(crate) proxy: Option<String>,
 
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
@@ -148,7 +159,12 @@ impl ConnectionArgs {
         });
         let tls = self.tls.options();
         let port = self.port.unwrap_or(if tls.is_some() { 8883 } else { 1883 });
+        let mut urls = self.urls.iter().cloned();
+        let address = urls.next().unwrap_or_else(|| host_and_port(&self.host, port));
+        let proxy = self.proxy.as_deref().map(str::parse).transpose()?;
+        let reach = ReachOptions { alternatives: urls.collect(), proxy, ..ReachOptions::default() };
         Ok(Options {
+            reach,
             tls,
             version: match self.protocol_version {
                 Version::V311 => ProtocolVersion::V311,
@@ -165,7 +181,7 @@ impl ConnectionArgs {
             inflight_max: self.max_inflight,
             // The most that MQTT can say: what the broker lets through is for the user to see.
             packet_bytes_max: 268_435_455,
-            ..Options::new(format!("{}:{}", self.host, port), client_id)
+            ..Options::new(address, client_id)
         })
     }
 
@@ -173,7 +189,13 @@ impl ConnectionArgs {
     pub(crate) async fn connect(&self, options: Options) -> anyhow::Result<(Client, Events)> {
         self.note(format_args!("connecting to {} as {:?}", options.address, options.client_id));
         let (client, mut events) = Client::spawn(options)?;
-        match events.next().await {
+        // A broker that refers to another one has answered.
+        let mut event = events.next().await;
+        while let Some(Event::Refused { why, retry_in_ms: 0, .. }) = &event {
+            self.note(format_args!("{why}"));
+            event = events.next().await;
+        }
+        match event {
             Some(Event::Connected { session_present }) => {
                 self.note(format_args!("connected, session present: {session_present}"));
                 Ok((client, events))
@@ -276,6 +298,14 @@ impl Properties {
             ),
         }
         Ok(())
+    }
+}
+
+/// Puts an IPv6 address into the brackets that it needs before a port.
+fn host_and_port(host: &str, port: u16) -> String {
+    match host.parse::<std::net::Ipv6Addr>() {
+        Ok(address) => format!("[{address}]:{port}"),
+        Err(_) => format!("{host}:{port}"),
     }
 }
 
