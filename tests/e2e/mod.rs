@@ -1,5 +1,6 @@
 //! The binary as users run it: with foreign clients, crashes, broken disks and wrong settings.
 
+mod adaptive_keepalive;
 mod authentication;
 mod bans;
 mod clients;
