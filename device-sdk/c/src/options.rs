@@ -98,9 +98,7 @@ pub unsafe extern "C" fn pr_options_tls(
         (!given.is_null()).then(|| unsafe { text(given, what) }.map(PathBuf::from)).transpose()
     };
     let set = |options: &mut Options| {
-        let mut tls = TlsOptions::default();
-        tls.ca_file = path(ca_file, "ca_file")?;
-        tls.identity = match (path(cert_file, "cert_file")?, path(key_file, "key_file")?) {
+        let identity = match (path(cert_file, "cert_file")?, path(key_file, "key_file")?) {
             (Some(cert_file), Some(key_file)) => Some(TlsIdentity { cert_file, key_file }),
             (None, None) => None,
             _ => {
@@ -110,7 +108,8 @@ pub unsafe extern "C" fn pr_options_tls(
                 ));
             }
         };
-        options.tls = Some(tls);
+        let ca_file = path(ca_file, "ca_file")?;
+        options.tls = Some(TlsOptions { ca_file, identity, ..TlsOptions::default() });
         Ok(())
     };
     // SAFETY: the caller promises options.

@@ -182,8 +182,7 @@ impl Config {
             broker.tls || (identity.is_none() && broker.ca_file.is_none()),
             "broker has certificates and tls is false"
         );
-        let mut tls = TlsOptions::default();
-        (tls.ca_file, tls.identity) = (broker.ca_file.clone(), identity);
+        let tls = TlsOptions { ca_file: broker.ca_file.clone(), identity, ..TlsOptions::default() };
         let mut queue = QueueOptions::new(self.data_dir.join("queue"), self.queue.bytes_max);
         queue.group_ms = self.queue.group_ms;
         Ok(Options {
