@@ -1,3 +1,5 @@
+//! Reports of a run that passed and of one that did not.
+
 use std::collections::BTreeMap;
 
 use super::*;

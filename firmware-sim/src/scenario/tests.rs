@@ -1,3 +1,5 @@
+//! What is a scenario, and what is told of a file that is none.
+
 use super::*;
 
 const SMALL: &str = "name = \"small\"\nduration_s = 60\n[fleet]\ndevices = 3\n";

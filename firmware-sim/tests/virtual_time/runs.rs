@@ -1,3 +1,5 @@
+//! What every run keeps: all records arrive, the same seed gives the same ledger, policy is told.
+
 use super::*;
 
 const SMALL: &str = "name = \"small\"\nduration_s = 240\n[fleet]\ndevices = 4\n";

@@ -1,3 +1,5 @@
+//! The scenarios of configs/scenarios: each is one, and each passes with its own seed.
+
 use super::*;
 
 #[test]
