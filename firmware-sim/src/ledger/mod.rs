@@ -212,7 +212,7 @@ impl Ledger {
                 }
             }
             let account = &self.accounts[device as usize];
-            let open = account.open.iter().fold(account.hash, |hash, entry| fold_entry(hash, entry));
+            let open = account.open.iter().fold(account.hash, fold_entry);
             hash = mix(hash, open);
         }
         hash

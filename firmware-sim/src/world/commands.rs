@@ -172,7 +172,7 @@ impl World<'_> {
         let mut token = incoming.ack.take();
         let early = self.planted == Some(Planted::CommandAcknowledgedEarly);
         if early && let Some(token) = token.take() {
-            self.to_core(at, Input::Ack(token))?;
+            self.give_core(at, Input::Ack(token))?;
         }
         match self.carry_out(at, &incoming) {
             Ok(()) => {}
@@ -183,7 +183,7 @@ impl World<'_> {
             Err(Stop::Broken(what)) => return Err(format!("device {}: {what}", at + 1)),
         }
         match token {
-            Some(token) => self.to_core(at, Input::Ack(token)),
+            Some(token) => self.give_core(at, Input::Ack(token)),
             None => Ok(()),
         }
     }
@@ -322,7 +322,7 @@ impl World<'_> {
             cab.tokens += 1;
             let token = cab.tokens;
             desk.told.insert(token, report);
-            self.to_core(at, Input::publish(token, message))?;
+            self.give_core(at, Input::publish(token, message))?;
         }
     }
 

@@ -128,7 +128,7 @@ impl World<'_> {
     pub(super) fn boot(&mut self, at: u32) -> Result<(), String> {
         let id = self.id(at);
         let wrong_s = self.scenario.clocks.iter().filter(|clock| clock.devices.contains(at + 1));
-        let ahead_ms = wrong_s.map(|clock| clock.ahead_s * 1_000).last().unwrap_or(0);
+        let ahead_ms = wrong_s.map(|clock| clock.ahead_s * 1_000).next_back().unwrap_or(0);
         let core = core(self.scenario, &id, self.planted).map_err(|error| error.to_string())?;
         let device = &mut self.devices[at as usize];
         if device.core.is_some() {
@@ -195,7 +195,7 @@ impl World<'_> {
         }
         let core = self.devices[at as usize].core.as_mut();
         if core.is_some_and(|core| core.next_deadline_ms().is_some_and(|due_ms| due_ms <= now_ms)) {
-            self.to_core(at, Input::Tick)?;
+            self.give_core(at, Input::Tick)?;
         }
         self.cut_by_chance(at)?;
         self.pump(at)
@@ -216,10 +216,10 @@ impl World<'_> {
         if now_ms >= device.no_fix_until_ms {
             fix = device.receiver.observe(i64::try_from(true_unix_ms).unwrap_or(i64::MAX), &truth);
         }
-        if let Some(fix) = &mut fix {
-            if planted != Some(Planted::WeekNotUnrolled) {
-                fix.ts_ms = unrolled_ms(fix.ts_ms, FIRMWARE_MADE_MS);
-            }
+        if let Some(fix) = &mut fix
+            && planted != Some(Planted::WeekNotUnrolled)
+        {
+            fix.ts_ms = unrolled_ms(fix.ts_ms, FIRMWARE_MADE_MS);
         }
         if let Some(cab) = &mut device.cab {
             cab.observe(now_ms, fix.as_ref(), planted);
@@ -332,7 +332,7 @@ impl World<'_> {
             Some(link) => link.is_open = true,
             None => return Ok(()),
         }
-        self.to_core(at, Input::Opened)
+        self.give_core(at, Input::Opened)
     }
 
     /// A packet reaches the device.
@@ -340,7 +340,7 @@ impl World<'_> {
         let link = self.devices[at as usize].link.as_mut().filter(|link| link.number == number);
         match link.and_then(|link| link.arrive(Way::Down)) {
             Some(packet) => {
-                self.to_core(at, Input::Received(packet))?;
+                self.give_core(at, Input::Received(packet))?;
                 self.pump(at)
             }
             None => Ok(()),
@@ -354,7 +354,7 @@ impl World<'_> {
             return Ok(());
         }
         device.link = None;
-        self.to_core(at, Input::Closed { why: "reset by peer".to_owned() })?;
+        self.give_core(at, Input::Closed { why: "reset by peer".to_owned() })?;
         self.is_off_line(at)
     }
 
@@ -376,17 +376,17 @@ impl World<'_> {
         Ok(())
     }
 
-    pub(super) fn to_core(&mut self, at: u32, input: Input) -> Result<(), String> {
+    pub(super) fn give_core(&mut self, at: u32, input: Input) -> Result<(), String> {
         let now_ms = self.now_ms;
         let Some(core) = self.devices[at as usize].core.as_mut() else { return Ok(()) };
         core.handle_input(now_ms, input);
         while let Some(output) = self.devices[at as usize].core.as_mut().and_then(|core| core.poll_output()) {
-            self.from_core(at, output)?;
+            self.take_from_core(at, output)?;
         }
         Ok(())
     }
 
-    fn from_core(&mut self, at: u32, output: Output) -> Result<(), String> {
+    fn take_from_core(&mut self, at: u32, output: Output) -> Result<(), String> {
         match output {
             Output::Send(packet) => self.send_up(at, packet),
             Output::Close { .. } => {
@@ -396,7 +396,7 @@ impl World<'_> {
                     let conn = conn_of(at, link.number);
                     if !link.is_dead() && now_ms >= device.no_signal_until_ms {
                         for packet in link.rest_up() {
-                            self.to_broker(conn, packet)?;
+                            self.give_broker(conn, packet)?;
                         }
                         self.events.at(now_ms, Event::Gone { conn });
                     }
@@ -466,7 +466,7 @@ impl World<'_> {
             let message = Message::new(topic, entry.payload.into_vec())
                 .qos(QoS::AtLeastOnce)
                 .user_property("im-id", id);
-            self.to_core(at, Input::publish(place, message))?;
+            self.give_core(at, Input::publish(place, message))?;
         }
     }
 }

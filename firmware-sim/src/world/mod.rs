@@ -258,12 +258,12 @@ impl World<'_> {
     fn up(&mut self, at: u32, number: u32) -> Result<(), String> {
         let link = self.devices[at as usize].link.as_mut().filter(|link| link.number == number);
         match link.and_then(|link| link.arrive(Way::Up)) {
-            Some(packet) => self.to_broker(conn_of(at, number), packet),
+            Some(packet) => self.give_broker(conn_of(at, number), packet),
             None => Ok(()),
         }
     }
 
-    fn to_broker(&mut self, conn: u64, packet: Packet) -> Result<(), String> {
+    fn give_broker(&mut self, conn: u64, packet: Packet) -> Result<(), String> {
         self.tell_broker(ToBroker::Packet { conn, packet })
     }
 
@@ -296,7 +296,7 @@ impl World<'_> {
             let now = self.moment();
             self.broker.handle(now, input)?;
             while let Some(output) = self.broker.poll() {
-                self.from_broker(output)?;
+                self.take_from_broker(output)?;
             }
         }
         if !self.broker_up {
@@ -316,7 +316,7 @@ impl World<'_> {
         Ok(())
     }
 
-    fn from_broker(&mut self, output: FromBroker) -> Result<(), String> {
+    fn take_from_broker(&mut self, output: FromBroker) -> Result<(), String> {
         match output {
             FromBroker::Send { conn, packet } if World::is_office(conn) => {
                 if conn == office_conn(self.office_link()) {
@@ -376,7 +376,7 @@ impl World<'_> {
         self.broker.power_cut(now)?;
         self.broker_up = true;
         while let Some(output) = self.broker.poll() {
-            self.from_broker(output)?;
+            self.take_from_broker(output)?;
         }
         self.office_dials()?;
         self.serve_broker()

@@ -1,5 +1,7 @@
 //! Fleets on virtual time against the real engine, through the adapter that the binary uses.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 #[path = "../../../src/sim/shard_broker.rs"]
 mod shard_broker;
 
