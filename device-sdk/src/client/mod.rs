@@ -356,7 +356,7 @@ impl Core {
             let words = connack.properties.reason_string.as_deref().unwrap_or(connack.reason.text());
             let why = format!("the broker refused the connection: {words} (0x{:02x})", connack.reason as u8);
             self.outputs.push_back(Output::Refused { reason: connack.reason, why: why.clone() });
-            // [MQTT-4.11.0-1]
+            // MQTT 5.0, section 4.11, which has no numbered statement.
             self.refer(connack.reason, connack.properties.server_reference.as_ref());
             let in_doubt = self.in_doubt;
             self.close(why);
