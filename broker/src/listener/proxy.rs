@@ -129,14 +129,16 @@ fn verified_name(value: &[u8]) -> Result<Option<String>, ProxyError> {
     if flags & SHOWN == 0 || *verify != [0; 4] {
         return Ok(None);
     }
+    let mut name = None;
+    // All of them, also those behind the name: a header that is cut in the middle of one says nothing that can be trusted.
     for field in v2::TypeLengthValues::from(fields) {
         let field = field.map_err(|error| ProxyError::Bad(error.to_string()))?;
-        if field.kind == v2::Type::SSLCommonName as u8 {
-            let name = String::from_utf8(field.value.into_owned());
-            return name.map(Some).map_err(|_| ProxyError::Bad("a common name that is no UTF-8".to_owned()));
+        if field.kind == v2::Type::SSLCommonName as u8 && name.is_none() {
+            name = Some(field.value.into_owned());
         }
     }
-    Ok(None)
+    let name = name.map(String::from_utf8).transpose();
+    name.map_err(|_| ProxyError::Bad("a common name that is no UTF-8".to_owned()))
 }
 
 #[cfg(test)]
@@ -219,6 +221,11 @@ mod tests {
             (v2(1, 0x11, &[IPV4, &[0x04, 0, 9, 0]].concat()), "a bad PROXY protocol header: "),
             (v2(1, 0x11, &[IPV4, &[0x20, 0, 1, 7]].concat()), "its field about TLS is cut"),
             (v2(1, 0x11, &ssl(0x03, 0, b"\xff\xfe")), "no UTF-8"),
+            // A good name, and behind it a field that is cut.
+            (
+                v2(1, 0x11, &[IPV4, &[0x20, 0, 10, 3, 0, 0, 0, 0, 0x22, 0, 1, b'x', 9]].concat()),
+                "a bad PROXY",
+            ),
             (v2(1, 0x11, &name), "a PROXY protocol header of 5016 bytes, allowed are 4096"),
         ] {
             let error = read_off(&header).unwrap_err();
