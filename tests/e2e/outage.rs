@@ -27,6 +27,10 @@ const TOPIC: &str = "dev/truck-7/telemetry/gps";
 /// Live records during the upload: ten times the pace of 1 Hz, as the cuts are.
 const LIVE_EVERY: Duration = Duration::from_millis(100);
 const CUT_EVERY: Duration = Duration::from_secs(3);
+/// The power is cut at the latest when another such part of the backlog is gone, however fast the machine is.
+const CUT_AT_PARTS: u64 = 8;
+/// How often the device says where it stands.
+const STATUS_EVERY: Duration = Duration::from_millis(5);
 /// Longest that a live record may take, 99 of 100 of them.
 const LIVE_P99_MS: u64 = 2_000;
 /// Bytes written for a byte of payload.
@@ -133,11 +137,15 @@ async fn live(device: Device) {
         println!("recorded");
         std::future::pending::<()>().await;
     }
-    let mut every = tokio::time::interval(LIVE_EVERY);
+    let (mut every, mut looks) = (tokio::time::interval(LIVE_EVERY), tokio::time::interval(STATUS_EVERY));
     for number in device.from.. {
-        every.tick().await;
         // Before the next record comes: with the last one gone nothing is left.
-        tell(&client);
+        loop {
+            tokio::select! {
+                _ = every.tick() => break,
+                _ = looks.tick() => tell(&client),
+            }
+        }
         client.enqueue_as(Class::Live, Message::new(TOPIC, fix(number))).await.unwrap();
         println!("accepted {number}");
     }
@@ -258,13 +266,14 @@ fn nothing_stored_offline_is_lost_or_doubled_by_power_cuts_during_the_upload() {
     let (mut cuts, began) = (0, Instant::now());
     let mut chance = fastrand::Rng::with_seed(7);
     // The first cuts come soon, so that a short upload sees some.
-    let mut lasts = Duration::from_millis(chance.u64(200..400));
+    let (mut lasts, mut left_min) =
+        (Duration::from_millis(chance.u64(200..400)), records - records / CUT_AT_PARTS);
     loop {
         let from = said.accepted.last().unwrap() + 1_000;
         let mut process = Process::start(dir.path(), &broker.address().to_string(), from, 0);
         let (mut life, started) = (Life::default(), Instant::now());
         let is_up = said.listen(&mut process, &mut life, |said, word| {
-            word == "status" && (said.entries == 0 || started.elapsed() >= lasts)
+            word == "status" && (said.entries <= left_min || started.elapsed() >= lasts)
         });
         assert!(is_up, "the device ended");
         process.kill();
@@ -275,6 +284,7 @@ fn nothing_stored_offline_is_lost_or_doubled_by_power_cuts_during_the_upload() {
             break;
         }
         cuts += 1;
+        left_min = said.entries.min(left_min).saturating_sub(records / CUT_AT_PARTS);
         lasts = (lasts * 2).min(CUT_EVERY) + Duration::from_millis(chance.u64(0..200));
     }
     let upload = began.elapsed();
