@@ -6,6 +6,12 @@
 //!
 //! Invariants: no panic crosses the border (Rust aborts there); every pointer that may be null is looked at first.
 
+#![allow(
+    unsafe_code,
+    reason = "pointers of a C program cannot be used without; each function says what its caller owes"
+)]
+#![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks, clippy::missing_safety_doc)]
+
 mod client;
 mod event;
 mod failure;
