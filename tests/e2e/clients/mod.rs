@@ -148,14 +148,7 @@ fn by(way: Way, mut client: Command, checks_min: usize) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let certificates = Certificates::make(dir.path());
     let broker = Broker::start_with(Build::Release, Some(&config(way, dir.path(), &certificates)));
-    let url = match way {
-        Way::Tcp | Way::Password => format!("mqtt://{}", broker.address()),
-        Way::Tls | Way::ClientCertificate => format!("mqtts://{}", broker.listener("more")),
-        Way::Ws => format!("ws://{}/mqtt", broker.listener("more")),
-        Way::Wss => format!("wss://{}/mqtt", broker.listener("more")),
-        Way::Http => format!("ws://{}/mqtt", broker.http()),
-        Way::Unix => format!("unix://{}", broker.listener("more")),
-    };
+    let url = url(way, &broker);
     let option = |client: &mut Command, name: &str, file: &Path| {
         client.arg(name).arg(file);
     };
@@ -175,6 +168,17 @@ fn by(way: Way, mut client: Command, checks_min: usize) {
         _ => {}
     }
     check(client, &broker, checks_min);
+}
+
+fn url(way: Way, broker: &Broker) -> String {
+    match way {
+        Way::Tcp | Way::Password => format!("mqtt://{}", broker.address()),
+        Way::Tls | Way::ClientCertificate => format!("mqtts://{}", broker.listener("more")),
+        Way::Ws => format!("ws://{}/mqtt", broker.listener("more")),
+        Way::Wss => format!("wss://{}/mqtt", broker.listener("more")),
+        Way::Http => format!("ws://{}/mqtt", broker.http()),
+        Way::Unix => format!("unix://{}", broker.listener("more")),
+    }
 }
 
 fn config(way: Way, dir: &Path, certificates: &Certificates) -> String {
@@ -351,4 +355,30 @@ fn rumqttc_works_over_websocket() {
 #[test]
 fn rumqttc_works_over_secure_websocket() {
     by(Way::Wss, rumqttc(), 26);
+}
+
+/// The device SDK is behind both commands.
+#[test]
+fn our_own_pub_and_sub_come_in_by_every_url() {
+    for way in [Way::Tcp, Way::Tls, Way::ClientCertificate, Way::Ws, Way::Wss, Way::Http] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let certificates = Certificates::make(dir.path());
+        let broker = Broker::start_with(Build::Release, Some(&config(way, dir.path(), &certificates)));
+        let run = |command: &str, rest: &[&str]| {
+            let mut run = postrider(Build::Release);
+            run.args([command, "-L", &url(way, &broker), "-t", "from/url", "-q", "1"]).args(rest);
+            if matches!(way, Way::Tls | Way::ClientCertificate | Way::Wss) {
+                run.arg("--cafile").arg(&certificates.ca);
+            }
+            if way == Way::ClientCertificate {
+                run.arg("--cert").arg(&certificates.device).arg("--key").arg(&certificates.device_key);
+            }
+            let output = run.output().expect("the binary runs");
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{way:?}, {command}: {said}");
+            String::from_utf8(output.stdout).expect("UTF-8")
+        };
+        run("pub", &["-r", "-m", "here"]);
+        assert_eq!(run("sub", &["-C", "1", "-W", "60"]).trim_end(), "here", "{way:?}");
+    }
 }
