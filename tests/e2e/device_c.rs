@@ -2,29 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 
 use protocol::{ProtocolVersion, QoS};
 
+use super::built::built;
 use crate::broker_process::{Broker, Lines, wait_for_exit};
 use crate::raw_client::RawClient;
 
 const MANIFEST_DIR: &str = env!("CARGO_MANIFEST_DIR");
 
-/// Builds the libraries, where that was not done yet, and returns their folder.
-fn libraries() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("a folder in the target folder");
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--locked", "--package", "postrider-device-sdk-c", "--target-dir"])
-            .arg(target)
-            .current_dir(MANIFEST_DIR)
-            .status()
-            .expect("cargo runs");
-        assert!(built.success(), "the C library does not build");
-        target.join("debug")
-    })
+/// Where the libraries are.
+fn libraries() -> PathBuf {
+    built("postrider-device-sdk-c")
 }
 
 fn examples() -> PathBuf {

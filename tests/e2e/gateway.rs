@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,23 +12,12 @@ use protocol::{Packet, ProtocolVersion, QoS};
 use serde_json::{Value, json};
 use serialport::{SerialPort as _, TTYPort};
 
+use super::built::built;
 use crate::broker_process::Broker;
 use crate::raw_client::{PATIENCE, RawClient};
 
-/// Builds the gateway, where that was not done yet, and returns its path.
-fn gateway() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("a folder in the target folder");
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--locked", "--package", "postrider-gateway", "--target-dir"])
-            .arg(target)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status()
-            .expect("cargo runs");
-        assert!(built.success(), "the gateway does not build");
-        target.join("debug/postrider-gateway")
-    })
+fn gateway() -> PathBuf {
+    built("postrider-gateway").join("postrider-gateway")
 }
 
 fn unix_ms() -> u64 {

@@ -3,6 +3,7 @@
 mod adaptive_keepalive;
 mod authentication;
 mod bans;
+mod built;
 mod clients;
 mod command_line;
 mod device_c;

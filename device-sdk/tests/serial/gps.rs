@@ -8,12 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
 use tokio_serial::{SerialPort as _, SerialStream};
 
-use crate::pty::{PATIENCE, Socket};
-
-fn sentence(body: &str) -> String {
-    let sum = body.bytes().fold(0, |sum, byte| sum ^ byte);
-    format!("${body}*{sum:02X}\r\n")
-}
+use crate::pty::{PATIENCE, Socket, sentence};
 
 /// A receiver that speaks every `every`; at another rate than its own, what arrives is noise.
 fn receiver(mut device: SerialStream, baud: u32, every: Duration) -> JoinHandle<()> {

@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 use device_sdk::serial::nmea::{Decoder, Said};
 use device_sdk::serial::{FixKind, GpsFix};
 
+use crate::pty::sentence;
+
 /// Moments of a log that are compared.
 const MOMENTS: usize = 120;
 
@@ -27,10 +29,6 @@ fn recorded() -> Vec<PathBuf> {
 
 /// A log of a receiver that loses its position for a while, whose line has faults, over midnight.
 fn made() -> String {
-    let sentence = |body: String| {
-        let sum = body.bytes().fold(0, |sum, byte| sum ^ byte);
-        format!("${body}*{sum:02X}\r\n")
-    };
     let mut log = String::new();
     for second in 0..90_u32 {
         let of_day = (86_400 - 30 + second) % 86_400;
@@ -39,23 +37,23 @@ fn made() -> String {
         let (lat, lon) = (600.0 + f64::from(second) * 0.0123, 2456.4 + f64::from(second) * 0.0345);
         let place = format!("6{lat:08.4},N,0{lon:09.4},E");
         if (40..50).contains(&second) {
-            log += &sentence(format!("GPRMC,{time},V,,,,,,,{date},,,N"));
-            log += &sentence(format!("GPGGA,{time},,,,,0,00,99.9,,,,,,"));
-            log += &sentence("GPGSA,A,1,,,,,,,,,,,,,99.9,99.9,99.9".to_owned());
+            log += &sentence(&format!("GPRMC,{time},V,,,,,,,{date},,,N"));
+            log += &sentence(&format!("GPGGA,{time},,,,,0,00,99.9,,,,,,"));
+            log += &sentence("GPGSA,A,1,,,,,,,,,,,,,99.9,99.9,99.9");
             continue;
         }
-        let rmc = sentence(format!(
+        let rmc = sentence(&format!(
             "GPRMC,{time},A,{place},12.5,{:.1},{date},,,A",
             80.0 + f64::from(second) / 10.0
         ));
-        let gga = sentence(format!(
+        let gga = sentence(&format!(
             "GPGGA,{time},{place},1,07,1.1,{:.1},M,17.0,M,,",
             20.0 + f64::from(second) / 5.0
         ));
         // Bits fell over on the line: neither reads it.
         log += &if second % 17 == 5 { rmc.replace(",A,6", ",A,7") } else { rmc };
         log += &gga;
-        log += &sentence("GPGSA,A,3,05,07,08,10,15,17,18,,,,,,1.9,1.1,1.5".to_owned());
+        log += &sentence("GPGSA,A,3,05,07,08,10,15,17,18,,,,,,1.9,1.1,1.5");
     }
     log
 }

@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_serial::SerialStream;
 
-use crate::pty::{Socket, read};
+use crate::pty::{Socket, read, sentence};
 
 /// How the lock of a test misbehaves.
 #[derive(Clone, Copy, PartialEq)]
@@ -27,11 +27,6 @@ enum Fault {
 struct Record {
     requests: Vec<String>,
     moves: u32,
-}
-
-fn answer(body: &str) -> String {
-    let sum = body.bytes().fold(0, |sum, byte| sum ^ byte);
-    format!("${body}*{sum:02X}\r\n")
 }
 
 /// A lock on the other end of a line: it carries each number out once.
@@ -61,7 +56,7 @@ fn lock(mut device: SerialStream, fault: Fault, record: Arc<Mutex<Record>>) -> J
                     }
                     let said =
                         if fault == Fault::Stuck && what != "STATE" { "ERROR,bolt blocked" } else { state };
-                    last = (number.to_owned(), answer(&format!("PLOCKR,{number},{said}")));
+                    last = (number.to_owned(), sentence(&format!("PLOCKR,{number},{said}")));
                 }
                 let said = match fault {
                     Fault::Mute => continue,

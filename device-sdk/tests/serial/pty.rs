@@ -50,3 +50,9 @@ pub(crate) async fn read(device: &mut SerialStream) -> Option<Vec<u8>> {
         Ok(count) => Some(bytes[..count].to_vec()),
     }
 }
+
+/// Makes a line of what stands between `$` and `*`, its checksum reckoned apart from the library's.
+pub(crate) fn sentence(body: &str) -> String {
+    let sum = body.bytes().fold(0, |sum, byte| sum ^ byte);
+    format!("${body}*{sum:02X}\r\n")
+}
