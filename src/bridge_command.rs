@@ -11,7 +11,7 @@ use crate::{
 };
 use tracing_subscriber::EnvFilter;
 
-/// Watch vehicles on their routes, tell people in a conversation and by webhooks, and take their commands
+/// Watch vehicles on their routes, tell people in a conversation and through other channels, and take their commands
 #[derive(Debug, clap::Args)]
 pub(crate) struct BridgeArgs {
     /// The configuration, TOML; configs/bridge.toml is a commented example
@@ -70,13 +70,13 @@ pub(crate) async fn run(args: BridgeArgs) -> anyhow::Result<ExitCode> {
 fn banner(config: &Config) -> String {
     let names = |names: Vec<String>| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     format!(
-        "bridge to {} as {:?}: vehicles {}; conversation {}; commands {}; webhooks {}; outbox in {}",
+        "bridge to {} as {:?}: vehicles {}; conversation {}; commands {}; sinks {}; outbox in {}",
         config.broker.address,
         config.broker.client_id,
         names(config.vehicles.iter().map(|rule| rule.devices.to_string()).collect()),
         config.dispatch_topic,
         names(config.commands.iter().map(|rule| format!("/{}", rule.name)).collect()),
-        names(config.webhooks.iter().map(|hook| hook.name.clone()).collect()),
+        names(config.sinks.iter().map(|sink| sink.name.clone()).collect()),
         config.data_dir.display(),
     )
 }

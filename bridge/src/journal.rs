@@ -177,7 +177,7 @@ mod tests {
     fn put(no: u64, payload: &str) -> Change {
         Change::Put(Entry {
             no,
-            target: Target::Webhook("ops".into()),
+            target: Target::Sink("ops".into()),
             id: format!("ev-{no}"),
             kind: "arrived".into(),
             created_ms: 1,
@@ -188,7 +188,7 @@ mod tests {
     }
 
     fn numbers(state: &State) -> Vec<u64> {
-        state.queue(&Target::Webhook("ops".into())).map(|entry| entry.no).collect()
+        state.queue(&Target::Sink("ops".into())).map(|entry| entry.no).collect()
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! ```text
 //! dev/+/telemetry/gps ─▶ watch ─▶ alerts ──────┐
 //! im/dispatch  ────────▶ chat ──▶ commands ────┤─▶ journal ─▶ outbox ─▶ im/dispatch, dev/{id}/cmd
-//! dev/+/cmd/result ────▶ report ─▶ answers ────┤   (durable)        └─▶ webhooks
+//! dev/+/cmd/result ────▶ report ─▶ answers ────┤   (durable)        └─▶ sinks
 //! $im/receipts  ───────▶ report ─▶ answers ────┘
 //! ```
 //!
@@ -17,6 +17,7 @@
 //! | `watch`, `chat`, `report` | a fix, a chat message, an answer: what they mean, as pure functions |
 //! | `core` | the state machine over all of them |
 //! | `state`, `journal` | what must not be forgotten, and its form on disk |
+//! | `notice` | a message as sinks see it |
 //! | `retry`, `sinks` | when and how targets are tried |
 //! | `run` | the task that ties them to the broker |
 
@@ -25,6 +26,7 @@ pub mod config;
 mod core;
 mod ids;
 mod journal;
+mod notice;
 mod report;
 mod retry;
 mod run;
@@ -44,6 +46,7 @@ use tokio::{
 pub use config::Config;
 pub use core::Counts;
 pub use journal::JournalError;
+pub use notice::Severity;
 pub use report::Kind;
 pub use state::{Entry, Target};
 
@@ -52,7 +55,7 @@ use crate::{
     core::Core,
     journal::Journal,
     run::{Ends, Runner},
-    sinks::{unix_ms, webhook::WebhookSink},
+    sinks::{AnySink, unix_ms},
 };
 
 #[cfg(test)]
@@ -67,9 +70,9 @@ pub enum StartError {
     /// Its data directory cannot be used.
     #[error("data directory {0}")]
     Journal(#[from] JournalError),
-    /// A webhook cannot be used.
-    #[error("webhook {name:?}: {why}")]
-    Webhook {
+    /// A sink cannot be used.
+    #[error("sink {name:?}: {why}")]
+    Sink {
         /// Its name.
         name: String,
         /// Why.
@@ -124,14 +127,14 @@ impl Bridge {
     /// Starts a bridge on the current tokio runtime. It connects in the background, for as long as that takes.
     ///
     /// # Errors
-    /// The data directory is used by another process or cannot be read; a webhook or the broker's address is unusable.
+    /// The data directory is used by another process or cannot be read; a sink or the broker's address is unusable.
     pub fn start(config: Config) -> Result<Handle, StartError> {
-        let webhooks = config
-            .webhooks
+        let sinks = config
+            .sinks
             .iter()
-            .map(|hook| match WebhookSink::new(hook) {
-                Ok(sink) => Ok((hook.name.clone(), sink)),
-                Err(why) => Err(StartError::Webhook { name: hook.name.clone(), why }),
+            .map(|rule| match AnySink::new(rule) {
+                Ok(sink) => Ok((rule.name.clone(), sink)),
+                Err(why) => Err(StartError::Sink { name: rule.name.clone(), why }),
             })
             .collect::<Result<Vec<_>, _>>()?;
         let (journal, state) = Journal::open(&config.data_dir, config.outbox.bytes_max)?;
@@ -143,7 +146,7 @@ impl Bridge {
         let (ready, ready_seen) = watch_channel::channel(false);
         let (stop, stopped) = oneshot::channel();
         let ends = Ends { observers, counts, ready, stop: stopped };
-        let runner = Runner::new(&config, core, journal, client, webhooks, ends);
+        let runner = Runner::new(&config, core, journal, client, sinks, ends);
         let task = tokio::spawn(runner.run(first));
         Ok(Handle { observed, counts: counts_seen, ready: ready_seen, stop: Some(stop), task })
     }

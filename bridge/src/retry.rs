@@ -1,4 +1,4 @@
-//! When a webhook is tried again, and when no more: pure, time and chance are arguments.
+//! When a target is tried again, and when no more: pure, time and chance are arguments.
 
 use crate::config::OutboxSettings;
 

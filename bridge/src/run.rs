@@ -19,7 +19,7 @@ use crate::{
     config::Config,
     core::{Chat, Core, Input},
     journal::{Journal, StoreError},
-    sinks::{Settled, broker::BrokerSink, unix_ms, webhook::WebhookSink},
+    sinks::{AnySink, Settled, broker::BrokerSink, unix_ms},
     state::{Change, Entry, Target},
     topics::{self, Topic},
 };
@@ -69,11 +69,11 @@ impl Runner {
         core: Core,
         journal: Journal,
         (client, events): (Client, Events),
-        webhooks: Vec<(String, WebhookSink)>,
+        channels: Vec<(String, AnySink)>,
         ends: Ends,
     ) -> Runner {
         let mut tasks = JoinSet::new();
-        let (settle, settled) = mpsc::channel(webhooks.len() + 1);
+        let (settle, settled) = mpsc::channel(channels.len() + 1);
         let mut sinks = Vec::new();
         let mut mailbox = |target: Target| {
             let (entries, receiver) = mpsc::channel(1);
@@ -83,8 +83,8 @@ impl Runner {
         let broker = BrokerSink { client: client.clone() };
         let entries = mailbox(Target::Broker);
         tasks.spawn(crate::sinks::run(Target::Broker, broker, config.outbox, false, entries, settle.clone()));
-        for (name, sink) in webhooks {
-            let target = Target::Webhook(name);
+        for (name, sink) in channels {
+            let target = Target::Sink(name);
             let entries = mailbox(target.clone());
             tasks.spawn(crate::sinks::run(target, sink, config.outbox, true, entries, settle.clone()));
         }

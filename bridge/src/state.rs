@@ -50,8 +50,9 @@ pub(crate) enum Change {
 pub enum Target {
     /// The broker: the conversation, or a device's commands.
     Broker,
-    /// The webhook of this name.
-    Webhook(String),
+    /// The sink of this name.
+    #[serde(rename = "webhook")]
+    Sink(String),
 }
 
 /// A message that is to be sent to one target.
@@ -224,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_makes_the_same_state_and_keeps_order_and_numbers() {
-        let hook = || Target::Webhook("ops".into());
+        let hook = || Target::Sink("ops".into());
         let mut state = State::default();
         for no in 0..5 {
             state.apply(&Change::Put(entry(no, if no % 2 == 0 { hook() } else { Target::Broker })));

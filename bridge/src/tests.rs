@@ -2,70 +2,17 @@
 
 use std::{path::Path, time::Duration};
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    time::Instant,
-};
+use tokio::net::TcpListener;
 
 use super::*;
 use crate::{
-    config::{OutboxSettings, SecretUrl, Webhook},
+    config::{OutboxSettings, Secret, SecretUrl, SinkKind, SinkRule, Webhook},
+    sinks::stub::{Stub, read_request},
     state::Change,
 };
 
 /// Nothing here takes long; a test that hangs must fail.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A server that answers each request with the next of the answers it is given.
-struct Server {
-    listener: TcpListener,
-}
-
-/// What a request had in it.
-#[derive(Debug)]
-struct Request {
-    head: String,
-    body: String,
-    at: Instant,
-}
-
-impl Server {
-    async fn start() -> Server {
-        Server { listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
-    }
-
-    fn port(&self) -> u16 {
-        self.listener.local_addr().unwrap().port()
-    }
-
-    /// Takes one request on a connection of its own and answers with a status line and headers.
-    async fn answer(&self, status: &str) -> Request {
-        let work = async {
-            let (mut stream, _) = self.listener.accept().await.unwrap();
-            let request = read_request(&mut stream).await;
-            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-            stream.write_all(answer.as_bytes()).await.unwrap();
-            request
-        };
-        tokio::time::timeout(PATIENCE, work).await.expect("a request in time")
-    }
-}
-
-async fn read_request(stream: &mut TcpStream) -> Request {
-    let mut bytes = Vec::new();
-    loop {
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let head = head.to_lowercase();
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-            if body.len() >= length.map_or(0, |n| n.parse().unwrap()) {
-                return Request { head, body: body.to_owned(), at: Instant::now() };
-            }
-        }
-        assert!(stream.read_buf(&mut bytes).await.unwrap() > 0, "cut: {text}");
-    }
-}
 
 /// A broker's address where nobody listens.
 async fn nobody() -> String {
@@ -75,12 +22,11 @@ async fn nobody() -> String {
 
 async fn config(dir: &Path, port: u16) -> Config {
     let mut config = Config::new(nobody().await, "bridge", dir);
-    config.webhooks = vec![Webhook {
-        name: "ops".into(),
+    let webhook = Webhook {
         url: SecretUrl(format!("http://127.0.0.1:{port}/hook?key=s3cret").parse().unwrap()),
-        headers: [("x-token".parse().unwrap(), "t".parse().unwrap())].into_iter().collect(),
-        timeout: Duration::from_secs(10),
-    }];
+        headers: [("x-token".to_owned(), Secret("t".into()))].into(),
+    };
+    config.sinks = vec![SinkRule::new("ops", SinkKind::Webhook(webhook))];
     config.outbox = OutboxSettings { retry_min_ms: 10, retry_max_ms: 50, ..OutboxSettings::default() };
     config
 }
@@ -91,7 +37,7 @@ fn store(dir: &Path, created_ms: u64, numbers: std::ops::Range<u64>) {
     let puts = numbers.map(|no| {
         Change::Put(Entry {
             no,
-            target: Target::Webhook("ops".into()),
+            target: Target::Sink("ops".into()),
             id: format!("ev-{no}"),
             kind: "arrived".into(),
             created_ms,
@@ -117,19 +63,19 @@ async fn delivered(handle: &mut Handle) -> String {
 #[tokio::test]
 async fn a_server_that_fails_first_gets_the_message_again_and_once_it_took_it_never_more() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start().await;
+    let server = Stub::start().await;
     store(dir.path(), unix_ms(), 0..2);
     let mut handle = Bridge::start(config(dir.path(), server.port()).await).unwrap();
-    let first = server.answer("503 Service Unavailable").await;
+    let first = server.answer("503 Service Unavailable", "").await;
     assert!(first.head.starts_with("post /hook?key=s3cret http/1.1"), "{}", first.head);
     for header in ["content-type: application/json", "idempotency-key: ev-0", "x-token: t"] {
         assert!(first.head.contains(header), "{}", first.head);
     }
-    let again = server.answer("200 OK").await;
+    let again = server.answer("200 OK", "").await;
     assert_eq!((first.body.as_str(), again.body.as_str()), ("{\"n\":0}", "{\"n\":0}"));
     assert_eq!(delivered(&mut handle).await, "ev-0");
     // In order: the second message comes only now.
-    assert_eq!(server.answer("204 No Content").await.body, "{\"n\":1}");
+    assert_eq!(server.answer("204 No Content", "").await.body, "{\"n\":1}");
     assert_eq!(delivered(&mut handle).await, "ev-1");
     assert_eq!(handle.stop().await.unwrap().delivered, 2);
     let (_, state) = Journal::open(dir.path(), OutboxSettings::default().bytes_max).unwrap();
@@ -139,11 +85,11 @@ async fn a_server_that_fails_first_gets_the_message_again_and_once_it_took_it_ne
 #[tokio::test]
 async fn the_pause_that_a_server_asks_for_is_obeyed() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start().await;
+    let server = Stub::start().await;
     store(dir.path(), unix_ms(), 0..1);
     let mut handle = Bridge::start(config(dir.path(), server.port()).await).unwrap();
-    let first = server.answer("429 Too Many Requests\r\nRetry-After: 1").await;
-    let second = server.answer("200 OK").await;
+    let first = server.answer("429 Too Many Requests\r\nRetry-After: 1", "").await;
+    let second = server.answer("200 OK", "").await;
     let pause = second.at - first.at;
     // Its own backoff would be 50 ms at most.
     assert!(pause >= Duration::from_millis(990), "{pause:?}");
@@ -154,12 +100,12 @@ async fn the_pause_that_a_server_asks_for_is_obeyed() {
 #[tokio::test]
 async fn a_server_that_is_down_gets_the_message_when_it_is_up() {
     let dir = tempfile::tempdir().unwrap();
-    let port = Server::start().await.port();
+    let port = Stub::start().await.port();
     store(dir.path(), unix_ms(), 0..1);
     let mut handle = Bridge::start(config(dir.path(), port).await).unwrap();
     // The port is closed until here; the attempts so far were refused.
-    let server = Server { listener: TcpListener::bind(("127.0.0.1", port)).await.unwrap() };
-    assert_eq!(server.answer("200 OK").await.body, "{\"n\":0}");
+    let server = Stub { listener: TcpListener::bind(("127.0.0.1", port)).await.unwrap() };
+    assert_eq!(server.answer("200 OK", "").await.body, "{\"n\":0}");
     assert_eq!(delivered(&mut handle).await, "ev-0");
     handle.stop().await.unwrap();
 }
@@ -167,11 +113,11 @@ async fn a_server_that_is_down_gets_the_message_when_it_is_up() {
 #[tokio::test]
 async fn a_restart_goes_on_with_what_was_not_delivered() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start().await;
+    let server = Stub::start().await;
     store(dir.path(), unix_ms(), 0..3);
     let config = config(dir.path(), server.port()).await;
     let mut handle = Bridge::start(config.clone()).unwrap();
-    server.answer("200 OK").await;
+    server.answer("200 OK", "").await;
     assert_eq!(delivered(&mut handle).await, "ev-0");
     // The answer to the second never leaves the server.
     let (mut cut, _) = server.listener.accept().await.unwrap();
@@ -180,7 +126,7 @@ async fn a_restart_goes_on_with_what_was_not_delivered() {
     drop(cut);
     let mut handle = Bridge::start(config).unwrap();
     for no in 1..3 {
-        let request = server.answer("200 OK").await;
+        let request = server.answer("200 OK", "").await;
         assert!(request.head.contains(&format!("idempotency-key: ev-{no}")), "{}", request.head);
         assert_eq!(delivered(&mut handle).await, format!("ev-{no}"));
     }
@@ -190,16 +136,16 @@ async fn a_restart_goes_on_with_what_was_not_delivered() {
 #[tokio::test]
 async fn an_answer_that_is_final_makes_a_dead_letter_and_the_next_message_is_sent() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start().await;
+    let server = Stub::start().await;
     store(dir.path(), unix_ms(), 0..3);
     let mut handle = Bridge::start(config(dir.path(), server.port()).await).unwrap();
     for (status, no) in [("400 Bad Request", 0), ("302 Found\r\nLocation: http://127.0.0.1:1/", 1)] {
-        server.answer(status).await;
+        server.answer(status, "").await;
         let Observed::Dead { entry, why } = next(&mut handle).await else { panic!("{status} is final") };
         assert_eq!(entry.no, no);
         assert!(why.contains(&status[..3]), "{why}");
     }
-    server.answer("200 OK").await;
+    server.answer("200 OK", "").await;
     assert_eq!(delivered(&mut handle).await, "ev-2");
     let counts = handle.stop().await.unwrap();
     assert_eq!((counts.dead_letters, counts.delivered), (2, 1));
@@ -208,7 +154,7 @@ async fn an_answer_that_is_final_makes_a_dead_letter_and_the_next_message_is_sen
 #[tokio::test]
 async fn a_message_that_is_too_old_is_given_up_and_a_young_one_behind_it_is_sent() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start().await;
+    let server = Stub::start().await;
     let day_ms = 24 * 3_600_000;
     store(dir.path(), unix_ms() - 2 * day_ms, 0..1);
     store(dir.path(), unix_ms(), 1..2);
@@ -216,7 +162,7 @@ async fn a_message_that_is_too_old_is_given_up_and_a_young_one_behind_it_is_sent
     let Observed::Dead { entry, why } = next(&mut handle).await else { panic!("too old") };
     assert_eq!(entry.id, "ev-0");
     assert!(why.contains("older than 86400 s"), "{why}");
-    server.answer("200 OK").await;
+    server.answer("200 OK", "").await;
     assert_eq!(delivered(&mut handle).await, "ev-1");
     handle.stop().await.unwrap();
 }

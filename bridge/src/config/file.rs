@@ -1,23 +1,14 @@
 //! The TOML file: its exact keys, and how they become a [`Config`].
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, path::Path, sync::Arc};
 
 use device_sdk::{TlsIdentity, TlsOptions};
-use reqwest::{
-    Url,
-    header::{HeaderMap, HeaderName, HeaderValue},
-};
 use serde::Deserialize;
 use tracks::{LatLon, corridor::Corridor, fence::Circle, route::Polyline};
 
 use super::{
     COMMAND_TTL_S, CommandRule, Config, ConfigError, DevicePattern, FenceRule, NamedLine, RULES_MAX, Secret,
-    SecretUrl, VehicleRule, Webhook, lines,
+    SinkRule, VehicleRule, lines,
 };
 use crate::chat::is_device;
 
@@ -25,8 +16,8 @@ use crate::chat::is_device;
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Longest route file, bytes.
 const ROUTE_FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Most webhooks: every alert is written once for each.
-const WEBHOOKS_MAX: usize = 100;
+/// Most sinks: every alert may be written once for each.
+const SINKS_MAX: usize = 100;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,7 +35,10 @@ struct File {
     #[serde(default)]
     vehicle: Vec<VehiclePart>,
     #[serde(default)]
-    webhook: Vec<WebhookPart>,
+    sink: Vec<toml::Table>,
+    /// A `[[sink]]` of the type webhook.
+    #[serde(default)]
+    webhook: Vec<toml::Table>,
     #[serde(default)]
     command: Vec<CommandPart>,
 }
@@ -123,16 +117,6 @@ struct FencePart {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WebhookPart {
-    name: Option<String>,
-    url: String,
-    #[serde(default)]
-    headers: BTreeMap<String, String>,
-    timeout_s: Option<u64>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct CommandPart {
     name: String,
     ttl_s: Option<u32>,
@@ -199,7 +183,7 @@ impl File {
         self.outbox.apply(&mut config)?;
         for (key, count, limit) in [
             ("vehicle", self.vehicle.len(), RULES_MAX),
-            ("webhook", self.webhook.len(), WEBHOOKS_MAX),
+            ("sink", self.sink.len() + self.webhook.len(), SINKS_MAX),
             ("command", self.command.len(), RULES_MAX),
         ] {
             if count > limit {
@@ -207,10 +191,11 @@ impl File {
             }
         }
         config.vehicles = numbered("vehicle", self.vehicle, |part| part.into_rule(dir))?;
-        config.webhooks = numbered("webhook", self.webhook, WebhookPart::into_webhook)?;
+        config.sinks = numbered("sink", self.sink, SinkRule::parse)?;
+        config.sinks.extend(numbered("webhook", self.webhook, |table| SinkRule::parse_as("webhook", table))?);
         config.commands = numbered("command", self.command, CommandPart::into_rule)?;
         unique("vehicle", "device or filter", config.vehicles.iter().map(|rule| rule.devices.to_string()))?;
-        unique("webhook", "name", config.webhooks.iter().map(|hook| hook.name.clone()))?;
+        unique("sink", "name", config.sinks.iter().map(|sink| sink.name.clone()))?;
         unique("command", "name", config.commands.iter().map(|rule| rule.name.clone()))?;
         Ok(config)
     }
@@ -343,33 +328,6 @@ fn pick(mut lines: Vec<NamedLine>, name: Option<&str>) -> Result<Vec<LatLon>, St
     }
 }
 
-impl WebhookPart {
-    fn into_webhook(self) -> Result<Webhook, String> {
-        // The address may be a secret: what is wrong with it is told without it.
-        let url = Url::parse(&self.url).map_err(|error| format!("url: {error}"))?;
-        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            return Err(format!("url: the scheme is {:?}, it must be http or https", url.scheme()));
-        }
-        let mut headers = HeaderMap::new();
-        for (name, value) in &self.headers {
-            let name: HeaderName =
-                name.parse().map_err(|_| format!("headers: {name:?} is no header name"))?;
-            let mut value: HeaderValue = value.parse().map_err(|_| {
-                format!("headers: the value of {name} has characters that no header may have")
-            })?;
-            value.set_sensitive(true);
-            headers.insert(name, value);
-        }
-        let timeout_s = within("timeout_s", self.timeout_s.unwrap_or(10), 1, 300)?;
-        let url = SecretUrl(url);
-        let name = self.name.unwrap_or_else(|| url.origin());
-        if name.is_empty() || name.len() > 256 {
-            return Err(format!("name has {} bytes, it must have 1 to 256", name.len()));
-        }
-        Ok(Webhook { name, url, headers, timeout: Duration::from_secs(timeout_s) })
-    }
-}
-
 impl CommandPart {
     fn into_rule(self) -> Result<CommandRule, String> {
         let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
@@ -400,7 +358,12 @@ fn unique(key: &str, what: &str, names: impl Iterator<Item = String>) -> Result<
     Ok(())
 }
 
-fn within<T: PartialOrd + std::fmt::Display>(key: &str, value: T, min: T, max: T) -> Result<T, String> {
+pub(super) fn within<T: PartialOrd + std::fmt::Display>(
+    key: &str,
+    value: T,
+    min: T,
+    max: T,
+) -> Result<T, String> {
     if value >= min && value <= max {
         Ok(value)
     } else {

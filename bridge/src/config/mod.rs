@@ -1,20 +1,23 @@
 //! What a bridge is told: which broker, which vehicles to watch, where alerts go, which commands exist.
 //!
 //! Owns the checked form, made from a TOML file by [`Config::load`] or by a program that embeds the bridge
-//! ([`Config::new`]). Whatever is in here has been parsed: a route is a line on Earth, a webhook's address is one.
+//! ([`Config::new`]). Whatever is in here has been parsed: a route is a line on Earth, a sink's address is one.
 
 mod file;
 mod route_file;
+mod sink;
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use device_sdk::TlsOptions;
-use reqwest::{Url, header::HeaderMap};
+use reqwest::Url;
 use tracks::{corridor::Corridor, fence::Circle, plausibility::GateOptions};
 
+pub use crate::sinks::{ntfy::Ntfy, webhook::Webhook};
 pub use route_file::{NamedLine, RouteFileError, lines};
+pub use sink::{SinkKind, SinkRule};
 
-/// The most rules, webhooks or commands a configuration may have, each.
+/// The most rules or commands a configuration may have, each.
 pub const RULES_MAX: usize = 1_000;
 
 /// A bridge's configuration.
@@ -31,7 +34,7 @@ pub struct Config {
     /// What is watched; the first rule that matches a device counts.
     pub vehicles: Vec<VehicleRule>,
     /// Where alerts go besides the conversation.
-    pub webhooks: Vec<Webhook>,
+    pub sinks: Vec<SinkRule>,
     /// The commands that may be given in the conversation; without any the bridge takes none.
     pub commands: Vec<CommandRule>,
     /// Limits and pauses of the outbox.
@@ -58,7 +61,7 @@ impl Config {
             gate: GateOptions::default(),
             dispatch_topic: "im/dispatch".to_owned(),
             vehicles: Vec::new(),
-            webhooks: Vec::new(),
+            sinks: Vec::new(),
             commands: Vec::new(),
             outbox: OutboxSettings::default(),
         }
@@ -133,19 +136,6 @@ pub struct FenceRule {
     pub area: Circle,
 }
 
-/// Where alerts are POSTed.
-#[derive(Clone, Debug)]
-pub struct Webhook {
-    /// What it is called in logs and in the outbox: the address may be a secret. Unique.
-    pub name: String,
-    /// `http` or `https`.
-    pub url: SecretUrl,
-    /// Sent with every request; the values are taken as secrets.
-    pub headers: HeaderMap,
-    /// How long one attempt may take.
-    pub timeout: Duration,
-}
-
 /// A command that may be given in the conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandRule {
@@ -161,7 +151,7 @@ pub const COMMAND_TTL_S: u32 = 60;
 /// Limits and pauses of the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutboxSettings {
-    /// Most messages that wait for one webhook; beyond it the oldest becomes a dead letter.
+    /// Most messages that wait for one sink; beyond it the oldest becomes a dead letter.
     pub entries_max: usize,
     /// How long a message is tried before it becomes a dead letter, seconds.
     pub age_max_s: u64,
@@ -195,7 +185,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A webhook's address: path and query often are the key to it, so only scheme, host and port are ever shown.
+/// A sink's address: path and query often are the key to it, so only scheme, host and port are ever shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretUrl(pub Url);
 

@@ -135,7 +135,7 @@ struct Watched {
 }
 
 impl Core {
-    /// Goes on from the stored state. Returns changes to store too: what waits for a webhook that is not configured any
+    /// Goes on from the stored state. Returns changes to store too: what waits for a sink that is not configured any
     /// more becomes a dead letter, and vehicles that no rule matches any more are forgotten.
     pub(crate) fn recover(config: Arc<Config>, state: State, now_ms: u64) -> (Core, Vec<Change>) {
         let mut core = Core {
@@ -157,7 +157,7 @@ impl Core {
         let gone: Vec<_> = core.state.targets().filter(|target| !targets.contains(target)).cloned().collect();
         for target in gone {
             for entry in core.state.queue(&target).cloned().collect::<Vec<_>>() {
-                core.bury(&mut out, entry, "its webhook is not configured any more".to_owned());
+                core.bury(&mut out, entry, "its sink is not configured any more".to_owned());
             }
         }
         core.find_deadline();
@@ -197,8 +197,8 @@ impl Core {
 
     /// All targets there are.
     pub(crate) fn targets(&self) -> Vec<Target> {
-        let hooks = self.config.webhooks.iter().map(|hook| Target::Webhook(hook.name.clone()));
-        std::iter::once(Target::Broker).chain(hooks).collect()
+        let sinks = self.config.sinks.iter().map(|sink| Target::Sink(sink.name.clone()));
+        std::iter::once(Target::Broker).chain(sinks).collect()
     }
 
     /// The next message for a target.
@@ -321,13 +321,13 @@ impl Core {
         );
     }
 
-    /// Puts an entry into the outbox, which gives it its number. For a webhook that is hopelessly behind the oldest that
+    /// Puts an entry into the outbox, which gives it its number. For a sink that is hopelessly behind the oldest that
     /// is not being sent makes room.
     fn put(&mut self, out: &mut Vec<Change>, target: Target, entry: Entry) {
         let limit = self.config.outbox.entries_max.max(2);
         if target != Target::Broker && self.state.queue(&target).len() >= limit {
             let oldest = self.state.queue(&target).nth(1).cloned().expect("the limit is at least 2");
-            self.bury(out, oldest, format!("{limit} newer messages wait for the same webhook"));
+            self.bury(out, oldest, format!("{limit} newer messages wait for the same sink"));
         }
         let no = self.state.next_no();
         self.change(out, Change::Put(Entry { no, target, ..entry }));

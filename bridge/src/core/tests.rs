@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    config::{CommandRule, SecretUrl, Webhook},
+    config::{CommandRule, SecretUrl, SinkKind, SinkRule, Webhook},
     watch::tests::{fix, rule},
 };
 
@@ -88,19 +88,15 @@ fn json_of(entry: &Entry) -> Value {
 }
 
 fn hook() -> Target {
-    Target::Webhook("ops".into())
+    Target::Sink("ops".into())
 }
 
 fn config() -> Config {
     let mut config = Config::new("localhost:1", "b", "/nowhere");
     config.vehicles = vec![rule()];
     config.commands = vec![CommandRule { name: "unlock".into(), ttl_s: 60 }];
-    config.webhooks = vec![Webhook {
-        name: "ops".into(),
-        url: SecretUrl("http://x/".parse().unwrap()),
-        headers: Default::default(),
-        timeout: std::time::Duration::from_secs(1),
-    }];
+    let webhook = Webhook { url: SecretUrl("http://x/".parse().unwrap()), headers: Default::default() };
+    config.sinks = vec![SinkRule::new("ops", SinkKind::Webhook(webhook))];
     config
 }
 
@@ -111,7 +107,7 @@ fn leave_route(bench: &mut Bench, from_second: i64) {
 }
 
 #[test]
-fn a_departure_goes_to_the_conversation_and_to_the_webhook_as_the_same_json() {
+fn a_departure_goes_to_the_conversation_and_to_a_sink_as_the_same_json() {
     let mut bench = Bench::new(config());
     leave_route(&mut bench, 1);
     let posted = bench.drain(20_000, &Target::Broker);
@@ -327,7 +323,7 @@ fn open_commands_are_bounded_and_answered_ones_make_room() {
 }
 
 #[test]
-fn a_webhook_that_is_hopelessly_behind_loses_its_oldest_as_dead_letters_and_the_one_in_flight_never() {
+fn a_sink_that_is_hopelessly_behind_loses_its_oldest_as_dead_letters_and_the_one_in_flight_never() {
     let mut config = config();
     config.outbox.entries_max = 3;
     let mut bench = Bench::new(config);
@@ -366,10 +362,10 @@ fn a_full_outbox_for_the_broker_stops_the_intake() {
 }
 
 #[test]
-fn what_waits_for_a_webhook_that_is_gone_from_the_configuration_is_a_dead_letter() {
+fn what_waits_for_a_sink_that_is_gone_from_the_configuration_is_a_dead_letter() {
     let mut bench = Bench::new(config());
     leave_route(&mut bench, 1);
-    bench.config = Arc::new(Config { webhooks: Vec::new(), ..config() });
+    bench.config = Arc::new(Config { sinks: Vec::new(), ..config() });
     bench.crash(20_000);
     assert_eq!(bench.core.take_dead().len(), 1);
     assert_eq!(bench.core.head(&hook()), None);

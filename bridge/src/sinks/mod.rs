@@ -5,6 +5,10 @@
 //! the same id.
 
 pub(crate) mod broker;
+mod http;
+pub(crate) mod ntfy;
+#[cfg(test)]
+pub(crate) mod stub;
 pub(crate) mod webhook;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,8 +18,9 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use self::{ntfy::NtfySink, webhook::WebhookSink};
 use crate::{
-    config::OutboxSettings,
+    config::{OutboxSettings, SinkKind, SinkRule},
     core::Outcome,
     retry::{Next, Pauses, Verdict},
     state::{Entry, Target},
@@ -41,7 +46,41 @@ pub(crate) trait Attempt: Send {
     fn attempt(&mut self, entry: &Entry) -> impl Future<Output = Verdict> + Send;
 }
 
-/// Hands over what comes in `entries` until that ends. The age limit holds for webhooks (`ages`); the conversation's
+/// A sink of any type.
+#[derive(Debug)]
+pub(crate) enum AnySink {
+    Webhook(WebhookSink),
+    Ntfy(NtfySink),
+}
+
+impl AnySink {
+    /// Makes a sink ready; nothing is sent.
+    ///
+    /// # Errors
+    /// What its type says of its settings.
+    pub(crate) fn new(rule: &SinkRule) -> Result<AnySink, String> {
+        Ok(match &rule.kind {
+            SinkKind::Webhook(webhook) => AnySink::Webhook(WebhookSink::new(rule, webhook)?),
+            SinkKind::Ntfy(ntfy) => AnySink::Ntfy(NtfySink::new(rule, ntfy)?),
+        })
+    }
+}
+
+impl Attempt for AnySink {
+    async fn attempt(&mut self, entry: &Entry) -> Verdict {
+        match self {
+            AnySink::Webhook(sink) => sink.attempt(entry).await,
+            AnySink::Ntfy(sink) => sink.attempt(entry).await,
+        }
+    }
+}
+
+/// The start of a text that has at most so many bytes, cut between characters.
+fn cut_bytes(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
+}
+
+/// Hands over what comes in `entries` until that ends. The age limit holds for sinks (`ages`); the conversation's
 /// messages wait for the broker as long as it takes.
 pub(crate) async fn run(
     target: Target,

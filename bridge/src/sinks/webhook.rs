@@ -1,26 +1,56 @@
-//! Hands messages to a webhook: one POST an attempt.
+//! Hands messages to a webhook: one POST an attempt, the message's own JSON.
 
-use reqwest::{
-    Client, Url,
-    header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
-    redirect,
-};
+use std::collections::BTreeMap;
 
-use super::{Attempt, unix_ms};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use serde::Deserialize;
+
+use super::{Attempt, http::Http};
 use crate::{
-    config::Webhook,
-    retry::{Verdict, judge, parse_retry_after},
+    config::{Secret, SecretUrl, SinkRule},
+    retry::Verdict,
     state::Entry,
 };
 
 /// The header by which a server recognises a repeat.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
+/// What a webhook is told in the configuration (`type = "webhook"`).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// Where messages are POSTed.
+    pub url: SecretUrl,
+    /// Sent with every request; the values are taken as secrets.
+    #[serde(default)]
+    pub headers: BTreeMap<String, Secret>,
+}
+
+impl Webhook {
+    /// The headers as they are sent.
+    ///
+    /// # Errors
+    /// A name or a value that no header may have.
+    pub(crate) fn header_map(&self) -> Result<HeaderMap, String> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &self.headers {
+            let name: HeaderName =
+                name.parse().map_err(|_| format!("headers: {name:?} is no header name"))?;
+            let mut value: HeaderValue = value.0.parse().map_err(|_| {
+                format!("headers: the value of {name} has characters that no header may have")
+            })?;
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
+        Ok(headers)
+    }
+}
+
 /// One webhook and its connections.
 #[derive(Debug)]
 pub(crate) struct WebhookSink {
-    client: Client,
-    url: Url,
+    http: Http,
+    url: SecretUrl,
     headers: HeaderMap,
 }
 
@@ -28,26 +58,10 @@ impl WebhookSink {
     /// Prepares requests to a webhook.
     ///
     /// # Errors
-    /// There are no certificate authorities on this system to check an https address with.
-    pub(crate) fn new(webhook: &Webhook) -> Result<WebhookSink, String> {
-        // One provider everywhere; that somebody installed it already is as good.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let url = webhook.url.0.clone();
-        let mut builder = Client::builder()
-            .user_agent(concat!("postrider/", env!("CARGO_PKG_VERSION")))
-            .timeout(webhook.timeout)
-            // A redirected POST becomes a GET: a wrong address is to be corrected, not followed.
-            .redirect(redirect::Policy::none())
-            .pool_max_idle_per_host(1);
-        if url.scheme() == "http" {
-            // Without TLS no authorities are needed; a system without any is no obstacle.
-            builder = builder.tls_certs_only([]);
-        }
-        if is_loopback(&url) {
-            builder = builder.no_proxy();
-        }
-        let client = builder.build().map_err(|error| chain(&error))?;
-        Ok(WebhookSink { client, url, headers: webhook.headers.clone() })
+    /// As [`Http::new`] and [`Webhook::header_map`].
+    pub(crate) fn new(rule: &SinkRule, webhook: &Webhook) -> Result<WebhookSink, String> {
+        let http = Http::new(&webhook.url.0, rule.timeout)?;
+        Ok(WebhookSink { http, url: webhook.url.clone(), headers: webhook.header_map()? })
     }
 }
 
@@ -59,56 +73,9 @@ impl Attempt for WebhookSink {
         headers.insert(IDEMPOTENCY_KEY, id);
         // What is configured wins.
         headers.extend(self.headers.clone());
-        let request = self.client.post(self.url.clone()).headers(headers).body(entry.payload.clone());
-        match request.send().await {
-            Ok(answer) => {
-                let retry_after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-                judge(
-                    answer.status().as_u16(),
-                    retry_after.and_then(|value| parse_retry_after(value, unix_ms())),
-                )
-            }
-            Err(error) if error.is_builder() => Verdict::Never { why: chain(&error.without_url()) },
-            Err(error) => Verdict::Again { why: chain(&error.without_url()), after_ms: None },
-        }
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    url.host_str().is_some_and(|host| {
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-    })
-}
-
-/// An error with its causes: reqwest's own words alone seldom say what happened.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_on_this_host_are_recognised() {
-        for (url, want) in [
-            ("http://127.0.0.1:80/x", true),
-            ("http://localhost/x", true),
-            ("http://[::1]:8/x", true),
-            ("http://127.0.0.1.example/x", false),
-            ("https://hooks.example/x", false),
-        ] {
-            assert_eq!(is_loopback(&Url::parse(url).unwrap()), want, "{url}");
+        match self.http.post(&self.url.0, headers, entry.payload.clone()).await {
+            Ok(answer) => answer.verdict(),
+            Err(verdict) => verdict,
         }
     }
 }

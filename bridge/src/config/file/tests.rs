@@ -1,5 +1,7 @@
 //! The configuration file: what is read, and how what is wrong is told.
 
+use std::time::Duration;
+
 use super::*;
 
 fn parse(text: &str) -> Result<Config, String> {
@@ -12,7 +14,7 @@ fn an_empty_file_is_a_bridge_with_defaults() {
     assert_eq!(config.broker.address, "127.0.0.1:1883");
     assert_eq!(config.dispatch_topic, "im/dispatch");
     assert_eq!(config.data_dir, Path::new("/nowhere/postrider-bridge"));
-    assert!(config.vehicles.is_empty() && config.webhooks.is_empty() && config.commands.is_empty());
+    assert!(config.vehicles.is_empty() && config.sinks.is_empty() && config.commands.is_empty());
 }
 
 #[test]
@@ -47,7 +49,7 @@ fn every_key_is_read() {
     let rule = &config.vehicles[0];
     assert!(rule.devices.matches("truck-7") && rule.corridor.as_ref().unwrap().half_width_m() == 30.0);
     assert_eq!(rule.fence.as_ref().unwrap().area.radius_m(), 80.0);
-    let hook = &config.webhooks[0];
+    let hook = &config.sinks[0];
     assert_eq!((hook.name.as_str(), hook.timeout), ("ops", Duration::from_secs(3)));
     assert!(!format!("{config:?}").contains("T0K3N") && !format!("{config:?}").contains("Bearer"));
     assert_eq!(config.commands, [CommandRule { name: "unlock".into(), ttl_s: 30 }]);
@@ -88,6 +90,14 @@ fn what_is_wrong_is_told_with_file_key_and_value() {
         (
             "[[webhook]]\nurl = \"http://x/1\"\n[[webhook]]\nurl = \"http://x/2\"".to_owned(),
             "the same name, \"http://x\"",
+        ),
+        ("[[sink]]\nname = \"a\"".to_owned(), "[[sink]] number 1: it has no type; there are webhook, ntfy"),
+        ("[[sink]]\ntype = \"pager\"".to_owned(), "type = \"pager\" is unknown; there are webhook, ntfy"),
+        ("[[sink]]\ntype = \"ntfy\"".to_owned(), "number 1: missing field `url`"),
+        ("[[sink]]\ntype = \"ntfy\"\nurl = \"http://x/T0K3N\"\nrl = 1".to_owned(), "unknown field `rl`"),
+        (
+            "[[sink]]\ntype = \"ntfy\"\ntimeout_s = \"x\"\nurl = \"http://x/\"".to_owned(),
+            "timeout_s: invalid type",
         ),
         ("[[command]]\nname = \"7up\"".to_owned(), "name = \"7up\""),
         ("[[command]]\nname = \"a\"\nttl_s = 0".to_owned(), "ttl_s = 0: it must be 1 to 86400"),
