@@ -8,6 +8,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod acts;
 pub mod body;
 pub mod detour;
 pub mod fleet;
@@ -15,11 +16,16 @@ pub mod gps;
 pub mod ledger;
 pub mod lock;
 pub mod motion;
+mod orders;
+mod outcome;
+mod pace;
 pub mod plan;
 #[doc(hidden)]
 pub mod planted;
 pub mod report;
+mod ride;
 pub mod route;
 pub mod scenario;
 pub mod truck;
+mod watch;
 pub mod world;

@@ -5,6 +5,7 @@
 
 mod devices;
 mod expect;
+pub(crate) mod timetable;
 pub(crate) mod trouble;
 
 use std::path::Path;

@@ -19,16 +19,12 @@ use tracks::Fix;
 use tracks::fence::Fence;
 
 use super::World;
-use crate::ledger::Wrong;
+use crate::acts::Act;
 use crate::lock::{LOCK, UNLOCK};
 use crate::planted::Planted;
 
 /// How long the power is away when it goes in the middle of a command, milliseconds.
 const OFF_MS: u64 = 5_000;
-/// Faster than that a truck does not stand, in metres a second.
-const STANDS_MPS: f64 = 0.3;
-/// How old a fix may be that a lock trusts, in seconds: a truck may have started since.
-const FIX_AGE_MAX_S: u64 = 5;
 /// How exactly a receiver tells the time, in milliseconds.
 const GNSS_ERROR_MS: u64 = 50;
 /// How many standard deviations inside its fence a truck must be.
@@ -253,34 +249,14 @@ impl World<'_> {
 
     /// The actuator fires; the truth is asked whether it may.
     fn act(&mut self, at: u32, command: &Command) {
-        let (true_unix_ms, second) = (self.unix_ms(), self.now_ms / 1_000);
-        let number = self.office.number_of(&command.id);
+        let (now_ms, unix_ms) = (self.now_ms, self.unix_ms());
+        let number = self.office.orders.number_of(&command.id);
         let device = &mut self.devices[at as usize];
-        let (truth, before) =
-            (device.ride.truth(second), device.ride.truth(second.saturating_sub(FIX_AGE_MAX_S)));
-        let outside_m = device.ride.journey.fence.outside_m(truth.position);
         if let Some(cab) = &mut device.cab {
             cab.is_open = command.name == UNLOCK;
         }
-        if !self.acted.insert((at, command.id.clone())) {
-            self.ledger.wrong(Wrong::ActedTwice, at, number, format!("command {} again", command.id));
-        }
-        if let Some(late_ms) = command.expires_at.and_then(|at_ms| true_unix_ms.checked_sub(at_ms)) {
-            let what = format!("{} was carried out {late_ms} ms after the command's expiry", command.name);
-            self.ledger.wrong(Wrong::ActedLate, at, number, what);
-        }
-        if command.name != UNLOCK {
-            return;
-        }
-        self.stats.unlocks += 1;
-        if outside_m > 0.0 {
-            let what = format!("it opened {outside_m:.0} m outside its fence");
-            self.ledger.wrong(Wrong::OpenedOutside, at, number, what);
-        }
-        if truth.speed_mps > STANDS_MPS && before.speed_mps > STANDS_MPS {
-            let what = format!("it opened at {:.1} m/s", truth.speed_mps);
-            self.ledger.wrong(Wrong::OpenedOutside, at, number, what);
-        }
+        let act = Act { device: at, number, ride: &device.ride, now_ms, unix_ms };
+        self.acts.fired(act, command, &mut self.ledger);
     }
 
     /// After a restart: what was accepted and not begun goes on, and what the broker has not acknowledged is told again.

@@ -8,11 +8,11 @@ use super::commands::{Cab, REPORT_TOKENS};
 use super::events::Event;
 use super::flash::{Flash, GivenUp};
 use super::link::{Link, Sent, Way};
-use super::ride::Ride;
 use super::{World, conn_of};
 use crate::gps::{Receiver, ReceiverOptions, unrolled_ms};
 use crate::ledger::{Fate, Wrong};
 use crate::planted::Planted;
+use crate::ride::Ride;
 use crate::scenario::{OutageMode, Scenario};
 
 /// When the firmware was made: no true date is before (1 January 2026).
@@ -204,14 +204,9 @@ impl World<'_> {
     /// What the receiver says now; the clock and the lock are told.
     fn observe(&mut self, at: u32) -> Option<Fix> {
         let (true_unix_ms, now_ms) = (self.unix_ms(), self.now_ms);
-        let spoofed = self.spoofed(at);
         let (planted, scenario) = (self.planted, self.scenario);
         let device = &mut self.devices[at as usize];
-        let mut truth = device.ride.truth(now_ms / 1_000);
-        if let Some((position, stands)) = spoofed {
-            truth.position = position;
-            truth.speed_mps = if stands { 0.0 } else { truth.speed_mps };
-        }
+        let truth = device.ride.signal(scenario, at + 1, now_ms);
         let mut fix = None;
         if now_ms >= device.no_fix_until_ms {
             fix = device.receiver.observe(i64::try_from(true_unix_ms).unwrap_or(i64::MAX), &truth);

@@ -8,12 +8,8 @@ use std::collections::VecDeque;
 use device_sdk::ProtocolVersion;
 use device_sdk::client::{Packet, encoded_len};
 
+use crate::pace::Pace;
 use crate::scenario::{Links, OutageMode};
-
-/// The first retransmission timeout, milliseconds.
-const RETRANSMIT_MS: u64 = 300;
-/// Doublings of it after which the rest of a stall is the same.
-const RETRANSMITS_MAX: u32 = 7;
 
 /// How a connection has ended without its ends knowing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,10 +26,7 @@ pub(super) enum Dead {
 #[derive(Debug, Default)]
 struct Lane {
     packets: VecDeque<Packet>,
-    /// When the last of them arrives.
-    last_ms: u64,
-    /// Until when the radio is busy with what was sent.
-    busy_until_ms: u64,
+    pace: Pace,
 }
 
 /// A connection.
@@ -104,24 +97,11 @@ impl Link {
             Way::Up => &mut self.up,
             Way::Down => &mut self.down,
         };
-        let mut sent_ms = now_ms;
-        if no_signal_until_ms > now_ms {
-            // TCP tries again ever more rarely, so that it comes some time after the end.
-            let rest_ms = (no_signal_until_ms - now_ms).clamp(RETRANSMIT_MS, 60_000);
-            sent_ms = no_signal_until_ms + chance.u64(0..=rest_ms / 2);
-        }
-        if links.bytes_per_s > 0 {
-            let bytes = encoded_len(&packet, ProtocolVersion::V5) as u64;
-            let busy_ms = (bytes * 1_000).div_ceil(links.bytes_per_s);
-            sent_ms = sent_ms.max(lane.busy_until_ms) + busy_ms;
-            lane.busy_until_ms = sent_ms;
-        }
-        sent_ms += stall_ms(links, chance);
-        let jitter_ms = if links.jitter_ms > 0 { chance.u64(0..=links.jitter_ms) } else { 0 };
-        lane.last_ms = lane.last_ms.max(sent_ms + links.delay_ms + jitter_ms);
-        self.passed_ms = self.passed_ms.max(lane.last_ms);
+        let bytes = if links.bytes_per_s > 0 { encoded_len(&packet, ProtocolVersion::V5) } else { 0 };
+        let arrives_ms = lane.pace.arrives_ms(bytes as u64, now_ms, no_signal_until_ms, links, chance);
+        self.passed_ms = self.passed_ms.max(arrives_ms);
         lane.packets.push_back(packet);
-        Sent::ArrivesAt(lane.last_ms)
+        Sent::ArrivesAt(arrives_ms)
     }
 
     /// The carrier forgets a connection that was silent for too long.
@@ -149,19 +129,8 @@ impl Link {
 
     /// When all that is on its way to the device has arrived.
     pub(super) fn down_done_ms(&self, now_ms: u64) -> u64 {
-        self.down.last_ms.max(now_ms)
+        self.down.pace.last_ms().max(now_ms)
     }
-}
-
-/// How much later a packet comes for loss: retransmissions that double, until one is not lost.
-fn stall_ms(links: &Links, chance: &mut fastrand::Rng) -> u64 {
-    let share = links.loss_percent / 100.0;
-    let (mut stalled_ms, mut tries) = (0, 0);
-    while share > 0.0 && tries < RETRANSMITS_MAX && chance.f64() < share {
-        stalled_ms += RETRANSMIT_MS << tries;
-        tries += 1;
-    }
-    stalled_ms
 }
 
 #[cfg(test)]

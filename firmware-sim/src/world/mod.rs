@@ -11,27 +11,28 @@ mod events;
 mod flash;
 mod link;
 mod office;
-mod outcome;
-mod ride;
 mod trouble;
 
 use std::collections::{BTreeSet, VecDeque};
 
 use device_sdk::client::{Input, Packet};
 
+pub use crate::outcome::{Outcome, Stats};
+pub use crate::ride::RideError;
 pub use broker::{Broker, FromBroker, Moment, ToBroker};
-pub use outcome::{Outcome, Stats};
-pub use ride::RideError;
 
+use crate::acts::Acts;
 use crate::ledger::{Counts, Ledger, mix};
+use crate::outcome::Evidence;
 use crate::planted::Planted;
+use crate::ride;
 use crate::route::Route;
 use crate::scenario::Scenario;
+use crate::scenario::timetable::{self, Happening};
 use device::Device;
 use events::{Event, Events};
 use link::{Sent, Way};
 use office::Office;
-use trouble::Happening;
 
 /// How long a run goes on after everything has ended, to see what comes twice, milliseconds.
 const WATCH_AFTER_MS: u64 = 30_000;
@@ -105,8 +106,7 @@ struct World<'a> {
     taken: (u64, u64),
     ledger: Ledger,
     stats: Stats,
-    /// Commands that were carried out, by device.
-    acted: BTreeSet<(u32, String)>,
+    acts: Acts,
     arrived: BTreeSet<u32>,
     settled_at_ms: Option<u64>,
 }
@@ -140,9 +140,9 @@ pub fn run(
         planted: run.planted,
         now_ms: 0,
         events: Events::default(),
-        timetable: trouble::timetable(scenario),
+        timetable: timetable::timetable(scenario),
         devices,
-        office: Office::new().map_err(|what| broken(0, what))?,
+        office: Office::new(&scenario.expect).map_err(|what| broken(0, what))?,
         broker,
         broker_up: true,
         broker_inbox: VecDeque::new(),
@@ -152,7 +152,7 @@ pub fn run(
         taken: (0, 0),
         ledger: Ledger::new(scenario.fleet.devices),
         stats: Stats::default(),
-        acted: BTreeSet::new(),
+        acts: Acts::default(),
         arrived: BTreeSet::new(),
         settled_at_ms: None,
     };
@@ -217,7 +217,7 @@ impl World<'_> {
         if self.now_ms <= self.scenario.duration_s * 1_000 {
             return false;
         }
-        if self.ledger.open() > 0 || !self.office.is_settled() {
+        if self.ledger.open() > 0 || !self.office.orders.is_settled() {
             self.settled_at_ms = None;
             return false;
         }
@@ -384,5 +384,25 @@ impl World<'_> {
 
     fn office_link(&self) -> u32 {
         self.office.links()
+    }
+
+    fn end(mut self, seed: u64) -> Outcome {
+        self.stats.deviations = self.office.watch.deviations;
+        self.stats.refusals = self.office.orders.refusals;
+        self.stats.arrivals = self.arrived.len() as u64;
+        self.stats.unlocks = self.acts.unlocks;
+        let devices = self.devices.len().max(1);
+        let bytes: usize = self.devices.iter().map(Device::memory_bytes).sum();
+        let evidence = Evidence {
+            seed,
+            expect: &self.scenario.expect,
+            devices: self.scenario.fleet.devices,
+            now_ms: self.now_ms,
+            ledger: self.ledger,
+            stats: self.stats,
+            orders: &self.office.orders,
+        };
+        let broker_bytes = self.broker.memory_bytes();
+        Outcome { bytes_per_device: (bytes / devices) as u64, broker_bytes, ..evidence.verdict() }
     }
 }

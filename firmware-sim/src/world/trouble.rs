@@ -1,61 +1,11 @@
-//! When what of a scenario happens.
-
-use tracks::LatLon;
-use tracks::geodesy::Plane;
+//! What a scenario does to the world.
 
 use super::commands::STEPS;
 use super::device::COLD_AFTER_MS;
 use super::events::Event;
 use super::{World, office_conn};
-use crate::scenario::trouble::repeated_ms;
-use crate::scenario::{OutageMode, Scenario};
-
-/// One entry of the timetable; numbers are places in the scenario's lists.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Happening {
-    Outage(usize),
-    Tunnel(usize),
-    PowerCut(usize),
-    BrokerPowerCut(usize),
-    FlashFails(usize),
-    FlashWorks(usize),
-    Command { index: usize, round: u64, copy: u32 },
-}
-
-/// Everything that happens by the clock, with its time.
-pub(super) fn timetable(scenario: &Scenario) -> Vec<(u64, Happening)> {
-    let end_s = scenario.duration_s;
-    let mut all = Vec::new();
-    for (index, outage) in scenario.outages.iter().enumerate() {
-        all.push((outage.at_s * 1_000, Happening::Outage(index)));
-    }
-    for (index, tunnel) in scenario.tunnels.iter().enumerate() {
-        all.push((tunnel.at_s * 1_000, Happening::Tunnel(index)));
-    }
-    for (index, cut) in scenario.power_cuts.iter().enumerate() {
-        let times = repeated_ms(cut.at_s, cut.every_s, cut.until_s.unwrap_or(end_s).min(end_s));
-        all.extend(times.map(|ms| (ms, Happening::PowerCut(index))));
-    }
-    for (index, cut) in scenario.broker_power_cuts.iter().enumerate() {
-        let times = repeated_ms(cut.at_s, cut.every_s, end_s);
-        all.extend(times.map(|ms| (ms, Happening::BrokerPowerCut(index))));
-    }
-    for (index, fault) in scenario.flash_faults.iter().enumerate() {
-        let (from_ms, to_ms) = fault.times().ms();
-        all.extend([(from_ms, Happening::FlashFails(index)), (to_ms, Happening::FlashWorks(index))]);
-    }
-    let mut round = 0;
-    for (index, command) in scenario.commands.iter().enumerate() {
-        for ms in repeated_ms(command.at_s, command.every_s, command.until_s.unwrap_or(end_s).min(end_s)) {
-            round += 1;
-            for copy in 0..command.copies {
-                let at_ms = ms + u64::from(copy) * command.copy_every_s * 1_000;
-                all.push((at_ms, Happening::Command { index, round, copy }));
-            }
-        }
-    }
-    all
-}
+use crate::scenario::OutageMode;
+use crate::scenario::timetable::Happening;
 
 impl World<'_> {
     pub(super) fn happens(&mut self, index: u32) -> Result<(), String> {
@@ -136,21 +86,6 @@ impl World<'_> {
         }
         self.events.at(self.now_ms + off_ms, Event::BrokerUp);
         self.office_ended()
-    }
-
-    /// Where a false signal makes a device seem to be, and whether it makes it seem to stand.
-    pub(super) fn spoofed(&self, at: u32) -> Option<(LatLon, bool)> {
-        let is_now = |(from_ms, to_ms): (u64, u64)| (from_ms..to_ms).contains(&self.now_ms);
-        let mut spoofs = self.scenario.spoofs.iter();
-        let spoof = spoofs.find(|spoof| is_now(spoof.times().ms()) && spoof.devices.contains(at + 1))?;
-        let ride = &self.devices[at as usize].ride;
-        Some(match (spoof.east_m, spoof.north_m) {
-            (Some(east_m), Some(north_m)) => {
-                let truth = ride.truth(self.now_ms / 1_000);
-                (Plane::at(truth.position).place(east_m, north_m), false)
-            }
-            _ => (ride.journey.route.destination(), true),
-        })
     }
 
     pub(super) fn is_office(conn: u64) -> bool {

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use tracks::LatLon;
 use tracks::fence::{Circle, Fence, FenceError};
 use tracks::geodesy::Plane;
 
@@ -16,7 +17,7 @@ use crate::route::Route;
 use crate::scenario::Scenario;
 
 /// Journeys that are worked out.
-pub(super) const JOURNEYS_MAX: u32 = 64;
+pub(crate) const JOURNEYS_MAX: u32 = 64;
 /// How wide and how long detours are, metres.
 const DETOUR_OFFSET_M: f64 = 150.0;
 const DETOUR_LENGTH_M: f64 = 900.0;
@@ -55,9 +56,9 @@ pub enum RideError {
 
 /// One journey, worked out.
 #[derive(Debug)]
-pub(super) struct Journey {
-    pub(super) route: Arc<Route>,
-    pub(super) fence: Fence,
+pub(crate) struct Journey {
+    pub(crate) route: Arc<Route>,
+    pub(crate) fence: Fence,
     truths: Vec<Truth>,
     /// The second from which on it has arrived for good, if it does within the run.
     arrived_s: Option<usize>,
@@ -65,25 +66,49 @@ pub(super) struct Journey {
 
 /// A truck's place in its journey.
 #[derive(Debug, Clone)]
-pub(super) struct Ride {
-    pub(super) journey: Arc<Journey>,
+pub(crate) struct Ride {
+    pub(crate) journey: Arc<Journey>,
     late_s: u32,
 }
 
 impl Ride {
     /// Where the truck really is, so many seconds after the start of the run.
-    pub(super) fn truth(&self, second: u64) -> Truth {
+    pub(crate) fn truth(&self, second: u64) -> Truth {
         let second = usize::try_from(second.saturating_sub(self.late_s.into())).unwrap_or(usize::MAX);
         self.journey.truths[second.min(self.journey.truths.len() - 1)]
     }
 
-    pub(super) fn has_arrived(&self, second: u64) -> bool {
+    /// Where a false signal makes the truck of this number (from 1 on) seem to be, and whether it makes it seem to stand.
+    pub(crate) fn spoofed(&self, scenario: &Scenario, number: u32, now_ms: u64) -> Option<(LatLon, bool)> {
+        let is_now = |(from_ms, to_ms): (u64, u64)| (from_ms..to_ms).contains(&now_ms);
+        let mut spoofs = scenario.spoofs.iter();
+        let spoof = spoofs.find(|spoof| is_now(spoof.times().ms()) && spoof.devices.contains(number))?;
+        Some(match (spoof.east_m, spoof.north_m) {
+            (Some(east_m), Some(north_m)) => {
+                let truth = self.truth(now_ms / 1_000);
+                (Plane::at(truth.position).place(east_m, north_m), false)
+            }
+            _ => (self.journey.route.destination(), true),
+        })
+    }
+
+    /// What a receiver there would measure, if the signal is not a false one.
+    pub(crate) fn signal(&self, scenario: &Scenario, number: u32, now_ms: u64) -> Truth {
+        let mut truth = self.truth(now_ms / 1_000);
+        if let Some((position, stands)) = self.spoofed(scenario, number, now_ms) {
+            truth.position = position;
+            truth.speed_mps = if stands { 0.0 } else { truth.speed_mps };
+        }
+        truth
+    }
+
+    pub(crate) fn has_arrived(&self, second: u64) -> bool {
         self.journey.arrived_s.is_some_and(|arrived_s| second >= arrived_s as u64 + u64::from(self.late_s))
     }
 }
 
 /// Works out the journeys of a scenario and gives each truck its own.
-pub(super) fn rides(scenario: &Scenario, routes: &[Route], seed: u64) -> Result<Vec<Ride>, RideError> {
+pub(crate) fn rides(scenario: &Scenario, routes: &[Route], seed: u64) -> Result<Vec<Ride>, RideError> {
     if routes.is_empty() {
         return Err(RideError::NoRoutes);
     }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::World;
-use crate::ledger::{Counts, Finding, Latency, Wrong, mix};
+use crate::ledger::{Counts, Finding, Latency, Ledger, Wrong, mix};
+use crate::orders::Orders;
+use crate::scenario::Expect;
 
 /// What else happened in a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,7 +34,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    pub(super) fn dialled(&mut self, now_ms: u64) {
+    pub(crate) fn dialled(&mut self, now_ms: u64) {
         let second = now_ms / 1_000;
         if self.dials_now.0 != second {
             self.dials_now = (second, 0);
@@ -80,38 +81,44 @@ impl Outcome {
     }
 }
 
-impl World<'_> {
+/// What a verdict is made of.
+pub(crate) struct Evidence<'a> {
+    pub(crate) seed: u64,
+    pub(crate) expect: &'a Expect,
+    pub(crate) devices: u32,
+    pub(crate) now_ms: u64,
+    pub(crate) ledger: Ledger,
+    pub(crate) stats: Stats,
+    pub(crate) orders: &'a Orders,
+}
+
+impl Evidence<'_> {
     /// Closes the accounts and holds the scenario's bounds against what happened.
-    pub(super) fn end(mut self, seed: u64) -> Outcome {
-        let hash = self.office.hash(self.ledger.close());
-        self.find_endless();
-        self.stats.deviations = self.office.deviations;
-        self.stats.refusals = self.office.refusals;
-        self.stats.arrivals = self.arrived.len() as u64;
+    pub(crate) fn verdict(mut self) -> Outcome {
+        let hash = self.orders.hash(self.ledger.close());
+        self.orders.find_endless(&mut self.ledger);
         self.hold_against_bounds();
-        let devices = self.devices.len().max(1);
-        let bytes: usize = self.devices.iter().map(super::device::Device::memory_bytes).sum();
         let findings = self.ledger.findings();
         let broken = Wrong::ALL.iter().map(|wrong| (*wrong, findings.count(*wrong)));
         let broken: BTreeMap<Wrong, u64> = broken.filter(|(_, count)| *count > 0).collect();
         Outcome {
-            seed,
+            seed: self.seed,
             hash: mix(hash, broken.values().sum()),
             seconds: self.now_ms / 1_000,
-            devices: self.scenario.fleet.devices,
+            devices: self.devices,
             counts: self.ledger.counts(),
             latency: self.ledger.latency().clone(),
-            commands: self.office.ends(),
-            bytes_per_device: (bytes / devices) as u64,
-            broker_bytes: self.broker.memory_bytes(),
+            commands: self.orders.ends(),
+            bytes_per_device: 0,
+            broker_bytes: 0,
             broken,
-            findings: self.ledger.findings().told().to_vec(),
+            findings: findings.told().to_vec(),
             stats: self.stats,
         }
     }
 
     fn hold_against_bounds(&mut self) {
-        let (expect, counts, stats) = (&self.scenario.expect, self.ledger.counts(), self.stats.clone());
+        let (expect, counts, stats) = (self.expect, self.ledger.counts(), self.stats.clone());
         let (p50_ms, p99_ms) =
             (self.ledger.latency().percentile_ms(50.0), self.ledger.latency().percentile_ms(99.0));
         let ms = |seconds: Option<f64>| seconds.map(|seconds| (seconds * 1_000.0) as u64);

@@ -1,0 +1,51 @@
+//! When what of a scenario happens.
+
+use super::Scenario;
+use super::trouble::repeated_ms;
+
+/// One entry of the timetable; numbers are places in the scenario's lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Happening {
+    Outage(usize),
+    Tunnel(usize),
+    PowerCut(usize),
+    BrokerPowerCut(usize),
+    FlashFails(usize),
+    FlashWorks(usize),
+    Command { index: usize, round: u64, copy: u32 },
+}
+
+/// Everything that happens by the clock, with its time.
+pub(crate) fn timetable(scenario: &Scenario) -> Vec<(u64, Happening)> {
+    let end_s = scenario.duration_s;
+    let mut all = Vec::new();
+    for (index, outage) in scenario.outages.iter().enumerate() {
+        all.push((outage.at_s * 1_000, Happening::Outage(index)));
+    }
+    for (index, tunnel) in scenario.tunnels.iter().enumerate() {
+        all.push((tunnel.at_s * 1_000, Happening::Tunnel(index)));
+    }
+    for (index, cut) in scenario.power_cuts.iter().enumerate() {
+        let times = repeated_ms(cut.at_s, cut.every_s, cut.until_s.unwrap_or(end_s).min(end_s));
+        all.extend(times.map(|ms| (ms, Happening::PowerCut(index))));
+    }
+    for (index, cut) in scenario.broker_power_cuts.iter().enumerate() {
+        let times = repeated_ms(cut.at_s, cut.every_s, end_s);
+        all.extend(times.map(|ms| (ms, Happening::BrokerPowerCut(index))));
+    }
+    for (index, fault) in scenario.flash_faults.iter().enumerate() {
+        let (from_ms, to_ms) = fault.times().ms();
+        all.extend([(from_ms, Happening::FlashFails(index)), (to_ms, Happening::FlashWorks(index))]);
+    }
+    let mut round = 0;
+    for (index, command) in scenario.commands.iter().enumerate() {
+        for ms in repeated_ms(command.at_s, command.every_s, command.until_s.unwrap_or(end_s).min(end_s)) {
+            round += 1;
+            for copy in 0..command.copies {
+                let at_ms = ms + u64::from(copy) * command.copy_every_s * 1_000;
+                all.push((at_ms, Happening::Command { index, round, copy }));
+            }
+        }
+    }
+    all
+}
