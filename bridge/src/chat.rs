@@ -23,6 +23,18 @@ pub(crate) enum Said {
     Nothing,
     /// A command.
     Order(Order),
+    /// Somebody takes care of an alert.
+    Acknowledge {
+        /// Its id, the start of it, or a device.
+        what: String,
+    },
+    /// Alerts are not to be told for a time.
+    Mute {
+        /// A device, a rule, or empty for everything.
+        what: String,
+        /// How long, milliseconds; 0 ends it.
+        for_ms: u64,
+    },
     /// An attempt at a command, with an answer that helps.
     Wrong {
         /// The answer.
@@ -45,8 +57,8 @@ pub(crate) struct Order {
     pub(crate) ttl_s: u32,
 }
 
-/// Reads a message.
-pub(crate) fn read(payload: &[u8], rules: &[CommandRule]) -> Said {
+/// Reads a message. `alerts` says whether there are rules, whose alerts people may acknowledge and mute.
+pub(crate) fn read(payload: &[u8], rules: &[CommandRule], alerts: bool) -> Said {
     let Some(text) = text_of(payload) else { return Said::Nothing };
     let Some(line) = text.trim().strip_prefix('/') else { return Said::Nothing };
     // "/ 7" or "//" is somebody's writing, no command.
@@ -54,14 +66,17 @@ pub(crate) fn read(payload: &[u8], rules: &[CommandRule]) -> Said {
         return Said::Nothing;
     }
     let (name, rest) = split_word(line);
+    if alerts && let Some(said) = about_alerts(name, rest) {
+        return said;
+    }
     let (device, args) = split_word(rest);
     let wrong =
         |answer: String, device: Option<&str>| Said::Wrong { answer, device: device.map(str::to_owned) };
     let Some(rule) = rules.iter().find(|rule| rule.name == name) else {
         if name == "help" {
-            return wrong(known(rules), None);
+            return wrong(known(rules, alerts), None);
         }
-        return wrong(format!("unknown command /{}: {}", quote(name), known(rules)), None);
+        return wrong(format!("unknown command /{}: {}", quote(name), known(rules, alerts)), None);
     };
     if device.is_empty() {
         return wrong(
@@ -122,11 +137,55 @@ fn read_args(text: &str) -> Result<Value, serde_json::Error> {
     }
 }
 
-fn known(rules: &[CommandRule]) -> String {
-    if rules.is_empty() {
+/// Reads what may be done with alerts: `/ack WHAT`, `/mute TIME [WHAT]`, `/unmute [WHAT]`.
+fn about_alerts(name: &str, rest: &str) -> Option<Said> {
+    let wrong = |answer: String| Some(Said::Wrong { answer, device: None });
+    match name {
+        "ack" if rest.trim().is_empty() => {
+            wrong("/ack needs an alert or a device: write /ack truck-7, or the alert's id".to_owned())
+        }
+        "ack" => Some(Said::Acknowledge { what: what(rest) }),
+        "unmute" => Some(Said::Mute { what: what(rest), for_ms: 0 }),
+        "mute" => {
+            let (time, rest) = split_word(rest);
+            match span_ms(time) {
+                Some(for_ms) => Some(Said::Mute { what: what(rest), for_ms }),
+                None => wrong(format!(
+                    "{:?} is no time to be quiet: write /mute 2h, /mute 30m truck-7; at most 30d",
+                    quote(time)
+                )),
+            }
+        }
+        _ => None,
+    }
+}
+
+fn what(text: &str) -> String {
+    text.trim().chars().take(DEVICE_BYTES_MAX).collect()
+}
+
+/// Reads `90s`, `30m`, `2h`, `1d`; at most 30 days.
+fn span_ms(text: &str) -> Option<u64> {
+    let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
+    let unit_ms = match &text[unit_at..] {
+        "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 24 * 3_600_000,
+        _ => return None,
+    };
+    let ms = text[..unit_at].parse::<u64>().ok()?.checked_mul(unit_ms)?;
+    (1..=30 * 24 * 3_600_000).contains(&ms).then_some(ms)
+}
+
+fn known(rules: &[CommandRule], alerts: bool) -> String {
+    if rules.is_empty() && !alerts {
         return "no commands are configured here".to_owned();
     }
-    let names: Vec<_> = rules.iter().take(20).map(|rule| format!("/{} DEVICE", rule.name)).collect();
+    let mut names: Vec<_> = rules.iter().take(20).map(|rule| format!("/{} DEVICE", rule.name)).collect();
+    if alerts {
+        names.extend(["/ack DEVICE", "/mute TIME [DEVICE]", "/unmute [DEVICE]"].map(str::to_owned));
+    }
     format!("known are {}", names.join(", "))
 }
 
@@ -161,7 +220,7 @@ mod tests {
             (r#"/horn truck-7 {"times": 2}"#, order("horn", json!({"times": 2}), 10)),
         ];
         for (payload, want) in table {
-            assert_eq!(read(payload.as_bytes(), &rules()), want, "{payload}");
+            assert_eq!(read(payload.as_bytes(), &rules(), false), want, "{payload}");
         }
     }
 
@@ -185,9 +244,9 @@ mod tests {
             &long,
             &huge,
         ] {
-            assert_eq!(read(payload.as_bytes(), &rules()), Said::Nothing, "{:.60}", payload);
+            assert_eq!(read(payload.as_bytes(), &rules(), false), Said::Nothing, "{:.60}", payload);
         }
-        assert_eq!(read(b"/unlock \xff", &rules()), Said::Nothing);
+        assert_eq!(read(b"/unlock \xff", &rules(), false), Said::Nothing);
     }
 
     #[test]
@@ -204,12 +263,12 @@ mod tests {
             (&long, "unknown command /yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy…: known"),
         ];
         for (payload, want) in table {
-            match read(payload.as_bytes(), &rules()) {
+            match read(payload.as_bytes(), &rules(), false) {
                 Said::Wrong { answer, .. } => assert!(answer.contains(want), "{payload}: {answer}"),
                 other => panic!("{payload}: {other:?}"),
             }
         }
-        let Said::Wrong { answer, .. } = read(b"/unlock truck-7", &[]) else {
+        let Said::Wrong { answer, .. } = read(b"/unlock truck-7", &[], false) else {
             panic!("no rules, no commands")
         };
         assert!(answer.contains("no commands are configured"), "{answer}");

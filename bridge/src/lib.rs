@@ -15,6 +15,7 @@
 //! | --- | --- |
 //! | [`config`] | what the bridge is told |
 //! | `watch`, `chat`, `report` | a fix, a chat message, an answer: what they mean, as pure functions |
+//! | `rules` | which of it is told to whom, in which words |
 //! | `core` | the state machine over all of them |
 //! | `state`, `journal` | what must not be forgotten, and its form on disk |
 //! | `notice` | a message as sinks see it |
@@ -29,6 +30,7 @@ mod journal;
 mod notice;
 mod report;
 mod retry;
+mod rules;
 mod run;
 mod sinks;
 mod state;

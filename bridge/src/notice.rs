@@ -29,7 +29,7 @@ impl Severity {
     }
 
     /// What a message of this kind is, when it does not say so itself.
-    fn of_kind(kind: &str) -> Severity {
+    pub(crate) fn of_kind(kind: &str) -> Severity {
         if kind == "route_deviation" { Severity::Warning } else { Severity::Info }
     }
 }

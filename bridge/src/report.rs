@@ -34,16 +34,28 @@ pub enum Kind {
     CommandReceipt,
     /// How a command ended.
     CommandResult,
+    /// A message from a topic that a rule is about.
+    Message,
+    /// What became of an alert: it ended, or somebody acknowledged it.
+    AlertNews,
+    /// Alerts are not told for a time, or told again.
+    Muted,
 }
 
 impl Kind {
-    const ALL: [Kind; 6] = [
+    /// The kinds of events that a rule may be about.
+    pub(crate) const EVENTS: [Kind; 3] = [Kind::RouteDeviation, Kind::BackOnRoute, Kind::Arrived];
+
+    const ALL: [Kind; 9] = [
         Kind::RouteDeviation,
         Kind::BackOnRoute,
         Kind::Arrived,
         Kind::CommandRefused,
         Kind::CommandReceipt,
         Kind::CommandResult,
+        Kind::Message,
+        Kind::AlertNews,
+        Kind::Muted,
     ];
 
     /// The word in the JSON.
@@ -55,6 +67,9 @@ impl Kind {
             Kind::CommandRefused => "command_refused",
             Kind::CommandReceipt => "command_receipt",
             Kind::CommandResult => "command_result",
+            Kind::Message => "message",
+            Kind::AlertNews => "alert_news",
+            Kind::Muted => "muted",
         }
     }
 
@@ -106,6 +121,14 @@ fn kind_word<S: serde::Serializer>(kind: &Kind, serializer: S) -> Result<S::Ok, 
 }
 
 impl Post {
+    /// The same as an object that more can be put into.
+    pub(crate) fn to_map(&self) -> serde_json::Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(map)) => map,
+            _ => unreachable!("a struct is an object, and all its keys are strings"),
+        }
+    }
+
     /// The JSON to send.
     pub(crate) fn to_json(&self) -> String {
         serde_json::to_string(self).expect("all keys are strings and all numbers are finite or null")
@@ -126,6 +149,17 @@ impl Post {
             request: None,
         }
     }
+}
+
+/// What people hear of a message, when its rule has no words of its own. `key` names the message.
+pub(crate) fn message(topic: &str, device: &str, key: &str, payload: &[u8], ts: u64) -> Post {
+    let words = cut(&String::from_utf8_lossy(payload));
+    Post::plain(ids::derive("ev", &[key]), ts, Some(device), Kind::Message, format!("{topic}: {words}"))
+}
+
+/// What people hear in the conversation of what somebody did with alerts; `key` names the chat message.
+pub(crate) fn news(kind: Kind, key: &str, device: Option<&str>, text: String, now_ms: u64) -> Post {
+    Post::plain(ids::derive("ans", &[key]), now_ms, device, kind, text)
 }
 
 /// What people hear of a vehicle.

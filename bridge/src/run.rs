@@ -17,7 +17,7 @@ use tokio::{
 use crate::{
     BridgeError, Counts, Observed,
     config::Config,
-    core::{Chat, Core, Input},
+    core::{Chat, Core, Input, Message},
     journal::{Journal, StoreError},
     sinks::{AnySink, Settled, broker::BrokerSink, unix_ms},
     state::{Change, Entry, Target},
@@ -188,22 +188,29 @@ impl Runner {
 
     fn message(&mut self, incoming: &Incoming) -> Vec<Change> {
         let payload = &incoming.payload[..];
-        let input = match topics::parse(&incoming.topic, &self.dispatch_topic) {
-            Some(Topic::Dispatch) => Input::Chat(Chat {
+        let id = incoming.user_property("im-id");
+        let ts_ms = incoming.user_property("im-ts").and_then(|ts| ts.parse().ok());
+        let input = topics::parse(&incoming.topic, &self.dispatch_topic).map(|topic| match topic {
+            Topic::Dispatch => Input::Chat(Chat {
                 payload,
-                id: incoming.user_property("im-id"),
+                id,
                 seq: incoming.seq(),
                 from: incoming.user_property("im-from"),
-                ts_ms: incoming.user_property("im-ts").and_then(|ts| ts.parse().ok()),
+                ts_ms,
                 retain: incoming.retain,
                 dup: incoming.dup,
             }),
-            Some(Topic::Gps { device }) => Input::Gps { device, payload },
-            Some(Topic::Result { device }) => Input::Result { device, payload },
-            Some(Topic::Receipts) => Input::Receipt { payload },
-            None => return Vec::new(),
-        };
-        self.core.handle(unix_ms(), input)
+            Topic::Gps { device } => Input::Gps { device, payload },
+            Topic::Result { device } => Input::Result { device, payload },
+            Topic::Receipts => Input::Receipt { payload },
+        });
+        let now_ms = unix_ms();
+        let mut changes = input.map_or(Vec::new(), |input| self.core.handle(now_ms, input));
+        if self.core.has_rule_for(&incoming.topic) {
+            let message = Message { topic: &incoming.topic, payload, id, ts_ms, retain: incoming.retain };
+            changes.extend(self.core.handle(now_ms, Input::Message(message)));
+        }
+        changes
     }
 
     /// Commits changes. While the disk is full it waits, and with it everything: nothing more is acknowledged.
@@ -273,7 +280,7 @@ fn commit(
 
 /// Subscribes in a task of its own, since the answer comes only when there is a connection.
 fn subscribe(tasks: &mut JoinSet<()>, client: Client, config: &Config, ready: watch::Sender<bool>) {
-    let filters = topics::filters(&config.dispatch_topic, !config.commands.is_empty());
+    let filters = topics::filters(&config.dispatch_topic, !config.commands.is_empty(), &config.rules);
     tasks.spawn(async move {
         let asked: Vec<_> = filters.iter().map(|filter| (filter.as_str(), QoS::AtLeastOnce)).collect();
         match client.subscribe(&asked).await {

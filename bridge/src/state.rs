@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use crate::notice::Severity;
+
 /// One change of the state, as the journal stores it. The JSON form is on disk: keys are only ever added, with a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -36,6 +38,29 @@ pub(crate) enum Change {
     RequestGone {
         /// [`Request::id`].
         id: String,
+    },
+    /// An alert was raised, or more is known of it.
+    Alert(Alert),
+    /// An alert is over and forgotten.
+    AlertGone {
+        /// [`Alert::rule`].
+        rule: String,
+        /// [`Alert::key`].
+        key: String,
+    },
+    /// A message waits for the end of quiet hours.
+    Hold(Held),
+    /// A message that waited is put, or will never be.
+    Released {
+        /// [`Entry::no`] of the message.
+        no: u64,
+    },
+    /// Alerts of something are not told for a time.
+    Mute(Mute),
+    /// They are told again.
+    MuteGone {
+        /// [`Mute::what`].
+        what: String,
     },
     /// Numbers below this one were given before.
     NextNo {
@@ -113,6 +138,59 @@ pub(crate) struct Request {
     pub(crate) receipts: Vec<String>,
 }
 
+/// An episode that a rule told people of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Alert {
+    /// Its id, by which it is acknowledged.
+    pub(crate) id: String,
+    /// The rule's name.
+    pub(crate) rule: String,
+    /// What makes its events one episode.
+    pub(crate) key: String,
+    /// The kind of the event that began it.
+    pub(crate) kind: String,
+    pub(crate) device: String,
+    pub(crate) severity: Severity,
+    /// What people were told.
+    pub(crate) text: String,
+    /// When it was raised, milliseconds since the Unix epoch.
+    pub(crate) raised_ms: u64,
+    /// When it was last told.
+    pub(crate) told_ms: u64,
+    /// How many events it had.
+    pub(crate) count: u64,
+    /// How many steps of its rule's escalation were taken.
+    #[serde(default)]
+    pub(crate) steps: usize,
+    /// Who acknowledged it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) acknowledged_by: Option<String>,
+    /// The sinks that were told, and must be told of its end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) told: Vec<Target>,
+}
+
+/// A message that waits for the end of quiet hours.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Held {
+    /// When they end, milliseconds since the Unix epoch.
+    pub(crate) until_ms: u64,
+    /// The message; it gets a new number when it is put.
+    pub(crate) entry: Entry,
+}
+
+/// Alerts of something that are not told for a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mute {
+    /// A device, a rule's name, or empty for everything.
+    pub(crate) what: String,
+    /// Until when, milliseconds since the Unix epoch.
+    pub(crate) until_ms: u64,
+    /// Who asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) by: Option<String>,
+}
+
 /// Which chat message, by whom. Fields a broker does not tell are absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Source {
@@ -135,6 +213,12 @@ pub(crate) struct State {
     pub(crate) vehicles: HashMap<String, VehicleMark>,
     /// By command id.
     pub(crate) requests: BTreeMap<String, Request>,
+    /// Open alerts, by rule and key.
+    pub(crate) alerts: BTreeMap<(String, String), Alert>,
+    /// By the number they were held with.
+    pub(crate) held: BTreeMap<u64, Held>,
+    /// By what is muted.
+    pub(crate) mutes: BTreeMap<String, Mute>,
 }
 
 impl State {
@@ -167,6 +251,25 @@ impl State {
             Change::RequestGone { id } => {
                 self.requests.remove(id);
             }
+            Change::Alert(alert) => {
+                self.alerts.insert((alert.rule.clone(), alert.key.clone()), alert.clone());
+            }
+            Change::AlertGone { rule, key } => {
+                self.alerts.remove(&(rule.clone(), key.clone()));
+            }
+            Change::Hold(held) => {
+                self.next_no = self.next_no.max(held.entry.no + 1);
+                self.held.insert(held.entry.no, held.clone());
+            }
+            Change::Released { no } => {
+                self.held.remove(no);
+            }
+            Change::Mute(mute) => {
+                self.mutes.insert(mute.what.clone(), mute.clone());
+            }
+            Change::MuteGone { what } => {
+                self.mutes.remove(what);
+            }
             Change::NextNo { no } => self.next_no = self.next_no.max(*no),
         }
     }
@@ -196,6 +299,9 @@ impl State {
         std::iter::once(Change::NextNo { no: self.next_no })
             .chain(vehicles)
             .chain(self.requests.values().cloned().map(Change::Request))
+            .chain(self.alerts.values().cloned().map(Change::Alert))
+            .chain(self.mutes.values().cloned().map(Change::Mute))
+            .chain(self.held.values().cloned().map(Change::Hold))
             .chain(self.queues.values().flatten().cloned().map(Change::Put))
     }
 }
@@ -254,6 +360,12 @@ mod tests {
             r#"{"vehicle_gone":{"device":"truck-7"}}"#,
             r#"{"request":{"id":"cmd-1","device":"truck-7","name":"unlock","source":{"seq":4,"id":"m-1","from":"alice"},"expires_at_ms":60000,"result":"done","closed":true,"receipts":["delivered truck-7"]}}"#,
             r#"{"request_gone":{"id":"cmd-1"}}"#,
+            r#"{"alert":{"id":"al-1","rule":"off-route","key":"truck-7","kind":"route_deviation","device":"truck-7","severity":"critical","text":"off","raised_ms":1,"told_ms":2,"count":3,"steps":1,"acknowledged_by":"alice","told":["broker",{"webhook":"ops"}]}}"#,
+            r#"{"alert_gone":{"rule":"off-route","key":"truck-7"}}"#,
+            r#"{"hold":{"until_ms":9,"entry":{"no":8,"target":{"webhook":"ops"},"id":"ev-8","kind":"arrived","created_ms":5,"payload":"{}"}}}"#,
+            r#"{"released":{"no":8}}"#,
+            r#"{"mute":{"what":"truck-7","until_ms":9,"by":"alice"}}"#,
+            r#"{"mute_gone":{"what":"truck-7"}}"#,
             r#"{"next_no":{"no":9}}"#,
         ];
         for json in golden {

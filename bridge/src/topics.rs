@@ -1,5 +1,7 @@
 //! The topics the bridge listens to.
 
+use crate::rules::Rules;
+
 /// Where a message came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Topic<'a> {
@@ -19,11 +21,19 @@ pub(crate) enum Topic<'a> {
     Receipts,
 }
 
-/// Returns the filters to subscribe to; those for commands only if there are any.
-pub(crate) fn filters(dispatch: &str, commands: bool) -> Vec<String> {
+/// Returns the filters to subscribe to: those for commands only if there are any, the conversation if anything may be said in it.
+pub(crate) fn filters(dispatch: &str, commands: bool, rules: &Rules) -> Vec<String> {
     let mut filters = vec!["dev/+/telemetry/gps".to_owned()];
+    if commands || !rules.is_empty() {
+        filters.push(dispatch.to_owned());
+    }
     if commands {
-        filters.extend([dispatch.to_owned(), "dev/+/cmd/result".to_owned(), "$im/receipts".to_owned()]);
+        filters.extend(["dev/+/cmd/result".to_owned(), "$im/receipts".to_owned()]);
+    }
+    for filter in rules.filters() {
+        if !filters.iter().any(|known| known == filter) {
+            filters.push(filter.to_owned());
+        }
     }
     filters
 }
@@ -66,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_bridge_without_commands_does_not_read_the_conversation() {
-        assert_eq!(filters("im/dispatch", false), ["dev/+/telemetry/gps"]);
-        assert_eq!(filters("im/dispatch", true).len(), 4);
+        assert_eq!(filters("im/dispatch", false, &Rules::default()), ["dev/+/telemetry/gps"]);
+        assert_eq!(filters("im/dispatch", true, &Rules::default()).len(), 4);
     }
 }

@@ -64,5 +64,5 @@ pub use tls::{IdentityPem, IdentitySource, TlsIdentity, TlsOptions};
 
 pub use protocol::{
     Bytes, ProtocolVersion, PublishProperties, QoS, ReasonCode, RetainHandling, SubscribeFilter,
-    SubscribeOptions,
+    SubscribeOptions, TopicFilter, filter_matches,
 };

@@ -9,8 +9,9 @@ use tracks::{LatLon, corridor::Corridor, fence::Circle, route::Polyline};
 use super::{
     COMMAND_TTL_S, CommandRule, Config, ConfigError, DevicePattern, FenceRule, NamedLine, RULES_MAX, Secret,
     SinkRule, VehicleRule, lines,
+    rule::{RulePart, RulesPart},
 };
-use crate::chat::is_device;
+use crate::{chat::is_device, rules::Rules};
 
 /// Longest configuration file, bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -39,6 +40,10 @@ struct File {
     /// A `[[sink]]` of the type webhook.
     #[serde(default)]
     webhook: Vec<toml::Table>,
+    #[serde(default)]
+    rules: RulesPart,
+    #[serde(default)]
+    rule: Vec<RulePart>,
     #[serde(default)]
     command: Vec<CommandPart>,
 }
@@ -184,6 +189,7 @@ impl File {
         for (key, count, limit) in [
             ("vehicle", self.vehicle.len(), RULES_MAX),
             ("sink", self.sink.len() + self.webhook.len(), SINKS_MAX),
+            ("rule", self.rule.len(), RULES_MAX),
             ("command", self.command.len(), RULES_MAX),
         ] {
             if count > limit {
@@ -193,6 +199,11 @@ impl File {
         config.vehicles = numbered("vehicle", self.vehicle, |part| part.into_rule(dir))?;
         config.sinks = numbered("sink", self.sink, SinkRule::parse)?;
         config.sinks.extend(numbered("webhook", self.webhook, |table| SinkRule::parse_as("webhook", table))?);
+        let names: Vec<_> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
+        let zone = self.rules.zone()?;
+        let rules = numbered("rule", self.rule, |part| part.into_rule(&zone, &names))?;
+        unique("rule", "name", rules.iter().map(|rule| rule.name.clone()))?;
+        config.rules = Rules::new(rules);
         config.commands = numbered("command", self.command, CommandPart::into_rule)?;
         unique("vehicle", "device or filter", config.vehicles.iter().map(|rule| rule.devices.to_string()))?;
         unique("sink", "name", config.sinks.iter().map(|sink| sink.name.clone()))?;
@@ -252,17 +263,7 @@ impl VehiclePart {
             (Some(device), None) => {
                 return Err(format!("device = {device:?}: it must be one level of a topic, without / + #"));
             }
-            (None, Some(filter)) => {
-                let prefix = filter.strip_suffix('*').filter(|prefix| prefix.is_empty() || is_device(prefix));
-                match prefix.filter(|prefix| !prefix.contains('*')) {
-                    Some(prefix) => DevicePattern::StartingWith(prefix.to_owned()),
-                    None => {
-                        return Err(format!(
-                            "filter = {filter:?}: it must be the start of device ids with a * behind, for instance \"truck-*\""
-                        ));
-                    }
-                }
-            }
+            (None, Some(filter)) => starting_with("filter", &filter)?,
             _ => return Err("it needs either device = \"truck-7\" or filter = \"truck-*\"".to_owned()),
         };
         let points = match (self.route_file, self.route) {
@@ -300,6 +301,29 @@ impl VehiclePart {
             return Err("it watches nothing: give it a route_file, a route or a fence".to_owned());
         }
         Ok(VehicleRule { devices, corridor, fence })
+    }
+}
+
+/// Reads one device id, or the start of device ids with a `*` behind.
+pub(super) fn device_pattern(key: &str, text: &str) -> Result<DevicePattern, String> {
+    if text.ends_with('*') {
+        return starting_with(key, text);
+    }
+    if is_device(text) {
+        return Ok(DevicePattern::Exactly(text.to_owned()));
+    }
+    Err(format!(
+        "{key} = {text:?}: it must be a device id, or the start of some with a * behind, for instance \"truck-*\""
+    ))
+}
+
+fn starting_with(key: &str, filter: &str) -> Result<DevicePattern, String> {
+    let prefix = filter.strip_suffix('*').filter(|prefix| prefix.is_empty() || is_device(prefix));
+    match prefix.filter(|prefix| !prefix.contains('*')) {
+        Some(prefix) => Ok(DevicePattern::StartingWith(prefix.to_owned())),
+        None => Err(format!(
+            "{key} = {filter:?}: it must be the start of device ids with a * behind, for instance \"truck-*\""
+        )),
     }
 }
 

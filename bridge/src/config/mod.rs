@@ -5,6 +5,7 @@
 
 mod file;
 mod route_file;
+mod rule;
 mod sink;
 
 use std::{fmt, path::PathBuf, sync::Arc};
@@ -15,7 +16,10 @@ use tracks::{corridor::Corridor, fence::Circle, plausibility::GateOptions};
 
 pub use crate::sinks::{ntfy::Ntfy, webhook::Webhook};
 pub use route_file::{NamedLine, RouteFileError, lines};
+pub(crate) use rule::DISPATCH;
 pub use sink::{SinkKind, SinkRule};
+
+pub use crate::rules::{Quiet, Rule, Rules, Source, Step};
 
 /// The most rules or commands a configuration may have, each.
 pub const RULES_MAX: usize = 1_000;
@@ -35,6 +39,8 @@ pub struct Config {
     pub vehicles: Vec<VehicleRule>,
     /// Where alerts go besides the conversation.
     pub sinks: Vec<SinkRule>,
+    /// What is told to whom; without any, everything to all sinks.
+    pub rules: Rules,
     /// The commands that may be given in the conversation; without any the bridge takes none.
     pub commands: Vec<CommandRule>,
     /// Limits and pauses of the outbox.
@@ -62,6 +68,7 @@ impl Config {
             dispatch_topic: "im/dispatch".to_owned(),
             vehicles: Vec::new(),
             sinks: Vec::new(),
+            rules: Rules::default(),
             commands: Vec::new(),
             outbox: OutboxSettings::default(),
         }

@@ -68,13 +68,15 @@ impl Core {
             id: message.id.map(str::to_owned),
             from: message.from.map(str::to_owned),
         };
-        match chat::read(message.payload, &self.config.commands) {
+        match chat::read(message.payload, &self.config.commands, !self.config.rules.is_empty()) {
             Said::Nothing => {}
             Said::Wrong { answer, device } => {
                 let key = self.chat_id("ans", now_ms, message);
                 let post = report::answer(source, &key, device.as_deref(), answer, now_ms);
                 self.tell(out, now_ms, &post);
             }
+            Said::Acknowledge { what } => self.acknowledge(out, now_ms, message, &what),
+            Said::Mute { what, for_ms } => self.mute(out, now_ms, message, what, for_ms),
             Said::Order(order) => self.order(out, now_ms, message, source, order),
         }
     }
@@ -134,7 +136,7 @@ impl Core {
 
     /// An id that follows from the chat message: from its own id and sender, else from its number, else (a broker that
     /// tells neither) from the time.
-    fn chat_id(&self, prefix: &str, now_ms: u64, message: &Chat<'_>) -> String {
+    pub(super) fn chat_id(&self, prefix: &str, now_ms: u64, message: &Chat<'_>) -> String {
         let topic = self.config.dispatch_topic.as_str();
         match (message.id, message.seq) {
             (Some(id), _) => ids::derive(prefix, &[topic, "id", message.from.unwrap_or(""), id]),
@@ -217,7 +219,7 @@ impl Core {
         self.tell(out, now_ms, &post);
     }
 
-    pub(super) fn tick(&mut self, out: &mut Vec<Change>, now_ms: u64) {
+    pub(super) fn tick_requests(&mut self, out: &mut Vec<Change>, now_ms: u64) {
         let due = |request: &&Request| deadline_ms(request) <= now_ms;
         for mut request in self.state.requests.values().filter(due).cloned().collect::<Vec<_>>() {
             if request.closed {
@@ -242,8 +244,8 @@ impl Core {
         self.tell(out, now_ms, &post);
     }
 
-    pub(super) fn find_deadline(&mut self) {
-        self.next_deadline_ms = self.state.requests.values().map(deadline_ms).min();
+    pub(super) fn next_request_deadline_ms(&self) -> Option<u64> {
+        self.state.requests.values().map(deadline_ms).min()
     }
 
     fn tell(&mut self, out: &mut Vec<Change>, now_ms: u64, post: &Post) {
@@ -251,7 +253,7 @@ impl Core {
     }
 }
 
-fn deadline_ms(request: &Request) -> u64 {
+pub(super) fn deadline_ms(request: &Request) -> u64 {
     request.expires_at_ms.saturating_add(if request.closed { REMEMBER_MS } else { ANSWER_GRACE_MS })
 }
 

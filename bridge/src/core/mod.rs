@@ -6,6 +6,9 @@
 //!
 //! It knows no clock, socket, disk or task: time is an argument, and is the wall clock, since fixes and commands carry it.
 
+#[cfg(test)]
+mod alert_tests;
+mod alerts;
 mod commands;
 #[cfg(test)]
 mod tests;
@@ -51,6 +54,8 @@ pub(crate) enum Input<'a> {
         /// The result in JSON.
         payload: &'a [u8],
     },
+    /// A message on a topic that a rule is about.
+    Message(Message<'a>),
     /// A message on `$im/receipts`.
     Receipt {
         /// The receipt in JSON.
@@ -74,6 +79,18 @@ pub(crate) struct Chat<'a> {
     pub(crate) ts_ms: Option<u64>,
     pub(crate) retain: bool,
     pub(crate) dup: bool,
+}
+
+/// A message on a topic that a rule is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Message<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) payload: &'a [u8],
+    /// `im-id`.
+    pub(crate) id: Option<&'a str>,
+    /// `im-ts`.
+    pub(crate) ts_ms: Option<u64>,
+    pub(crate) retain: bool,
 }
 
 /// What became of an entry at its target.
@@ -108,6 +125,8 @@ pub struct Counts {
     pub alerts: u64,
     /// Commands given.
     pub commands: u64,
+    /// Events that were not told because they belong to an open alert or are muted.
+    pub alerts_suppressed: u64,
     /// Messages that their target took.
     pub delivered: u64,
     /// Messages that were given up.
@@ -171,8 +190,13 @@ impl Core {
             Input::Gps { device, payload } => self.gps(&mut out, now_ms, device, payload),
             Input::Chat(chat) => self.chat(&mut out, now_ms, &chat),
             Input::Result { device, payload } => self.result(&mut out, now_ms, device, payload),
+            Input::Message(message) => self.message(&mut out, now_ms, &message),
             Input::Receipt { payload } => self.receipt(&mut out, now_ms, payload),
-            Input::Tick => self.tick(&mut out, now_ms),
+            Input::Tick => {
+                self.tick_requests(&mut out, now_ms);
+                self.tick_alerts(&mut out, now_ms);
+                self.find_deadline();
+            }
         }
         out
     }
@@ -209,6 +233,11 @@ impl Core {
     /// Whether no more input may be taken until the broker takes messages.
     pub(crate) fn is_full(&self) -> bool {
         self.state.queue(&Target::Broker).len() >= self.config.outbox.entries_max
+    }
+
+    /// Whether a rule is about messages on a topic.
+    pub(crate) fn has_rule_for(&self, topic: &str) -> bool {
+        self.config.rules.filters().any(|filter| device_sdk::filter_matches(filter, topic))
     }
 
     /// When [`Input::Tick`] is due.
@@ -255,12 +284,13 @@ impl Core {
         }
         for sighting in sightings {
             let post = report::alert(device, &sighting, now_ms);
-            tracing::info!(device, text = post.text, "alert");
-            self.counts.alerts += 1;
-            for target in self.targets() {
-                self.put_post(out, now_ms, target, &post);
-            }
+            self.sighted(out, now_ms, device, &post);
         }
+    }
+
+    fn find_deadline(&mut self) {
+        let alerts = self.next_alert_deadline_ms();
+        self.next_deadline_ms = self.next_request_deadline_ms().into_iter().chain(alerts).min();
     }
 
     /// Finds the vehicle, or begins to watch it; `None` if no rule matches.
@@ -304,21 +334,15 @@ impl Core {
     }
 
     fn put_post(&mut self, out: &mut Vec<Change>, now_ms: u64, target: Target, post: &Post) {
+        let entry = self.entry(now_ms, target.clone(), post.id.clone(), post.kind.as_str(), post.to_json());
+        self.put(out, target, entry);
+    }
+
+    /// An entry for people; it gets its number when it is put.
+    fn entry(&self, now_ms: u64, target: Target, id: String, kind: &str, payload: String) -> Entry {
         let topic = (target == Target::Broker).then(|| self.config.dispatch_topic.clone());
-        self.put(
-            out,
-            target,
-            Entry {
-                no: 0,
-                target: Target::Broker,
-                id: post.id.clone(),
-                kind: post.kind.as_str().to_owned(),
-                created_ms: now_ms,
-                payload: post.to_json(),
-                topic,
-                expires_at_ms: None,
-            },
-        );
+        let kind = kind.to_owned();
+        Entry { no: 0, target, id, kind, created_ms: now_ms, payload, topic, expires_at_ms: None }
     }
 
     /// Puts an entry into the outbox, which gives it its number. For a sink that is hopelessly behind the oldest that
@@ -342,9 +366,15 @@ impl Core {
 
     fn change(&mut self, out: &mut Vec<Change>, change: Change) {
         self.state.apply(&change);
-        if matches!(change, Change::Request(_) | Change::RequestGone { .. }) {
-            self.find_deadline();
-        }
+        // Looking at all of them is for the tick; until then it may come early.
+        let due_ms = match &change {
+            Change::Request(request) => Some(commands::deadline_ms(request)),
+            Change::Alert(alert) => Some(self.deadline_of(alert)),
+            Change::Hold(held) => Some(held.until_ms),
+            Change::Mute(mute) => Some(mute.until_ms),
+            _ => None,
+        };
+        self.next_deadline_ms = self.next_deadline_ms.into_iter().chain(due_ms).min();
         out.push(change);
     }
 }

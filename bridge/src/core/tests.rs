@@ -9,26 +9,26 @@ use crate::{
 };
 
 /// A core and the state that a crash would leave: the changes that it returned, and nothing else.
-struct Bench {
-    config: Arc<Config>,
-    core: Core,
+pub(super) struct Bench {
+    pub(super) config: Arc<Config>,
+    pub(super) core: Core,
     stored: Vec<Change>,
 }
 
 impl Bench {
-    fn new(config: Config) -> Bench {
+    pub(super) fn new(config: Config) -> Bench {
         let config = Arc::new(config);
         let (core, _) = Core::recover(Arc::clone(&config), State::default(), 0);
         Bench { config, core, stored: Vec::new() }
     }
 
-    fn handle(&mut self, now_ms: u64, input: Input<'_>) -> Vec<Change> {
+    pub(super) fn handle(&mut self, now_ms: u64, input: Input<'_>) -> Vec<Change> {
         let changes = self.core.handle(now_ms, input);
         self.stored.extend(changes.clone());
         changes
     }
 
-    fn crash(&mut self, now_ms: u64) {
+    pub(super) fn crash(&mut self, now_ms: u64) {
         let mut state = State::default();
         self.stored.iter().for_each(|change| state.apply(change));
         let (core, changes) = Core::recover(Arc::clone(&self.config), state, now_ms);
@@ -36,12 +36,12 @@ impl Bench {
         self.stored.extend(changes);
     }
 
-    fn gps(&mut self, second: i64, along_m: f64, beside_m: f64) {
+    pub(super) fn gps(&mut self, second: i64, along_m: f64, beside_m: f64) {
         let payload = serde_json::to_vec(&fix(second, along_m, beside_m)).unwrap();
         self.handle(second as u64 * 1_000, Input::Gps { device: "truck-7", payload: &payload });
     }
 
-    fn say(&mut self, now_ms: u64, seq: u64, text: &str) -> Vec<Change> {
+    pub(super) fn say(&mut self, now_ms: u64, seq: u64, text: &str) -> Vec<Change> {
         let id = format!("m-{seq}");
         let chat = Chat {
             payload: text.as_bytes(),
@@ -54,17 +54,17 @@ impl Bench {
         self.handle(now_ms, Input::Chat(chat))
     }
 
-    fn result(&mut self, now_ms: u64, device: &str, payload: Value) {
+    pub(super) fn result(&mut self, now_ms: u64, device: &str, payload: Value) {
         self.handle(now_ms, Input::Result { device, payload: payload.to_string().as_bytes() });
     }
 
-    fn receipt(&mut self, now_ms: u64, id: &str, state: &str) {
+    pub(super) fn receipt(&mut self, now_ms: u64, id: &str, state: &str) {
         let payload = json!({"topic": "dev/truck-7/cmd", "seq": 1, "id": id, "state": state, "user": "u", "client": "truck-7", "at": now_ms, "qos": 1});
         self.handle(now_ms, Input::Receipt { payload: payload.to_string().as_bytes() });
     }
 
     /// Takes everything that waits for a target, as its sink would.
-    fn drain(&mut self, now_ms: u64, target: &Target) -> Vec<Entry> {
+    pub(super) fn drain(&mut self, now_ms: u64, target: &Target) -> Vec<Entry> {
         let mut taken = Vec::new();
         while let Some(entry) = self.core.head(target).cloned() {
             let changes = self.core.settle(now_ms, entry.clone(), Outcome::Delivered);
@@ -74,7 +74,7 @@ impl Bench {
         taken
     }
 
-    fn texts(&mut self, now_ms: u64) -> Vec<String> {
+    pub(super) fn texts(&mut self, now_ms: u64) -> Vec<String> {
         let entries = self.drain(now_ms, &Target::Broker);
         entries
             .iter()
@@ -83,7 +83,7 @@ impl Bench {
     }
 }
 
-fn json_of(entry: &Entry) -> Value {
+pub(super) fn json_of(entry: &Entry) -> Value {
     serde_json::from_str(&entry.payload).unwrap()
 }
 
@@ -91,7 +91,7 @@ fn hook() -> Target {
     Target::Sink("ops".into())
 }
 
-fn config() -> Config {
+pub(super) fn config() -> Config {
     let mut config = Config::new("localhost:1", "b", "/nowhere");
     config.vehicles = vec![rule()];
     config.commands = vec![CommandRule { name: "unlock".into(), ttl_s: 60 }];
@@ -100,7 +100,7 @@ fn config() -> Config {
     config
 }
 
-fn leave_route(bench: &mut Bench, from_second: i64) {
+pub(super) fn leave_route(bench: &mut Bench, from_second: i64) {
     for i in 0..10 {
         bench.gps(from_second + i, 200.0, i as f64 * 20.0);
     }
