@@ -44,7 +44,7 @@ mod message;
 mod options;
 #[cfg(feature = "ota")]
 pub mod ota;
-mod queue;
+pub mod queue;
 #[cfg(feature = "serial")]
 pub mod serial;
 mod thinning;

@@ -13,10 +13,12 @@ pub enum Planted {
     LostOnReconnect,
     /// A record leaves the queue when it is sent, not when it is acknowledged.
     GoneWhenSent,
-    /// A record is accepted before it is synced.
-    AcceptedBeforeSync,
+    /// A record is accepted although its write was not synced.
+    SyncSkipped,
     /// After a restart the queue begins one record too late.
     CursorSkips,
+    /// The queue gives space back in which records wait.
+    SpaceGivenBackEarly,
     /// After a restart records get new ids, so that the broker takes those sent again for new ones.
     NewIdsAfterRestart,
     /// The queue sends the newest record first.
@@ -52,8 +54,9 @@ impl Planted {
     pub const ALL: &[Self] = &[
         Self::LostOnReconnect,
         Self::GoneWhenSent,
-        Self::AcceptedBeforeSync,
+        Self::SyncSkipped,
         Self::CursorSkips,
+        Self::SpaceGivenBackEarly,
         Self::NewIdsAfterRestart,
         Self::NewestFirst,
         Self::DroppedInSilence,

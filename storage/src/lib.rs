@@ -88,6 +88,7 @@ mod scan;
 mod seal;
 mod segment;
 pub mod sim;
+mod sim_file;
 mod sim_view;
 mod spare;
 mod view;

@@ -6,17 +6,15 @@
 //! a sync fails, chance decides likewise what of it is on disk, and later syncs do not make up for it: that
 //! is what operating systems do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::disk::{Disk, DiskFile, LockError};
+use crate::sim_file::{Change, Inode};
 
 pub use crate::sim_view::SimView;
-
-const SECTOR_BYTES: usize = 512;
 
 /// A simulated directory. Clones are handles to the same one.
 #[derive(Clone, Debug)]
@@ -40,48 +38,33 @@ pub struct SimLock {
 #[derive(Debug)]
 struct State {
     rng: fastrand::Rng,
-    inodes: BTreeMap<u64, Inode>,
+    /// By number. One without a name and a handle is gone.
+    inodes: Vec<(u64, Inode)>,
     next_inode: u64,
     /// As running programs see it.
-    names: BTreeMap<String, u64>,
-    durable_names: BTreeMap<String, u64>,
+    names: Names,
+    durable_names: Names,
     name_changes: Vec<NameChange>,
     is_locked: bool,
     capacity_bytes: Option<u64>,
     syncs: u64,
     failing_syncs: BTreeSet<u64>,
+    fails_syncs: bool,
     /// Changing operations until the power ends; 0 = it has ended.
     operations_left: Option<u64>,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Inode {
-    /// As running programs see it.
-    content: Image,
-    durable: Image,
-    /// Since the last sync.
-    changes: Vec<Change>,
-}
-
-/// A file's bytes.
-#[derive(Clone, Debug, Default)]
-struct Image {
-    bytes: Vec<u8>,
-    /// Sectors that were ever written.
-    written: BTreeSet<usize>,
-}
-
-#[derive(Clone, Debug)]
-enum Change {
-    Length(usize),
-    Write { at: usize, bytes: Vec<u8> },
-}
-
 #[derive(Clone, Debug)]
 enum NameChange {
-    Link(String, u64),
-    Unlink(String),
-    Rename { from: String, to: String, inode: u64 },
+    Link(Arc<str>, u64),
+    Unlink(Arc<str>),
+    Rename { from: Arc<str>, to: Arc<str>, inode: u64 },
+}
+
+/// The files of a directory, by name.
+#[derive(Clone, Debug, Default)]
+struct Names {
+    entries: Vec<(Arc<str>, u64)>,
 }
 
 impl SimDisk {
@@ -89,15 +72,16 @@ impl SimDisk {
     pub fn new(seed: u64) -> Self {
         Self::from_state(State {
             rng: fastrand::Rng::with_seed(seed),
-            inodes: BTreeMap::new(),
+            inodes: Vec::new(),
             next_inode: 1,
-            names: BTreeMap::new(),
-            durable_names: BTreeMap::new(),
+            names: Names::default(),
+            durable_names: Names::default(),
             name_changes: Vec::new(),
             is_locked: false,
             capacity_bytes: None,
             syncs: 0,
             failing_syncs: BTreeSet::new(),
+            fails_syncs: false,
             operations_left: None,
         })
     }
@@ -108,6 +92,11 @@ impl SimDisk {
 
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    fn handle(&self, state: &mut State, inode: u64) -> SimFile {
+        state.inode(inode).handles += 1;
+        SimFile { state: self.state.clone(), inode }
     }
 
     /// Returns the disk as a power cut now leaves it, unlocked. This one is as before and has nothing to do
@@ -121,9 +110,8 @@ impl SimDisk {
                 change.apply(&mut names);
             }
         }
-        let kept: BTreeSet<u64> = names.values().copied().collect();
-        let inodes = state.inodes.iter().filter(|(number, _)| kept.contains(number));
-        let inodes = inodes.map(|(number, inode)| (*number, inode.crash(rng))).collect();
+        let kept = state.inodes.iter().filter(|(number, _)| names.has(*number));
+        let inodes = kept.map(|(number, inode)| (*number, inode.crash(rng))).collect();
         Self::from_state(State {
             rng: rng.fork(),
             inodes,
@@ -135,6 +123,7 @@ impl SimDisk {
             capacity_bytes: state.capacity_bytes,
             syncs: 0,
             failing_syncs: BTreeSet::new(),
+            fails_syncs: false,
             operations_left: None,
         })
     }
@@ -151,6 +140,11 @@ impl SimDisk {
         state.failing_syncs.insert(at);
     }
 
+    /// Makes every sync fail from now on, or none any more.
+    pub fn fail_syncs(&self, fails: bool) {
+        self.state().fails_syncs = fails;
+    }
+
     /// Ends the power in the middle of the `nth` changing operation from now, 1 is the next: it and all later
     /// ones fail. Then [`SimDisk::crash`] gives the disk that is left.
     pub fn cut_power(&self, nth: u64) {
@@ -164,7 +158,7 @@ impl SimDisk {
 
     /// Returns the names of all files, as running programs see them.
     pub fn names(&self) -> Vec<String> {
-        self.state().names.keys().cloned().collect()
+        self.state().names.list()
     }
 
     /// Returns how often files and the directory were synced.
@@ -179,32 +173,35 @@ impl SimDisk {
 
     /// Returns a file's bytes, as running programs see it.
     pub fn read(&self, name: &str) -> Option<Vec<u8>> {
-        let state = self.state();
-        Some(state.inodes[state.names.get(name)?].content.bytes.clone())
+        let mut state = self.state();
+        let number = state.names.get(name)?;
+        let inode = state.inode(number);
+        let mut bytes = vec![0; inode.len()];
+        inode.read(0, &mut bytes);
+        Some(bytes)
     }
 
     /// Replaces a file's bytes, durably: damage, or a file from elsewhere.
     pub fn overwrite(&self, name: &str, bytes: Vec<u8>) {
         let mut state = self.state();
-        let inode = match state.names.get(name) {
-            Some(inode) => *inode,
+        let number = match state.names.get(name) {
+            Some(number) => number,
             None => {
-                let inode = state.add_inode();
-                state.names.insert(name.to_owned(), inode);
-                state.durable_names.insert(name.to_owned(), inode);
-                inode
+                let number = state.add_inode();
+                state.names.insert(name.into(), number);
+                state.durable_names.insert(name.into(), number);
+                number
             }
         };
-        let mut image = Image::default();
-        image.write(0, &bytes);
-        state.inodes.insert(inode, Inode { content: image.clone(), durable: image, changes: Vec::new() });
+        let inode = state.inode(number);
+        inode.replace(&bytes);
     }
 }
 
 impl State {
     fn used_bytes(&self) -> u64 {
-        let live: BTreeSet<u64> = self.names.values().copied().collect();
-        live.iter().map(|inode| self.inodes[inode].content.bytes.len() as u64).sum()
+        let live = self.inodes.iter().filter(|(number, _)| self.names.has(*number));
+        live.map(|(_, inode)| inode.len() as u64).sum()
     }
 
     fn check_space(&self, more: usize) -> io::Result<()> {
@@ -219,12 +216,23 @@ impl State {
     fn add_inode(&mut self) -> u64 {
         let inode = self.next_inode;
         self.next_inode += 1;
-        self.inodes.insert(inode, Inode::default());
+        self.inodes.push((inode, Inode::default()));
         inode
     }
 
     fn find(&self, name: &str) -> io::Result<u64> {
-        self.names.get(name).copied().ok_or_else(|| ErrorKind::NotFound.into())
+        self.names.get(name).ok_or_else(|| ErrorKind::NotFound.into())
+    }
+
+    /// Forgets files that nobody can reach any more, whatever a power cut takes back.
+    fn forget_unreachable(&mut self) {
+        let Self { inodes, names, durable_names, name_changes, .. } = self;
+        let is_named = |number: u64| {
+            names.has(number)
+                || durable_names.has(number)
+                || name_changes.iter().any(|change| change.inode() == Some(number))
+        };
+        inodes.retain(|(number, inode)| inode.handles > 0 || is_named(*number));
     }
 
     fn change_names(&mut self, change: NameChange) -> io::Result<()> {
@@ -262,7 +270,7 @@ impl State {
             return Err(power_cut());
         }
         self.syncs += 1;
-        if self.failing_syncs.contains(&self.syncs) {
+        if self.fails_syncs || self.failing_syncs.contains(&self.syncs) {
             Err(io::Error::other("simulated sync failure"))
         } else {
             Ok(())
@@ -270,118 +278,63 @@ impl State {
     }
 
     fn inode(&mut self, inode: u64) -> &mut Inode {
-        self.inodes.get_mut(&inode).expect("inodes stay as long as the disk")
+        let place = self.inodes.binary_search_by_key(&inode, |(number, _)| *number);
+        &mut self.inodes[place.expect("an inode stays as long as it has a name or a handle")].1
+    }
+}
+
+impl Names {
+    fn place(&self, name: &str) -> Result<usize, usize> {
+        self.entries.binary_search_by(|(known, _)| (**known).cmp(name))
+    }
+
+    fn get(&self, name: &str) -> Option<u64> {
+        self.place(name).ok().map(|at| self.entries[at].1)
+    }
+
+    fn insert(&mut self, name: Arc<str>, inode: u64) {
+        match self.place(&name) {
+            Ok(at) => self.entries[at].1 = inode,
+            Err(at) => self.entries.insert(at, (name, inode)),
+        }
+    }
+
+    fn remove(&mut self, name: &str) {
+        if let Ok(at) = self.place(name) {
+            self.entries.remove(at);
+        }
+    }
+
+    fn has(&self, inode: u64) -> bool {
+        self.entries.iter().any(|(_, known)| *known == inode)
+    }
+
+    fn list(&self) -> Vec<String> {
+        self.entries.iter().map(|(name, _)| name.to_string()).collect()
     }
 }
 
 impl NameChange {
-    fn apply(&self, names: &mut BTreeMap<String, u64>) {
+    fn apply(&self, names: &mut Names) {
         match self {
-            Self::Link(name, inode) => {
-                names.insert(name.clone(), *inode);
-            }
-            Self::Unlink(name) => {
-                names.remove(name);
-            }
+            Self::Link(name, inode) => names.insert(name.clone(), *inode),
+            Self::Unlink(name) => names.remove(name),
             Self::Rename { from, to, inode } => {
-                if names.get(from) == Some(inode) {
+                if names.get(from) == Some(*inode) {
                     names.remove(from);
                 }
                 names.insert(to.clone(), *inode);
             }
         }
     }
-}
 
-impl Inode {
-    fn change(&mut self, change: Change) {
-        self.content.apply(&change);
-        self.changes.push(change);
-    }
-
-    fn sync(&mut self) {
-        for change in self.changes.drain(..) {
-            self.durable.apply(&change);
+    /// The file that it gives a name.
+    fn inode(&self) -> Option<u64> {
+        match self {
+            Self::Link(_, inode) | Self::Rename { inode, .. } => Some(*inode),
+            Self::Unlink(_) => None,
         }
     }
-
-    /// Chance decides what is on disk of the changes; a running program goes on seeing all of them, and no
-    /// later sync looks at them again.
-    fn fail_sync(&mut self, rng: &mut fastrand::Rng) {
-        self.durable = self.crash(rng).durable;
-        self.changes.clear();
-    }
-
-    fn crash(&self, rng: &mut fastrand::Rng) -> Self {
-        let mut image = self.durable.clone();
-        // Some cuts lose everything that was not synced, some nothing, most are in between.
-        let kept_of_8 = rng.u32(0..=8);
-        for change in &self.changes {
-            match change {
-                Change::Length(length) if rng.u32(0..8) < kept_of_8 => image.resize(*length),
-                Change::Length(_) => {}
-                Change::Write { at, bytes } => {
-                    for range in sectors(*at, bytes.len()) {
-                        let new = &bytes[range.start - at..range.end - at];
-                        if rng.u32(0..8) < kept_of_8 {
-                            image.write(range.start, new);
-                        } else if rng.u32(0..8) == 0 {
-                            image.tear(range.start, new, rng);
-                        }
-                    }
-                }
-            }
-        }
-        Self { durable: image.clone(), content: image, changes: Vec::new() }
-    }
-}
-
-impl Image {
-    fn apply(&mut self, change: &Change) {
-        match change {
-            Change::Length(length) => self.resize(*length),
-            Change::Write { at, bytes } => self.write(*at, bytes),
-        }
-    }
-
-    fn resize(&mut self, length: usize) {
-        self.bytes.resize(length, 0);
-        self.written.split_off(&length.div_ceil(SECTOR_BYTES));
-    }
-
-    fn write(&mut self, at: usize, bytes: &[u8]) {
-        if self.bytes.len() < at + bytes.len() {
-            self.bytes.resize(at + bytes.len(), 0);
-        }
-        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
-        self.written.extend(sectors(at, bytes.len()).map(|range| range.start / SECTOR_BYTES));
-    }
-
-    /// Leaves a part of what was written, or garbage in its place, if there was nothing before.
-    fn tear(&mut self, at: usize, new: &[u8], rng: &mut fastrand::Rng) {
-        if self.written.contains(&(at / SECTOR_BYTES)) {
-            return;
-        }
-        if rng.bool() {
-            self.write(at, &new[..rng.usize(0..=new.len())]);
-        } else {
-            let mut garbage = vec![0; new.len()];
-            rng.fill(&mut garbage);
-            self.write(at, &garbage);
-        }
-    }
-}
-
-/// Splits a range of a file at the borders of sectors.
-fn sectors(at: usize, length: usize) -> impl Iterator<Item = Range<usize>> {
-    let end = at + length;
-    let mut from = at;
-    std::iter::from_fn(move || {
-        let to = ((from / SECTOR_BYTES + 1) * SECTOR_BYTES).min(end);
-        let range = from..to;
-        from = to;
-        (!range.is_empty()).then_some(range)
-    })
 }
 
 fn power_cut() -> io::Error {
@@ -408,52 +361,54 @@ impl Disk for SimDisk {
     fn list(&self) -> io::Result<Vec<String>> {
         let state = self.state();
         state.check_power()?;
-        Ok(state.names.keys().cloned().collect())
+        Ok(state.names.list())
     }
 
     fn create(&self, name: &str) -> io::Result<SimFile> {
         let mut state = self.state();
         state.check_space(0)?;
         let is_last = state.operate()?;
-        let inode = match state.names.get(name).copied() {
+        let inode = match state.names.get(name) {
             Some(inode) => {
                 state.inode(inode).change(Change::Length(0));
                 inode
             }
             None => {
                 let inode = state.add_inode();
-                let change = NameChange::Link(name.to_owned(), inode);
+                let change = NameChange::Link(name.into(), inode);
                 change.apply(&mut state.names);
                 state.name_changes.push(change);
                 inode
             }
         };
-        if is_last { Err(power_cut()) } else { Ok(SimFile { state: self.state.clone(), inode }) }
+        if is_last { Err(power_cut()) } else { Ok(self.handle(&mut state, inode)) }
     }
 
     fn open(&self, name: &str) -> io::Result<SimFile> {
-        let state = self.state();
+        let mut state = self.state();
         state.check_power()?;
-        Ok(SimFile { inode: state.find(name)?, state: self.state.clone() })
+        let inode = state.find(name)?;
+        Ok(self.handle(&mut state, inode))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.state();
         let inode = state.find(from)?;
-        state.change_names(NameChange::Rename { from: from.to_owned(), to: to.to_owned(), inode })
+        state.change_names(NameChange::Rename { from: from.into(), to: to.into(), inode })
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut state = self.state();
         state.find(name)?;
-        state.change_names(NameChange::Unlink(name.to_owned()))
+        state.change_names(NameChange::Unlink(name.into()))
     }
 
     fn sync_dir(&self) -> io::Result<()> {
         let mut state = self.state();
         state.sync()?;
         state.durable_names = state.names.clone();
-        state.name_changes.clear();
+        state.name_changes = Vec::new();
+        state.forget_unreachable();
         Ok(())
     }
 
@@ -468,28 +423,26 @@ impl Disk for SimDisk {
 
 impl DiskFile for SimFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(lock(&self.state).inode(self.inode).content.bytes.len() as u64)
+        Ok(lock(&self.state).inode(self.inode).len() as u64)
     }
 
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         let mut state = lock(&self.state);
         state.check_power()?;
-        let content = state.inode(self.inode).content.bytes.get(offset as usize..).unwrap_or_default();
-        let content = content.get(..bytes.len()).ok_or(ErrorKind::UnexpectedEof)?;
-        bytes.copy_from_slice(content);
-        Ok(())
+        let is_there = state.inode(self.inode).read(offset as usize, bytes);
+        if is_there { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut state = lock(&self.state);
-        let length = state.inode(self.inode).content.bytes.len();
+        let length = state.inode(self.inode).len();
         state.check_space((offset as usize + bytes.len()).saturating_sub(length))?;
         state.change(self.inode, Change::Write { at: offset as usize, bytes: bytes.to_vec() })
     }
 
     fn allocate(&self, bytes_min: u64) -> io::Result<()> {
         let mut state = lock(&self.state);
-        let more = (bytes_min as usize).saturating_sub(state.inode(self.inode).content.bytes.len());
+        let more = (bytes_min as usize).saturating_sub(state.inode(self.inode).len());
         if more == 0 {
             return Ok(());
         }
@@ -510,6 +463,18 @@ impl DiskFile for SimFile {
             Err(_) => state.inode(self.inode).fail_sync(&mut rng),
         }
         result
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        if let Ok(mut state) = self.state.lock() {
+            let inode = state.inode(self.inode);
+            inode.handles -= 1;
+            if inode.handles == 0 {
+                state.forget_unreachable();
+            }
+        }
     }
 }
 

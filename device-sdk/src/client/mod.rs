@@ -28,6 +28,7 @@ use protocol::{
 };
 
 use crate::heartbeat::{Action, Ended, Heartbeat, ProbeOutcome};
+use crate::queue::Entry;
 use crate::{AckToken, ClientError, Incoming, Message, PublishError, Published};
 use incoming::Inbound;
 use link::{Limits, Link};
@@ -124,6 +125,11 @@ impl Input {
     /// Makes a publish of a message whose topic is valid.
     pub fn publish(token: u64, message: Message) -> Self {
         Self::Publish { token, publish: message.into_publish() }
+    }
+
+    /// Makes a publish of an entry of the disk queue.
+    pub fn entry(token: u64, entry: &Entry) -> Self {
+        Self::Publish { token, publish: entry.publish.clone() }
     }
 
     /// Makes a subscribe to one filter, which is valid.

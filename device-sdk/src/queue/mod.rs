@@ -1,14 +1,17 @@
 //! Store and forward on disk: what is enqueued survives crashes, is sent by classes, and is removed when acknowledged.
 //!
-//! [`Queue`] is the face; a writer thread owns the logs (`writer`, `store`), and what is in memory is a `window` for each class.
+//! `Queue` is the face for [`crate::Client`]; a writer thread owns the logs (`writer`, `store`), and what is in memory is a
+//! `window` for each class. [`DrivenQueue`] is the same without the thread.
 //! An `enqueue` completes when its record is synced; concurrent ones share a sync. Acknowledgements are synced
 //! some seconds later: those that a crash undoes lead to messages sent again, which their `im-id` makes
 //! recognisable.
 
 mod class;
+mod driven;
 mod names;
 mod pace;
 mod place;
+mod planted;
 mod ranges;
 mod record;
 mod relief;
@@ -20,6 +23,7 @@ mod window;
 mod writer;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -32,9 +36,12 @@ use state::{Arriving, State};
 use store::{Found, Limits, Store};
 
 pub use class::{Class, DropReason, Dropped};
+pub use driven::{Arrival, DrivenQueue, GivenUp};
 pub(crate) use pace::Slots;
-pub(crate) use state::Entry;
-pub use state::QueueStatus;
+pub use place::{OneDisk, Places, SubDisk};
+#[doc(hidden)]
+pub use planted::Planted;
+pub use state::{Entry, QueueStatus};
 
 /// Enqueues that may wait for the disk at a time; more wait in line.
 const ENQUEUES_WAITING_MAX: usize = 1024;
@@ -64,9 +71,49 @@ struct Shared {
     progressed: Notify,
     enqueues: Arc<Semaphore>,
     enqueued_bytes: Arc<Semaphore>,
-    /// The queue's clock: the time that all runs together took, as far as the disk tells. It never goes back and no wrong
-    /// clock disturbs it; it stands still while the device is off.
-    clock: (Instant, u64),
+    clock: QueueClock,
+}
+
+/// The queue's clock: the time that all runs together took, as far as the disk tells. It never goes back and no wrong
+/// clock disturbs it; it stands still while the device is off.
+#[derive(Debug)]
+struct QueueClock {
+    /// What earlier runs took, milliseconds.
+    before_ms: u64,
+    run: RunClock,
+}
+
+/// How long this run has taken.
+#[derive(Debug)]
+enum RunClock {
+    Since(Instant),
+    /// As its owner says, milliseconds.
+    Told(AtomicU64),
+}
+
+impl QueueClock {
+    fn running(before_ms: u64) -> Self {
+        Self { before_ms, run: RunClock::Since(Instant::now()) }
+    }
+
+    fn told(before_ms: u64) -> Self {
+        Self { before_ms, run: RunClock::Told(AtomicU64::new(0)) }
+    }
+
+    fn now_ms(&self) -> u64 {
+        let run_ms = match &self.run {
+            RunClock::Since(started) => u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            RunClock::Told(now_ms) => now_ms.load(Ordering::Relaxed),
+        };
+        self.before_ms.saturating_add(run_ms)
+    }
+
+    /// Tells the time to a clock that does not run by itself.
+    fn tell(&self, now_ms: u64) {
+        if let RunClock::Told(told_ms) = &self.run {
+            told_ms.store(now_ms, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Ends the writer with the last handle.
@@ -81,7 +128,7 @@ impl Drop for EndOnDrop {
 }
 
 impl Shared {
-    fn new(state: State, before_ms: u64) -> Arc<Self> {
+    fn new(state: State, clock: QueueClock) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(state),
             work: Condvar::new(),
@@ -89,7 +136,7 @@ impl Shared {
             progressed: Notify::new(),
             enqueues: Arc::new(Semaphore::new(ENQUEUES_WAITING_MAX)),
             enqueued_bytes: Arc::new(Semaphore::new(ENQUEUED_BYTES_MAX)),
-            clock: (Instant::now(), before_ms),
+            clock,
         })
     }
 
@@ -98,15 +145,14 @@ impl Shared {
     }
 
     fn now_ms(&self) -> u64 {
-        let (started, before_ms) = self.clock;
-        before_ms.saturating_add(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX))
+        self.clock.now_ms()
     }
 }
 
 /// An entry on its way to the disk, see [`crate::Client::enqueue_soon`]. Dropping it does not take the entry back.
 #[derive(Debug)]
 pub struct PendingEntry {
-    receiver: oneshot::Receiver<Result<(), QueueError>>,
+    receiver: oneshot::Receiver<Result<u64, QueueError>>,
     _turn: (OwnedSemaphorePermit, OwnedSemaphorePermit),
 }
 
@@ -116,7 +162,7 @@ impl PendingEntry {
     /// # Errors
     /// As [`crate::Client::enqueue`].
     pub async fn wait(self) -> Result<(), QueueError> {
-        self.receiver.await.unwrap_or(Err(QueueError::Stopped))
+        self.receiver.await.unwrap_or(Err(QueueError::Stopped)).map(drop)
     }
 }
 
@@ -128,7 +174,7 @@ impl Queue {
         let places = place::FilePlaces { root: options.dir.clone() };
         let (store, found) = Store::open(places, limits, fastrand::u64(..))?;
         let before_ms = told_ms(&found);
-        let shared = Shared::new(State::recovered(options, &store, found), before_ms);
+        let shared = Shared::new(State::recovered(options, &store, found), QueueClock::running(before_ms));
         writer::spawn(store, options, shared.clone()).map_err(StartError::QueueThread)?;
         Ok(Self::with(shared))
     }
@@ -140,14 +186,7 @@ impl Queue {
     /// Hands a message with a valid topic and valid lengths to the writer.
     pub(crate) async fn enqueue(&self, class: Class, message: Message) -> Result<PendingEntry, QueueError> {
         let publish = entry_publish(message)?;
-        let packet = Packet::Publish(Publish { packet_id: Some(PacketId::MIN), ..publish.clone() });
-        let bytes = encoded_len(&packet, ProtocolVersion::V5) + RECORD_OVERHEAD_BYTES;
-        if bytes > record::RECORD_BYTES_MAX {
-            let limit = record::RECORD_BYTES_MAX;
-            return Err(QueueError::Unencodable {
-                what: format!("it has {bytes} bytes, an entry has {limit} at most"),
-            });
-        }
+        let bytes = entry_bytes(&publish)?;
         let stopped = |_| QueueError::Stopped;
         let turn = self.shared.enqueues.clone().acquire_owned().await.map_err(stopped)?;
         let share = u32::try_from(bytes.min(ENQUEUED_BYTES_MAX)).expect("8 MiB fit");
@@ -161,7 +200,8 @@ impl Queue {
             if state.closing {
                 return Err(QueueError::Stopped);
             }
-            state.arrive(Arriving { class, publish, bytes, since: Instant::now(), reply });
+            let since_ms = self.shared.now_ms();
+            state.arrive(Arriving { class, publish, bytes, since_ms, reply });
         }
         self.shared.work.notify_one();
         Ok(PendingEntry { receiver, _turn: (turn, share) })
@@ -263,6 +303,19 @@ impl Queue {
             progressed.await;
         }
     }
+}
+
+/// Returns about how many bytes an entry's record has.
+fn entry_bytes(publish: &Publish) -> Result<usize, QueueError> {
+    let packet = Packet::Publish(Publish { packet_id: Some(PacketId::MIN), ..publish.clone() });
+    let bytes = encoded_len(&packet, ProtocolVersion::V5) + RECORD_OVERHEAD_BYTES;
+    if bytes > record::RECORD_BYTES_MAX {
+        let limit = record::RECORD_BYTES_MAX;
+        return Err(QueueError::Unencodable {
+            what: format!("it has {bytes} bytes, an entry has {limit} at most"),
+        });
+    }
+    Ok(bytes)
 }
 
 /// Returns how far the queue's clock had come.

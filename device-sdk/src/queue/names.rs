@@ -77,6 +77,11 @@ impl<D: Disk> Names<D> {
         self.id
     }
 
+    /// Test only: forgets the id that is on disk.
+    pub(super) fn plant_id(&mut self, id: u64) {
+        self.id = id;
+    }
+
     /// Returns the topic's number, given now if it can have one; 0 if not.
     pub(super) fn number(&mut self, topic: &ByteString) -> Result<u64, LogError> {
         if let Some(number) = self.numbers.get(topic) {

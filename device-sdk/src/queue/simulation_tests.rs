@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use storage::sim::SimDisk;
 
@@ -15,7 +14,7 @@ use super::place::Places;
 use super::state::State;
 use super::store::{Limits, Store};
 use super::writer::Writer;
-use super::{Class, Entry, PendingEntry, Queue, Shared, Slots, told_ms};
+use super::{Class, Entry, PendingEntry, Queue, QueueClock, Shared, Slots, told_ms};
 use crate::{Message, QueueOptions, Thinning};
 
 /// Simulated directories; clones are handles to the same ones.
@@ -75,8 +74,8 @@ impl Life {
         let limits = Limits { bytes_max: options.bytes_max, thinning: options.thinning };
         let (store, found) = Store::open(places.clone(), limits, seed).map_err(|error| error.to_string())?;
         let before_ms = told_ms(&found);
-        let shared = Shared::new(State::recovered(options, &store, found), before_ms);
-        let writer = Writer::new(store, shared.clone(), Duration::ZERO);
+        let shared = Shared::new(State::recovered(options, &store, found), QueueClock::running(before_ms));
+        let writer = Writer::new(store, shared.clone(), 0);
         let queue = Queue::with(shared.clone());
         Ok(Self { queue, shared, writer, waiting: Vec::new(), under_way: Vec::new() })
     }
@@ -438,7 +437,7 @@ fn the_time_that_runs_took_counts_for_expiry_and_a_restart_does_not_turn_it_back
     let options = QueueOptions::new("/simulated", 1024 * 1024);
     let life = |before_ms| {
         let mut life = Life::begin(&places, &options, 4).unwrap();
-        let (_, told_ms) = life.shared.clock;
+        let told_ms = life.shared.clock.before_ms;
         assert!(told_ms >= before_ms, "{told_ms}");
         life.shared.lock().is_online = true;
         life.writer.turn(false).unwrap();

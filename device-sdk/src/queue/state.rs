@@ -1,9 +1,8 @@
 //! What the queue's handles and its writer share: the windows of all classes, and who goes next.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
-use protocol::{Publish, im::IM_ID};
+use protocol::{Bytes, Publish, im::IM_ID};
 use tokio::sync::oneshot;
 
 use super::pace::{Pace, Slots};
@@ -11,7 +10,7 @@ use super::place::Places;
 use super::relief::Relief;
 use super::store::{Found, Store};
 use super::window::{Known, Waiting, Window};
-use super::{Class, DropReason, Dropped};
+use super::{Class, DropReason, Dropped, GivenUp, Planted};
 use crate::message::user_property;
 use crate::{Event, QueueError, QueueOptions};
 
@@ -58,10 +57,9 @@ impl QueueStatus {
 
 /// An entry on its way to the broker.
 #[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) class: Class,
-    /// Names the entry in its class, ascending.
-    pub(crate) number: u64,
+pub struct Entry {
+    class: Class,
+    number: u64,
     pub(crate) publish: Publish,
     bytes: usize,
     born_ms: Option<u64>,
@@ -69,8 +67,23 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Returns the entry's `im-id`.
-    pub(crate) fn id(&self) -> &str {
+    /// Returns its class.
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    /// Returns its number in its class: they ascend, with gaps.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Returns its payload.
+    pub fn payload(&self) -> &Bytes {
+        &self.publish.payload
+    }
+
+    /// Returns the entry's `im-id`: the same over restarts.
+    pub fn id(&self) -> &str {
         user_property(&self.publish.properties.user_properties, IM_ID).unwrap_or_default()
     }
 
@@ -86,8 +99,9 @@ pub(super) struct Arriving {
     pub(super) publish: Publish,
     /// About what its record will have.
     pub(super) bytes: usize,
-    pub(super) since: Instant,
-    pub(super) reply: oneshot::Sender<Result<(), QueueError>>,
+    /// When it came, on the queue's clock.
+    pub(super) since_ms: u64,
+    pub(super) reply: oneshot::Sender<Result<u64, QueueError>>,
 }
 
 #[derive(Debug, Default)]
@@ -108,6 +122,10 @@ pub(super) struct State {
     pub(super) is_unreadable: bool,
     /// Dropped entries that the program has not heard of.
     news: BTreeMap<(Class, DropReason), u64>,
+    /// The same one by one, where somebody wants to know.
+    pub(super) given_up: Option<Vec<GivenUp>>,
+    /// A mistake on purpose.
+    pub(super) planted: Option<Planted>,
 }
 
 impl State {
@@ -164,8 +182,12 @@ impl State {
                 self.window(class).ack(number);
                 self.pace.forget((class.index(), number));
                 self.acks_unwritten += 1;
-                self.drop_entries(class, DropReason::Expired, 1);
+                self.drop_entries(class, DropReason::Expired, &[number]);
                 continue;
+            }
+            if self.planted == Some(Planted::GoneWhenSent) && self.window(class).ack(number) {
+                self.acks_unwritten += 1;
+                self.status.remove(class, 1);
             }
             let Waiting { mut publish, bytes, born_ms, expires_ms } = waiting;
             // What is left of it, a second begun counted whole [MQTT-3.3.2-6].
@@ -218,20 +240,39 @@ impl State {
     pub(super) fn relieved(&mut self, relief: &Relief) {
         let window = self.window(relief.class);
         // One that went to the broker meanwhile may still get its acknowledgement: it is counted by that.
-        let count = relief.gone.iter().filter(|number| window.is_waiting(**number)).count() as u64;
+        let gone = relief.gone.iter().copied().filter(|number| window.is_waiting(*number));
+        let gone: Vec<u64> = gone.collect();
         if relief.before > 0 {
             window.dropped_before(relief.before);
         }
-        if count > 0 {
+        if !gone.is_empty() {
             self.status.tolerance_m = self.status.tolerance_m.max(relief.tolerance_m);
-            self.drop_entries(relief.class, relief.reason, count);
+            self.drop_entries(relief.class, relief.reason, &gone);
         }
     }
 
-    fn drop_entries(&mut self, class: Class, reason: DropReason, count: u64) {
+    fn drop_entries(&mut self, class: Class, reason: DropReason, numbers: &[u64]) {
+        let count = numbers.len() as u64;
         self.status.remove(class, count);
         self.status.dropped.add(reason, count);
-        *self.news.entry((class, reason)).or_default() += count;
+        if self.planted != Some(Planted::DroppedInSilence) {
+            *self.news.entry((class, reason)).or_default() += count;
+        }
+        if let Some(given_up) = &mut self.given_up {
+            given_up.extend(numbers.iter().map(|number| GivenUp { class, number: *number, reason }));
+        }
+    }
+
+    /// Makes a mistake on purpose.
+    pub(super) fn plant(&mut self, planted: Option<Planted>) {
+        self.planted = planted;
+        for window in &mut self.windows {
+            match planted {
+                Some(Planted::CursorSkips) => window.plant_skip(),
+                Some(Planted::NewestFirst) => window.plant_newest_first(),
+                _ => {}
+            }
+        }
     }
 
     pub(super) fn has_news(&self) -> bool {

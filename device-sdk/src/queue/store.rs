@@ -27,7 +27,7 @@ use crate::{StartError, Thinning};
 const NAMES_DIR: &str = "names";
 const NAMES_SEGMENT_BYTES: u64 = 4096;
 /// Segments are a 64th of the quota, within this: small, so that space comes back soon.
-const SEGMENT_BYTES_RANGE: (u64, u64) = (16 * 1024, 256 * 1024);
+const SEGMENT_BYTES_RANGE: (u64, u64) = (4 * 1024, 256 * 1024);
 /// Segments of the quota that only urgent entries may use.
 const RESERVE_SEGMENTS: u64 = 4;
 
@@ -51,6 +51,7 @@ pub(super) struct Store<P: Places> {
     written: Arc<AtomicU64>,
     names: Names<Metered<P::Disk>>,
     lanes: [Option<Lane<P::Disk>>; Class::ALL.len()],
+    planted_skip_sync: bool,
 }
 
 /// One class on disk.
@@ -127,7 +128,7 @@ impl<P: Places> Store<P> {
                 found.push(lane.find(class).map_err(|what| unreadable(class.dir(), what))?);
             }
         }
-        let mut store = Self { places, limits, written, names, lanes };
+        let mut store = Self { places, limits, written, names, lanes, planted_skip_sync: false };
         for class in Class::ALL {
             store.share_quota(class, 0);
         }
@@ -256,11 +257,16 @@ impl<P: Places> Store<P> {
     }
 
     /// Test only: shows that the simulation finds a store that does not sync.
-    #[cfg(test)]
     pub(super) fn plant_skip_sync(&mut self) {
+        self.planted_skip_sync = true;
         for lane in self.lanes.iter_mut().flatten() {
             lane.log.plant_skip_sync();
         }
+    }
+
+    /// Test only: entries have other ids than before.
+    pub(super) fn plant_id(&mut self, id: u64) {
+        self.names.plant_id(id);
     }
 
     pub(super) fn lane(&self, class: Class) -> Option<&Lane<P::Disk>> {
@@ -277,7 +283,10 @@ impl<P: Places> Store<P> {
             let segment_bytes = segment_bytes(self.limits.bytes_max);
             let log = open_log(&self.places, class.dir(), segment_bytes, &self.written)
                 .map_err(|error| AppendError::Disk(error.to_string()))?;
-            let lane = Lane::new(log);
+            let mut lane = Lane::new(log);
+            if self.planted_skip_sync {
+                lane.log.plant_skip_sync();
+            }
             self.lanes[class.index()] = Some(lane);
         }
         self.share_quota(class, 0);

@@ -53,6 +53,7 @@ pub(super) struct Window {
     unwritten: Ranges,
     loaded_to: u64,
     more_on_disk: bool,
+    planted_newest_first: bool,
 }
 
 impl Waiting {
@@ -157,7 +158,8 @@ impl Window {
             self.sent.insert(number);
             return Some((number, waiting));
         }
-        let (number, waiting) = self.ready.pop_first()?;
+        let next = if self.planted_newest_first { self.ready.pop_last() } else { self.ready.pop_first() };
+        let (number, waiting) = next?;
         self.ready_bytes -= waiting.cost();
         self.sent.insert(number);
         Some((number, waiting))
@@ -218,6 +220,16 @@ impl Window {
     /// Says whether an entry has neither been sent nor is done with.
     pub(super) fn is_waiting(&self, number: u64) -> bool {
         number > self.done_to() && !self.done.contains(number) && !self.sent.contains(&number)
+    }
+
+    /// Test only: begins one entry too late.
+    pub(super) fn plant_skip(&mut self) {
+        self.loaded_to += u64::from(self.more_on_disk);
+    }
+
+    /// Test only: the backlog leaves from its end.
+    pub(super) fn plant_newest_first(&mut self) {
+        self.planted_newest_first = true;
     }
 
     /// Returns a view of what is in memory, for the look at what is on disk.

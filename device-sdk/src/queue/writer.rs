@@ -4,7 +4,7 @@
 
 use std::io;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -12,13 +12,13 @@ use super::place::{FilePlaces, Places};
 use super::state::{Arriving, State};
 use super::store::{AppendError, Store};
 use super::window::Waiting;
-use super::{Class, Shared};
+use super::{Class, Planted, Shared};
 use crate::{QueueError, QueueOptions};
 
 /// A simulated fleet has thousands of these threads, and none needs more.
 const STACK_BYTES: usize = 256 * 1024;
 /// Longest that an acknowledgement stays unsynced, and most of them.
-const ACK_DELAY: Duration = Duration::from_secs(5);
+const ACK_DELAY_MS: u64 = 5_000;
 const ACKS_UNWRITTEN_MAX: usize = 4_096;
 /// Entries that wait for others are written at once when there are so many of them, or bytes.
 const GROUP_ENTRIES_MAX: usize = 256;
@@ -28,24 +28,33 @@ const RELIEF_STEPS_MAX: u32 = 64;
 
 /// Starts the thread.
 pub(super) fn spawn(store: Store<FilePlaces>, options: &QueueOptions, shared: Arc<Shared>) -> io::Result<()> {
-    let group_delay = Duration::from_millis(options.group_ms);
-    let writer = Writer::new(store, shared, group_delay);
+    let writer = Writer::new(store, shared, options.group_ms);
     let builder = std::thread::Builder::new().name("device-queue".to_owned()).stack_size(STACK_BYTES);
     builder.spawn(move || writer.run())?;
     Ok(())
 }
 
+#[derive(Debug)]
 pub(super) struct Writer<P: Places> {
     store: Store<P>,
     shared: Arc<Shared>,
     /// How long an entry may wait for others.
-    group_delay: Duration,
-    /// Since when an acknowledgement has not been written.
-    acks_since: Option<Instant>,
+    group_ms: u64,
+    /// Since when an acknowledgement has not been written, on the queue's clock.
+    acks_since_ms: Option<u64>,
+}
+
+/// What the writer does next; times are the queue's clock.
+pub(super) enum Next {
+    Now(Work),
+    /// Nothing before this.
+    At(u64),
+    /// Nothing until something comes.
+    Idle,
 }
 
 /// What a round has to do.
-struct Work {
+pub(super) struct Work {
     arriving: Vec<Arriving>,
     writes_acks: bool,
     /// Classes to load more of, after which entry, and how many bytes.
@@ -58,12 +67,12 @@ struct Appended {
     class: Class,
     number: u64,
     waiting: Waiting,
-    reply: oneshot::Sender<Result<(), QueueError>>,
+    reply: oneshot::Sender<Result<u64, QueueError>>,
 }
 
 impl<P: Places> Writer<P> {
-    pub(super) fn new(store: Store<P>, shared: Arc<Shared>, group_delay: Duration) -> Self {
-        Self { store, shared, group_delay, acks_since: None }
+    pub(super) fn new(store: Store<P>, shared: Arc<Shared>, group_ms: u64) -> Self {
+        Self { store, shared, group_ms, acks_since_ms: None }
     }
 
     /// Does at once what there is to do, on this thread.
@@ -100,37 +109,45 @@ impl<P: Places> Writer<P> {
 
     /// Sleeps until there is something to do.
     fn wait(&mut self) -> Work {
-        let mut state = self.shared.lock();
+        let shared = self.shared.clone();
+        let mut state = shared.lock();
         loop {
-            let now = Instant::now();
-            let healthy = state.failed.is_none();
-            if state.acks_unwritten > 0 {
-                self.acks_since.get_or_insert(now);
-            }
-            let acks_due = self.acks_since.map(|since| since + ACK_DELAY).filter(|_| healthy);
-            let writes_acks = healthy
-                && (state.acks_unwritten >= ACKS_UNWRITTEN_MAX || acks_due.is_some_and(|due| now >= due));
-            let group_due = group_due(&state, self.group_delay);
-            let writes_group = group_due.is_some_and(|due| now >= due);
-            if state.closing || writes_acks || writes_group || state.wants_load() {
-                let takes_arriving = writes_group || state.closing || writes_acks;
-                // A write that is made anyway takes them along.
-                let writes_acks = healthy && takes_arriving && state.acks_unwritten > 0;
-                return take(&mut state, takes_arriving, writes_acks);
-            }
-            let due = [acks_due, group_due].into_iter().flatten().min();
-            state = match due {
-                None => self.shared.work.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(due) => {
-                    let limit = due.saturating_duration_since(now);
-                    let waited = self.shared.work.wait_timeout(state, limit);
+            let now_ms = shared.now_ms();
+            state = match self.next(&mut state, now_ms) {
+                Next::Now(work) => return work,
+                Next::Idle => shared.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Next::At(due_ms) => {
+                    let limit = Duration::from_millis(due_ms.saturating_sub(now_ms));
+                    let waited = shared.work.wait_timeout(state, limit);
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
             };
         }
     }
 
-    fn round(&mut self, work: Work) -> Result<(), String> {
+    /// Looks what there is to do now.
+    pub(super) fn next(&mut self, state: &mut State, now_ms: u64) -> Next {
+        let healthy = state.failed.is_none();
+        if state.acks_unwritten > 0 {
+            self.acks_since_ms.get_or_insert(now_ms);
+        }
+        let acks_due_ms = self.acks_since_ms.map(|since_ms| since_ms + ACK_DELAY_MS).filter(|_| healthy);
+        let writes_acks = healthy
+            && (state.acks_unwritten >= ACKS_UNWRITTEN_MAX
+                || acks_due_ms.is_some_and(|due_ms| now_ms >= due_ms));
+        let group_due_ms = group_due_ms(state, self.group_ms);
+        let writes_group = group_due_ms.is_some_and(|due_ms| now_ms >= due_ms);
+        if state.closing || writes_acks || writes_group || state.wants_load() {
+            let takes_arriving = writes_group || state.closing || writes_acks;
+            // A write that is made anyway takes them along.
+            let writes_acks = healthy && takes_arriving && state.acks_unwritten > 0;
+            return Next::Now(take(state, takes_arriving, writes_acks));
+        }
+        acks_due_ms.into_iter().chain(group_due_ms).min().map_or(Next::Idle, Next::At)
+    }
+
+    /// Does what there is to do.
+    pub(super) fn round(&mut self, work: Work) -> Result<(), String> {
         let mut result = Ok(());
         if work.writes_acks {
             result = self.write_acks();
@@ -147,7 +164,7 @@ impl<P: Places> Writer<P> {
 
     /// Notes what is done with, and gives its space back.
     fn write_acks(&mut self) -> Result<(), String> {
-        self.acks_since = None;
+        self.acks_since_ms = None;
         self.shared.lock().acks_unwritten = 0;
         let now_s = self.shared.now_ms() / 1_000;
         for class in Class::ALL {
@@ -165,6 +182,9 @@ impl<P: Places> Writer<P> {
                 // What a full disk cannot take is remembered until entries go and make room.
                 None => self.shared.lock().window(class).still_unwritten(&done),
             }
+            let planted = self.shared.lock().planted;
+            // Everything that is in the log, whether it was sent or not: a mistake made on purpose.
+            let watermark = if planted == Some(Planted::SpaceGivenBackEarly) { last } else { watermark };
             self.store.drop_before(class, watermark + 1).map_err(|error| error.to_string())?;
         }
         Ok(())
@@ -277,15 +297,15 @@ impl<P: Places> Writer<P> {
             state.status.written_bytes = self.store.written_bytes();
             for Appended { class, number, waiting, reply } in appended {
                 state.appended(class, number, waiting);
-                replies.push(reply);
+                replies.push((reply, number));
             }
             state.has_news()
         };
         if !replies.is_empty() || has_news {
             self.shared.changed.notify_one();
         }
-        for reply in replies {
-            answer(reply, Ok(()));
+        for (reply, number) in replies {
+            answer(reply, Ok(number));
         }
     }
 
@@ -329,12 +349,12 @@ impl<P: Places> Writer<P> {
     }
 }
 
-/// Returns when those that have come are to be written, `None` if nothing has come.
-fn group_due(state: &State, group_delay: Duration) -> Option<Instant> {
+/// Returns when those that have come are to be written, on the queue's clock; `None` if nothing has come.
+fn group_due_ms(state: &State, group_ms: u64) -> Option<u64> {
     let first = state.arriving.first()?;
     let is_full = state.arriving.len() >= GROUP_ENTRIES_MAX || state.arriving_bytes >= GROUP_BYTES_MAX;
     let is_pressing = || state.arriving.iter().any(|entry| !entry.class.waits(state.is_online));
-    if is_full || is_pressing() { Some(first.since) } else { Some(first.since + group_delay) }
+    if is_full || is_pressing() { Some(first.since_ms) } else { Some(first.since_ms + group_ms) }
 }
 
 fn take(state: &mut State, takes_arriving: bool, writes_acks: bool) -> Work {
@@ -354,6 +374,6 @@ fn take(state: &mut State, takes_arriving: bool, writes_acks: bool) -> Work {
 }
 
 /// Answers a caller, who may have stopped waiting; the entry stays on disk all the same.
-fn answer(reply: oneshot::Sender<Result<(), QueueError>>, result: Result<(), QueueError>) {
+fn answer(reply: oneshot::Sender<Result<u64, QueueError>>, result: Result<u64, QueueError>) {
     let _ = reply.send(result);
 }

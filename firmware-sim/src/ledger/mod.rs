@@ -56,6 +56,8 @@ struct Entry {
     meant_ms: u64,
     digest: u64,
     accepted: bool,
+    /// What the device's queue calls it, 0 where nobody has said.
+    entry: u64,
     fate: Option<Fate>,
 }
 
@@ -78,17 +80,26 @@ pub struct Ledger {
     counts: Counts,
     latency: Latency,
     findings: Findings,
+    /// Records may come after later ones.
+    any_order: bool,
 }
 
 impl Ledger {
     /// Opens the accounts of so many devices.
     pub fn new(devices: u32) -> Ledger {
         Ledger {
+            any_order: false,
             accounts: vec![Account::default(); devices as usize],
             counts: Counts::default(),
             latency: Latency::default(),
             findings: Findings::default(),
         }
+    }
+
+    /// Lets records come after later ones of their device, where newer ones may overtake.
+    pub fn in_any_order(mut self) -> Ledger {
+        self.any_order = true;
+        self
     }
 
     /// A device makes a record for a moment; returns its number in the device's account. A device that is none has no account:
@@ -99,8 +110,19 @@ impl Ledger {
             return 0;
         };
         self.counts.made += 1;
-        account.open.push_back(Entry { meant_ms, digest: digest(payload), accepted: false, fate: None });
+        account.open.push_back(Entry {
+            meant_ms,
+            digest: digest(payload),
+            accepted: false,
+            entry: 0,
+            fate: None,
+        });
         account.first + account.open.len() as u64 - 1
+    }
+
+    /// The number that a device's next record gets.
+    pub fn next_number(&self, device: u32) -> u64 {
+        self.accounts.get(device as usize).map_or(0, |account| account.first + account.open.len() as u64)
     }
 
     /// The device's queue has taken the record: from now on it must arrive, or be given up by policy.
@@ -110,6 +132,22 @@ impl Ledger {
         {
             entry.accepted = true;
             self.counts.accepted += 1;
+        }
+    }
+
+    /// The same, with the number that the queue has for it: by that the queue says later what it gave up.
+    pub fn accepted_as(&mut self, device: u32, number: u64, entry: u64) {
+        self.accepted(device, number);
+        if let Some(record) = self.entry(device, number) {
+            record.entry = entry;
+        }
+    }
+
+    /// The device says that it gave up an entry of its queue. One that it never told as accepted is none of the ledger's.
+    pub fn entry_given_up(&mut self, device: u32, entry: u64, fate: Fate) {
+        let Some(account) = self.accounts.get(device as usize) else { return };
+        if let Some(at) = account.open.iter().position(|record| record.entry == entry) {
+            self.given_up(device, account.first + at as u64, fate);
         }
     }
 
@@ -158,7 +196,7 @@ impl Ledger {
         if entry.digest != digest(payload) {
             self.findings.add(Wrong::Changed, device, number, "its payload is another".to_owned());
         }
-        if number < account.arrived_to {
+        if number < account.arrived_to && !self.any_order {
             let what = format!("after number {}", account.arrived_to - 1);
             self.findings.add(Wrong::OutOfOrder, device, number, what);
         }

@@ -122,9 +122,15 @@ pub struct Fleet {
     /// Keep Alive, seconds.
     #[serde(default = "keep_alive_s")]
     pub keep_alive_s: u16,
-    /// Records that a device keeps at most; beyond it the oldest that is not on its way is dropped, and told.
+    /// What records are for the queue: who goes first, and who gives way when it is full.
+    #[serde(default)]
+    pub record_class: RecordClass,
+    /// Records that a device keeps at most.
     #[serde(default = "queue_records_max")]
     pub queue_records_max: usize,
+    /// Bytes that they may take on its flash; a segment is a 64th of them, 4 to 256 KiB.
+    #[serde(default = "queue_bytes_max")]
+    pub queue_bytes_max: u64,
     /// How long a record is worth sending, seconds; 0 = for ever.
     #[serde(default)]
     pub record_expiry_s: u64,
@@ -134,6 +140,28 @@ pub struct Fleet {
     /// Longest one.
     #[serde(default = "backoff_max_ms")]
     pub backoff_max_ms: u64,
+}
+
+/// A class of the SDK's queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RecordClass {
+    /// In order; refused when the queue is full.
+    #[default]
+    Event,
+    /// The newest overtake the backlog; refused when the queue is full.
+    Live,
+    /// The newest overtake the backlog; thinned when the queue is full.
+    Track,
+    /// In order; the oldest are dropped when the queue is full.
+    Debug,
+}
+
+impl RecordClass {
+    /// Whether a record may come after a later one.
+    pub fn overtakes(self) -> bool {
+        matches!(self, RecordClass::Live | RecordClass::Track)
+    }
 }
 
 /// The links of all devices.
@@ -366,6 +394,7 @@ impl Fleet {
         between("fleet.fence_m", self.fence_m, 10.0, 10_000.0)?;
         between("fleet.fence_aside_m", self.fence_aside_m, -10_000.0, 10_000.0)?;
         within("fleet.queue_records_max", self.queue_records_max as u64, 10, 10_000_000)?;
+        within("fleet.queue_bytes_max", self.queue_bytes_max, 256 * 1024, 1 << 40)?;
         within("fleet.record_expiry_s", self.record_expiry_s, 0, DURATION_MAX_S)?;
         within("fleet.backoff_min_ms", self.backoff_min_ms, 1, self.backoff_max_ms)?;
         within("fleet.backoff_max_ms", self.backoff_max_ms, 1, 24 * 3_600_000)
@@ -450,6 +479,10 @@ fn keep_alive_s() -> u16 {
 
 fn queue_records_max() -> usize {
     300_000
+}
+
+fn queue_bytes_max() -> u64 {
+    16 * 1024 * 1024
 }
 
 fn backoff_min_ms() -> u64 {

@@ -2,6 +2,10 @@
 
 use super::Scenario;
 use super::trouble::repeated_ms;
+use crate::ledger::mix;
+
+/// Tells the timetable's chance from that of the devices.
+const TIMETABLE: u64 = u64::MAX;
 
 /// One entry of the timetable; numbers are places in the scenario's lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,9 +19,10 @@ pub(crate) enum Happening {
     Command { index: usize, round: u64, copy: u32 },
 }
 
-/// Everything that happens by the clock, with its time.
-pub(crate) fn timetable(scenario: &Scenario) -> Vec<(u64, Happening)> {
+/// Everything that happens by the clock, with its time. Power goes at any moment of its second.
+pub(crate) fn timetable(scenario: &Scenario, seed: u64) -> Vec<(u64, Happening)> {
     let end_s = scenario.duration_s;
+    let mut chance = fastrand::Rng::with_seed(mix(seed, TIMETABLE));
     let mut all = Vec::new();
     for (index, outage) in scenario.outages.iter().enumerate() {
         all.push((outage.at_s * 1_000, Happening::Outage(index)));
@@ -27,11 +32,11 @@ pub(crate) fn timetable(scenario: &Scenario) -> Vec<(u64, Happening)> {
     }
     for (index, cut) in scenario.power_cuts.iter().enumerate() {
         let times = repeated_ms(cut.at_s, cut.every_s, cut.until_s.unwrap_or(end_s).min(end_s));
-        all.extend(times.map(|ms| (ms, Happening::PowerCut(index))));
+        all.extend(times.map(|ms| (ms + chance.u64(0..1_000), Happening::PowerCut(index))));
     }
     for (index, cut) in scenario.broker_power_cuts.iter().enumerate() {
         let times = repeated_ms(cut.at_s, cut.every_s, end_s);
-        all.extend(times.map(|ms| (ms, Happening::BrokerPowerCut(index))));
+        all.extend(times.map(|ms| (ms + chance.u64(0..1_000), Happening::BrokerPowerCut(index))));
     }
     for (index, fault) in scenario.flash_faults.iter().enumerate() {
         let (from_ms, to_ms) = fault.times().ms();

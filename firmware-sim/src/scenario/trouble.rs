@@ -89,6 +89,10 @@ pub struct PowerCut {
     /// Whether it comes in the middle of the next command instead of at a moment: at each of its steps in turn.
     #[serde(default)]
     pub in_command: bool,
+    /// Whether it comes in the middle of one of the next writes of the queue of records instead of at a moment: at the first of
+    /// them on one device, at the second on the next …
+    #[serde(default)]
+    pub in_write: bool,
 }
 
 /// A power cut of the broker, which then recovers from its disk.
@@ -246,6 +250,9 @@ impl PowerCut {
         }
         if self.in_command && self.every_s > 0 {
             return Err("power_cut: in_command comes once from at_s on, every_s must be 0".to_owned());
+        }
+        if self.in_command && self.in_write {
+            return Err("power_cut: it is either in_command or in_write".to_owned());
         }
         self.devices.check("power_cut.devices", devices)
     }

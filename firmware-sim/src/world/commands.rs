@@ -24,7 +24,7 @@ use crate::lock::{LOCK, UNLOCK};
 use crate::planted::Planted;
 
 /// How long the power is away when it goes in the middle of a command, milliseconds.
-const OFF_MS: u64 = 5_000;
+pub(super) const OFF_MS: u64 = 5_000;
 /// How exactly a receiver tells the time, in milliseconds.
 const GNSS_ERROR_MS: u64 = 50;
 /// How many standard deviations inside its fence a truck must be.

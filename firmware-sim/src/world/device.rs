@@ -1,16 +1,17 @@
 //! A simulated device: the SDK's state machine, a flash, a clock, a receiver and a lock, and the firmware that joins them.
 
 use device_sdk::client::{Core, Input, Output};
-use device_sdk::{Backoff, Message, Options, QoS, StartError};
+use device_sdk::{Backoff, Options, QoS, StartError};
+use serde::{Deserialize, Serialize};
 use tracks::Fix;
 
-use super::commands::{Cab, REPORT_TOKENS};
+use super::commands::{Cab, OFF_MS, REPORT_TOKENS};
 use super::events::Event;
-use super::flash::{Flash, GivenUp};
+use super::flash::{self, Flash, Halt, RESTART_MS};
 use super::link::{Link, Sent, Way};
 use super::{World, conn_of};
 use crate::gps::{Receiver, ReceiverOptions, unrolled_ms};
-use crate::ledger::{Fate, Wrong};
+use crate::ledger::Wrong;
 use crate::planted::Planted;
 use crate::ride::Ride;
 use crate::scenario::{OutageMode, Scenario};
@@ -66,12 +67,13 @@ impl Device {
             weeks_back: gps.weeks_back,
         };
         let disk_seed = chance.u64(..);
+        let flash_seed = chance.u64(..);
         let has_commands = !scenario.commands.is_empty();
         let cab = has_commands.then(|| Cab::new(&ride.journey.fence, disk_seed)).flatten().map(Box::new);
         Device {
             core: None,
             link: None,
-            flash: Flash::default(),
+            flash: Flash::new(flash_seed),
             cab,
             ride,
             receiver: Receiver::new(options, chance.u64(..)),
@@ -101,7 +103,7 @@ impl Device {
         size_of::<Device>()
             + self.core.as_ref().map_or(0, |_| size_of::<Core>())
             + self.link.as_ref().map_or(0, |_| size_of::<Link>())
-            + self.flash.memory_bytes()
+            + usize::try_from(self.flash.used_bytes()).unwrap_or(usize::MAX)
     }
 }
 
@@ -134,6 +136,16 @@ impl World<'_> {
         if device.core.is_some() {
             return Ok(());
         }
+        let options = flash::options(&self.scenario.fleet);
+        match device.flash.boot(self.now_ms, &options, self.planted, &mut device.chance) {
+            Ok(()) => {}
+            Err(halt) => {
+                device.flash.power_cut(&mut device.chance);
+                let after_ms = if matches!(halt, Halt::Cut) { OFF_MS } else { RESTART_MS };
+                self.events.at(self.now_ms + after_ms, Event::Boot { device: at });
+                return Ok(());
+            }
+        }
         device.core = Some(Box::new(core));
         device.boot += 1;
         (device.pause_ms, device.is_connected) = (0, false);
@@ -162,7 +174,7 @@ impl World<'_> {
         let has_signal = now_ms >= device.no_signal_until_ms;
         let link = device.link.take().filter(|link| !link.is_dead() && has_signal);
         let left = link.filter(|_| device.chance.bool()).map(|mut link| (link.number, link.rest_up()));
-        device.flash.power_cut(planted);
+        device.flash.power_cut(&mut device.chance);
         if let Some(cab) = &mut device.cab {
             cab.power_cut(planted, &mut device.chance);
         }
@@ -185,8 +197,6 @@ impl World<'_> {
             self.events.at(now_ms + 1_000, Event::Second { device: at, boot });
         }
         let fix = self.observe(at);
-        self.acknowledge_on_flash(at);
-        self.trim(at);
         let records = now_ms <= self.scenario.duration_s * 1_000;
         if let Some(fix) =
             fix.filter(|_| records && now_ms.is_multiple_of(self.scenario.fleet.record_every_ms))
@@ -226,42 +236,17 @@ impl World<'_> {
         fix
     }
 
-    /// What was acknowledged is written with the second.
-    fn acknowledge_on_flash(&mut self, at: u32) {
-        let (planted, now_ms) = (self.planted, self.now_ms);
-        let with_entries = planted != Some(Planted::AcceptedBeforeSync) || now_ms.is_multiple_of(60_000);
-        self.devices[at as usize].flash.sync(with_entries);
-    }
-
-    /// Gives up what policy gives up, and says so.
-    fn trim(&mut self, at: u32) {
-        let fleet = &self.scenario.fleet;
-        let (expiry_ms, records_max) = (fleet.record_expiry_s * 1_000, fleet.queue_records_max);
-        for given_up in self.devices[at as usize].flash.trim(self.now_ms, expiry_ms, records_max) {
-            match given_up {
-                GivenUp::Expired(number) => self.ledger.given_up(at, number, Fate::Expired),
-                GivenUp::Dropped(_) if self.planted == Some(Planted::DroppedInSilence) => {}
-                GivenUp::Dropped(number) => self.ledger.given_up(at, number, Fate::Dropped),
-            }
-        }
-    }
-
     fn record(&mut self, at: u32, fix: &Fix) {
-        let Ok(payload) = serde_json::to_vec(fix) else { return };
+        let number = self.ledger.next_number(at);
+        let Ok(payload) = serde_json::to_vec(&Numbered { number, fix }) else { return };
         let now_ms = self.now_ms;
-        let number = self.ledger.made(at, now_ms, &payload);
+        self.ledger.made(at, now_ms, &payload);
         let off_ms = fix.ts_ms - i64::try_from(self.unix_ms()).unwrap_or(i64::MAX);
         if off_ms.abs() > TS_SLACK_MS {
             let what = format!("its time is {} s off", off_ms / 1_000);
             self.ledger.wrong(Wrong::WrongTime, at, number, what);
         }
-        let syncs = self.planted != Some(Planted::AcceptedBeforeSync);
-        let accepted = self.devices[at as usize].flash.append(number, now_ms, payload, syncs);
-        if accepted {
-            self.ledger.accepted(at, number);
-        } else {
-            self.ledger.given_up(at, number, Fate::Refused);
-        }
+        self.keep(at, number, payload);
     }
 
     /// A link is cut by chance, as often as the scenario says.
@@ -356,6 +341,7 @@ impl World<'_> {
     /// The device has no connection any more, whoever ended it.
     fn is_off_line(&mut self, at: u32) -> Result<(), String> {
         let device = &mut self.devices[at as usize];
+        device.flash.set_online(false);
         if std::mem::take(&mut device.is_connected) {
             self.stats.link_drops += 1;
             device.pause_ms = 0;
@@ -364,7 +350,7 @@ impl World<'_> {
             let id = self.id(at);
             let core = core(self.scenario, &id, self.planted).map_err(|error| error.to_string())?;
             let device = &mut self.devices[at as usize];
-            device.flash.forget_sent();
+            device.flash.forget_sent(self.now_ms);
             device.core = Some(Box::new(core));
         }
         self.dial_again(at, 0);
@@ -401,6 +387,7 @@ impl World<'_> {
             Output::Connected { .. } => {
                 let device = &mut self.devices[at as usize];
                 (device.is_connected, device.pause_ms) = (true, 0);
+                device.flash.set_online(true);
                 self.stats.connects += 1;
             }
             Output::Message(incoming) => self.device_hears(at, incoming)?,
@@ -408,12 +395,7 @@ impl World<'_> {
                 self.report_ended(at, token, result.is_ok())?;
             }
             Output::Published { token, result } => {
-                let flash = &mut self.devices[at as usize].flash;
-                match result {
-                    Ok(_) => flash.ack(token),
-                    // Refused for now, or never sent: it is tried again.
-                    Err(_) => flash.put_back(token),
-                }
+                self.devices[at as usize].flash.ended(self.now_ms, token, result.is_ok());
             }
             Output::SubscriptionRefused { reason, .. } => {
                 return Err(format!("device {}: its subscription was refused: {reason:?}", at + 1));
@@ -441,32 +423,23 @@ impl World<'_> {
             }
         }
     }
-
-    /// Gives the core what the queue has, as long as it would go out at once.
-    pub(super) fn pump(&mut self, at: u32) -> Result<(), String> {
-        loop {
-            let planted = self.planted;
-            let device = &mut self.devices[at as usize];
-            if !device.core.as_ref().is_some_and(|core| core.can_send()) {
-                return Ok(());
-            }
-            let Some((place, entry)) = device.flash.take(planted) else { return Ok(()) };
-            if planted == Some(Planted::GoneWhenSent) {
-                device.flash.ack(place);
-                device.flash.sync(true);
-            }
-            // The ledger's number and what the device calls it: the same for one sent again.
-            let id = format!("{}-{}", entry.number, entry.id);
-            let topic = format!("dev/{}/telemetry/gps", self.id(at));
-            let message = Message::new(topic, entry.payload.into_vec())
-                .qos(QoS::AtLeastOnce)
-                .user_property("im-id", id);
-            self.give_core(at, Input::publish(place, message))?;
-        }
-    }
 }
 
-/// Reads the number of a record from its id.
-pub(super) fn record_number(incoming: &device_sdk::Incoming) -> Option<u64> {
-    incoming.user_property("im-id")?.split_once('-')?.0.parse().ok()
+/// A record's payload: a fix with its number in the ledger, by which the office knows it again. The queue names it
+/// by ids of its own.
+#[derive(Serialize)]
+struct Numbered<'a> {
+    #[serde(rename = "n")]
+    number: u64,
+    #[serde(flatten)]
+    fix: &'a Fix,
+}
+
+/// Reads the number of a record from its payload.
+pub(super) fn record_number(payload: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Number {
+        n: u64,
+    }
+    serde_json::from_slice(payload).ok().map(|Number { n }| n)
 }

@@ -1,260 +1,291 @@
-//! What a device keeps of its records over a power cut.
+//! What a device keeps of its records over a power cut: the SDK's own store-and-forward queue, on a simulated flash.
 //!
-//! The store-and-forward queue of the SDK owns files and a thread, which a hundred thousand devices in one process cannot
-//! have. This is the same behaviour on memory: a record is accepted when it is synced; an acknowledgement is synced with the
-//! second, so that a power cut makes records go out again. The real queue runs in real time ([`crate::truck`]).
+//! Only the thread is missing: the queue is turned whenever something happens. The flash loses its power at any of its
+//! writes, and may fail for a while; a queue whose flash has failed takes nothing more until the device is started again, as a
+//! supervisor would.
 
-use std::collections::VecDeque;
+use device_sdk::client::Input;
+use device_sdk::disk::SimDisk;
+use device_sdk::queue::{self, Arrival, DrivenQueue, Entry, OneDisk};
+use device_sdk::{Class, DropReason, Event, Message, QueueError, QueueOptions};
 
+use super::World;
+use super::commands::OFF_MS;
+use crate::ledger::Fate;
 use crate::planted::Planted;
+use crate::scenario::{Fleet, RecordClass};
 
-/// Where an entry is on its way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Waiting,
-    Sent,
-    /// Acknowledged, which is not synced yet.
-    Acked,
-    /// Acknowledged, synced.
-    Done,
-}
+/// How soon a device is started again whose flash has failed, milliseconds.
+pub(super) const RESTART_MS: u64 = 10_000;
 
-/// An entry of the queue.
-#[derive(Debug, Clone)]
-pub(super) struct Entry {
-    /// Its number in the ledger.
-    pub(super) number: u64,
-    pub(super) made_ms: u64,
-    pub(super) payload: Box<[u8]>,
-    state: State,
-    synced: bool,
-    /// What it is told apart by at the broker.
-    pub(super) id: u64,
-}
-
-/// A record that policy gave up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum GivenUp {
-    Expired(u64),
-    Dropped(u64),
-}
-
-/// A device's flash.
-#[derive(Debug, Default)]
+/// A device's flash, and the queue on it.
 pub(super) struct Flash {
-    entries: VecDeque<Entry>,
-    /// The place of the first entry in `entries`, ever counted on; tokens of the core are places.
-    first: u64,
-    /// The first place that may be `Waiting`.
-    waiting_from: u64,
-    /// Entries and acknowledgements that wait to be written.
-    unsynced: usize,
-    next_id: u64,
-    pub(super) fails: bool,
+    disk: SimDisk,
+    /// Each write fails.
+    fails: bool,
+    /// What runs while there is power.
+    running: Option<Box<Running>>,
+}
+
+struct Running {
+    queue: DrivenQueue<OneDisk<SimDisk>>,
+    booted_ms: u64,
+    /// Records that wait for the disk, with their numbers in the ledger.
+    arriving: Vec<(u64, Arrival)>,
+    /// Entries that the core has, with its names for them.
+    under_way: Vec<(u64, Entry)>,
+    tokens: u64,
+}
+
+/// What became of records.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// Accepted: the number in the ledger, and that in the queue.
+    accepted: Vec<(u64, u64)>,
+    /// Refused, by the number in the ledger.
+    refused: Vec<u64>,
+    /// Given up and told, by the number in the queue.
+    given_up: Vec<(u64, Fate)>,
+}
+
+/// Why a queue does not go on.
+pub(super) enum Halt {
+    /// The power has gone in the middle of a write.
+    Cut,
+    /// The flash has failed.
+    Failed,
 }
 
 impl Flash {
-    /// Puts an entry into the queue; false when the flash fails: it is not accepted. `syncs` = false leaves it unsynced.
-    pub(super) fn append(&mut self, number: u64, made_ms: u64, payload: Vec<u8>, syncs: bool) -> bool {
-        if self.fails {
-            return false;
-        }
-        self.next_id += 1;
-        self.unsynced += usize::from(!syncs);
-        let (payload, id) = (payload.into_boxed_slice(), self.next_id);
-        self.entries.push_back(Entry { number, made_ms, payload, state: State::Waiting, synced: syncs, id });
-        true
+    pub(super) fn new(seed: u64) -> Flash {
+        Flash { disk: SimDisk::new(seed), fails: false, running: None }
     }
 
-    /// Writes what waits to be written.
-    pub(super) fn sync(&mut self, with_entries: bool) {
-        if self.fails || self.unsynced == 0 {
-            return;
+    /// Lets each write fail from now on, or none any more.
+    pub(super) fn set_failing(&mut self, fails: bool) {
+        self.fails = fails;
+        self.disk.fail_syncs(fails);
+    }
+
+    /// Lets the power go in the middle of the `nth` write from now.
+    pub(super) fn cut_at(&self, nth: u64) {
+        self.disk.cut_power(nth);
+    }
+
+    /// Opens what the flash holds.
+    pub(super) fn boot(
+        &mut self,
+        now_ms: u64,
+        options: &QueueOptions,
+        planted: Option<Planted>,
+        chance: &mut fastrand::Rng,
+    ) -> Result<(), Halt> {
+        let planted = planted.and_then(Planted::in_queue);
+        let places = OneDisk::new(self.disk.clone());
+        let opened = DrivenQueue::open_with(places, options, chance.u64(..), planted);
+        let mut queue = opened.map_err(|error| self.halt(&error.to_string()))?;
+        queue.list_given_up();
+        let (arriving, under_way) = (Vec::new(), Vec::new());
+        self.running = Some(Box::new(Running { queue, booted_ms: now_ms, arriving, under_way, tokens: 0 }));
+        Ok(())
+    }
+
+    /// The power goes: the disk keeps what was synced and some of the rest.
+    pub(super) fn power_cut(&mut self, chance: &mut fastrand::Rng) {
+        self.running = None;
+        self.disk = self.disk.crash(chance);
+        self.disk.fail_syncs(self.fails);
+    }
+
+    fn halt(&self, what: &str) -> Halt {
+        tracing::debug!(what, "a queue does not go on");
+        if self.disk.has_power() { Halt::Failed } else { Halt::Cut }
+    }
+
+    pub(super) fn set_online(&mut self, is_online: bool) {
+        if let Some(running) = &mut self.running {
+            running.queue.set_online(is_online);
         }
-        self.unsynced = 0;
-        for entry in &mut self.entries {
-            entry.synced |= with_entries;
-            self.unsynced += usize::from(!entry.synced);
-            if entry.state == State::Acked {
-                entry.state = State::Done;
+    }
+
+    /// Hands a record to the queue; false where it is refused at once.
+    fn enqueue(&mut self, now_ms: u64, number: u64, class: Class, message: Message) -> bool {
+        let Some(running) = &mut self.running else { return false };
+        match running.queue.enqueue(now_ms - running.booted_ms, class, message) {
+            Ok(arrival) => {
+                running.arriving.push((number, arrival));
+                true
             }
-        }
-        self.give_back();
-    }
-
-    fn give_back(&mut self) {
-        while self.entries.front().is_some_and(|entry| entry.state == State::Done) {
-            self.entries.pop_front();
-            self.first += 1;
-        }
-        if self.entries.is_empty() && self.entries.capacity() > 64 {
-            self.entries.shrink_to_fit();
-        }
-        self.waiting_from = self.waiting_from.max(self.first);
-    }
-
-    /// The next entry to send, with its place.
-    pub(super) fn take(&mut self, planted: Option<Planted>) -> Option<(u64, Entry)> {
-        let from = usize::try_from(self.waiting_from.checked_sub(self.first)?).ok()?;
-        let mut places = from..self.entries.len();
-        let is_waiting = |place: &usize| self.entries[*place].state == State::Waiting;
-        let place = match planted {
-            Some(Planted::NewestFirst) => places.rev().find(is_waiting)?,
-            _ => places.find(is_waiting)?,
-        };
-        if planted != Some(Planted::NewestFirst) {
-            self.waiting_from = self.first + place as u64 + 1;
-        }
-        let entry = &mut self.entries[place];
-        entry.state = State::Sent;
-        Some((self.first + place as u64, entry.clone()))
-    }
-
-    /// The broker has the entry at this place.
-    pub(super) fn ack(&mut self, place: u64) {
-        if let Some(entry) = self.at(place) {
-            entry.state = State::Acked;
-            self.unsynced += 1;
+            Err(_) => false,
         }
     }
 
-    /// The entry at this place must be sent again.
-    pub(super) fn put_back(&mut self, place: u64) {
-        if let Some(entry) = self.at(place).filter(|entry| entry.state == State::Sent) {
-            entry.state = State::Waiting;
-            self.waiting_from = self.waiting_from.min(place);
+    /// Writes and reads what is due. What became of records is told also where the queue does not go on.
+    fn turn(&mut self, now_ms: u64) -> (Told, Option<Halt>) {
+        let mut told = Told::default();
+        let Some(running) = &mut self.running else { return (told, None) };
+        let result = running.queue.turn(now_ms - running.booted_ms);
+        running.arriving.retain_mut(|(number, arrival)| match arrival.accepted() {
+            None => true,
+            Some(Ok(entry)) => {
+                told.accepted.push((*number, entry));
+                false
+            }
+            // What a disk has not told as written may be there all the same.
+            Some(Err(QueueError::Disk { .. } | QueueError::Stopped)) => false,
+            Some(Err(_)) => {
+                told.refused.push(*number);
+                false
+            }
+        });
+        told.given_up = running.given_up();
+        (told, result.err().map(|error| self.halt(&error.to_string())))
+    }
+
+    /// The next entry to send, with the core's name for it.
+    fn pop(&mut self, now_ms: u64, (used, max): (usize, usize)) -> Option<(u64, &Entry)> {
+        let running = self.running.as_mut()?;
+        let entry = running.queue.pop(now_ms - running.booted_ms, used, max)?;
+        running.tokens += 1;
+        running.under_way.push((running.tokens, entry));
+        running.under_way.last().map(|(token, entry)| (*token, entry))
+    }
+
+    /// The core has an answer for an entry.
+    pub(super) fn ended(&mut self, now_ms: u64, token: u64, is_taken: bool) {
+        let Some(running) = &mut self.running else { return };
+        let Some(at) = running.under_way.iter().position(|(known, _)| *known == token) else { return };
+        let (_, entry) = running.under_way.remove(at);
+        if is_taken {
+            running.queue.ack(now_ms - running.booted_ms, &entry);
+        } else {
+            // Refused for now, or never sent: it is tried again.
+            running.queue.put_back(entry);
+        }
+        if running.under_way.is_empty() {
+            running.under_way = Vec::new();
         }
     }
 
     /// Takes what is on its way for delivered: a mistake made on purpose.
-    pub(super) fn forget_sent(&mut self) {
-        for entry in &mut self.entries {
-            if entry.state == State::Sent {
-                entry.state = State::Acked;
-                self.unsynced += 1;
-            }
+    pub(super) fn forget_sent(&mut self, now_ms: u64) {
+        let tokens =
+            self.running.iter().flat_map(|running| running.under_way.iter().map(|(token, _)| *token));
+        for token in tokens.collect::<Vec<_>>() {
+            self.ended(now_ms, token, true);
         }
     }
 
-    fn at(&mut self, place: u64) -> Option<&mut Entry> {
-        let place = place.checked_sub(self.first)?;
-        self.entries.get_mut(usize::try_from(place).ok()?)
-    }
-
-    /// Gives up records that are too old or too many. What is on its way stays.
-    pub(super) fn trim(&mut self, now_ms: u64, expiry_ms: u64, records_max: usize) -> Vec<GivenUp> {
-        let mut given_up = Vec::new();
-        let has_old = |entry: &Entry| expiry_ms > 0 && now_ms.saturating_sub(entry.made_ms) > expiry_ms;
-        let mut spare = 0;
-        if self.entries.len() > records_max {
-            let kept = self.entries.iter().filter(|entry| entry.state != State::Done).count();
-            spare = kept.saturating_sub(records_max);
-        }
-        if spare == 0 && !self.entries.front().is_some_and(has_old) {
-            return given_up;
-        }
-        for entry in &mut self.entries {
-            let is_old = expiry_ms > 0 && now_ms.saturating_sub(entry.made_ms) > expiry_ms;
-            if !is_old && spare == 0 {
-                break;
-            }
-            if entry.state != State::Waiting {
-                continue;
-            }
-            let number = entry.number;
-            if is_old {
-                given_up.push(GivenUp::Expired(number));
-            } else {
-                given_up.push(GivenUp::Dropped(number));
-            }
-            spare = spare.saturating_sub(1);
-            entry.state = State::Done;
-            entry.payload = Box::default();
-        }
-        self.give_back();
-        given_up
-    }
-
-    /// The power goes: what was not synced is gone, and what was on its way is sent again.
-    pub(super) fn power_cut(&mut self, planted: Option<Planted>) {
-        self.entries.retain(|entry| entry.synced);
-        let mut may_skip = planted == Some(Planted::CursorSkips);
-        for entry in &mut self.entries {
-            if matches!(entry.state, State::Sent | State::Acked) {
-                entry.state = State::Waiting;
-            }
-            if planted == Some(Planted::NewIdsAfterRestart) {
-                self.next_id += 1;
-                entry.id = self.next_id + (1 << 40);
-            }
-            if may_skip && entry.state == State::Waiting {
-                (entry.state, may_skip) = (State::Done, false);
-            }
-        }
-        self.waiting_from = self.first;
-        self.unsynced = 0;
-        self.give_back();
-    }
-
-    /// Bytes that it takes in memory, about.
-    pub(super) fn memory_bytes(&self) -> usize {
-        let payloads: usize = self.entries.iter().map(|entry| entry.payload.len()).sum();
-        self.entries.capacity() * size_of::<Entry>() + payloads
+    /// Bytes that its files have on the flash.
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.disk.used_bytes()
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn flash(records: u64) -> Flash {
-        let mut flash = Flash::default();
-        for number in 0..records {
-            assert!(flash.append(number, number * 1_000, vec![1], true));
+impl Running {
+    /// Takes what the queue gave up, as far as it says so: what it drops in silence is lost.
+    fn given_up(&mut self) -> Vec<(u64, Fate)> {
+        let mut told = Vec::new();
+        for event in self.queue.take_news() {
+            if let Event::EntriesDropped { reason, count, .. } = event {
+                told.push((reason, count));
+            }
         }
-        flash
+        let mut given_up = Vec::new();
+        for gone in self.queue.take_given_up() {
+            let Some((_, left)) = told.iter_mut().find(|(reason, left)| *reason == gone.reason && *left > 0)
+            else {
+                continue;
+            };
+            *left -= 1;
+            let fate = if gone.reason == DropReason::Expired { Fate::Expired } else { Fate::Dropped };
+            given_up.push((gone.number, fate));
+        }
+        given_up
+    }
+}
+
+impl Planted {
+    /// The mistake as the queue knows it, if it is one of the queue.
+    fn in_queue(self) -> Option<queue::Planted> {
+        Some(match self {
+            Self::SyncSkipped => queue::Planted::SyncSkipped,
+            Self::CursorSkips => queue::Planted::CursorSkips,
+            Self::NewIdsAfterRestart => queue::Planted::NewIdsAfterRestart,
+            Self::NewestFirst => queue::Planted::NewestFirst,
+            Self::DroppedInSilence => queue::Planted::DroppedInSilence,
+            Self::GoneWhenSent => queue::Planted::GoneWhenSent,
+            Self::SpaceGivenBackEarly => queue::Planted::SpaceGivenBackEarly,
+            _ => return None,
+        })
+    }
+}
+
+/// The queue's options of a fleet.
+pub(super) fn options(fleet: &Fleet) -> QueueOptions {
+    QueueOptions {
+        entries_max: fleet.queue_records_max as u64,
+        ..QueueOptions::new("/", fleet.queue_bytes_max)
+    }
+}
+
+/// The queue's class of a fleet's records.
+fn class(fleet: &Fleet) -> Class {
+    match fleet.record_class {
+        RecordClass::Event => Class::Event,
+        RecordClass::Live => Class::Live,
+        RecordClass::Track => Class::Track,
+        RecordClass::Debug => Class::Debug,
+    }
+}
+
+impl World<'_> {
+    /// Hands a record to a device's queue.
+    pub(super) fn keep(&mut self, at: u32, number: u64, payload: Vec<u8>) {
+        let (now_ms, fleet) = (self.now_ms, &self.scenario.fleet);
+        let topic = format!("dev/{}/telemetry/gps", self.id(at));
+        let mut message = Message::new(topic, payload);
+        if let Ok(expiry_s @ 1..) = u32::try_from(fleet.record_expiry_s) {
+            message = message.expiry_s(expiry_s);
+        }
+        if !self.devices[at as usize].flash.enqueue(now_ms, number, class(fleet), message) {
+            self.ledger.given_up(at, number, Fate::Refused);
+        }
     }
 
-    fn take(flash: &mut Flash) -> Option<u64> {
-        flash.take(None).map(|(_, entry)| entry.number)
+    /// Lets a device's queue write and read what is due. Says whether the device goes on.
+    pub(super) fn turn_queue(&mut self, at: u32) -> bool {
+        let (told, halt) = self.devices[at as usize].flash.turn(self.now_ms);
+        for (number, entry) in told.accepted {
+            self.ledger.accepted_as(at, number, entry);
+        }
+        for number in told.refused {
+            self.ledger.given_up(at, number, Fate::Refused);
+        }
+        for (entry, fate) in told.given_up {
+            self.ledger.entry_given_up(at, entry, fate);
+        }
+        match halt {
+            None => return true,
+            Some(Halt::Cut) => self.switch_off(at, OFF_MS),
+            Some(Halt::Failed) => self.switch_off(at, RESTART_MS),
+        }
+        false
     }
 
-    #[test]
-    fn a_power_cut_takes_what_is_not_synced_and_brings_back_what_was_not_acknowledged() {
-        let mut flash = flash(3);
-        assert!(flash.append(3, 0, vec![1], false));
-        assert_eq!((take(&mut flash), take(&mut flash)), (Some(0), Some(1)));
-        flash.ack(0);
-        flash.sync(false);
-        flash.ack(1);
-        flash.power_cut(None);
-        let again: Vec<u64> = std::iter::from_fn(|| take(&mut flash)).collect();
-        assert_eq!(again, [1, 2], "the acknowledgement of 1 was not synced, 3 was not accepted");
-    }
-
-    #[test]
-    fn what_is_put_back_is_sent_again_in_its_place() {
-        let mut flash = flash(3);
-        let (place, _) = flash.take(None).unwrap();
-        take(&mut flash);
-        flash.put_back(place);
-        assert_eq!((take(&mut flash), take(&mut flash), take(&mut flash)), (Some(0), Some(2), None));
-    }
-
-    #[test]
-    fn policy_gives_up_the_old_and_then_the_oldest() {
-        let mut flash = flash(5);
-        assert_eq!(take(&mut flash), Some(0));
-        assert_eq!(flash.trim(4_500, 3_000, 100), [GivenUp::Expired(1)], "0 is on its way");
-        assert_eq!(flash.trim(4_500, 0, 2), [GivenUp::Dropped(2), GivenUp::Dropped(3)]);
-        assert_eq!((take(&mut flash), take(&mut flash)), (Some(4), None));
-    }
-
-    #[test]
-    fn a_flash_that_fails_accepts_nothing() {
-        let mut flash = flash(1);
-        flash.fails = true;
-        assert!(!flash.append(1, 0, vec![1], true));
-        assert_eq!((take(&mut flash), take(&mut flash)), (Some(0), None));
+    /// Gives the core what the queue has, as long as it would go out at once.
+    pub(super) fn pump(&mut self, at: u32) -> Result<(), String> {
+        if !self.turn_queue(at) {
+            return Ok(());
+        }
+        let now_ms = self.now_ms;
+        loop {
+            let device = &mut self.devices[at as usize];
+            let Some(core) = device.core.as_ref().filter(|core| core.can_send()) else { return Ok(()) };
+            let window = core.window();
+            let Some((token, entry)) = device.flash.pop(now_ms, window) else { return Ok(()) };
+            let input = Input::entry(token, entry);
+            self.give_core(at, input)?;
+        }
     }
 }

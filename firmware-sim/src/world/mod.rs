@@ -111,6 +111,11 @@ struct World<'a> {
     settled_at_ms: Option<u64>,
 }
 
+fn ledger(scenario: &Scenario) -> Ledger {
+    let ledger = Ledger::new(scenario.fleet.devices);
+    if scenario.fleet.record_class.overtakes() { ledger.in_any_order() } else { ledger }
+}
+
 /// The number of a device's connection at the broker.
 fn conn_of(at: u32, link: u32) -> u64 {
     (u64::from(link) << 32) | (u64::from(at) + 1)
@@ -140,7 +145,7 @@ pub fn run(
         planted: run.planted,
         now_ms: 0,
         events: Events::default(),
-        timetable: timetable::timetable(scenario),
+        timetable: timetable::timetable(scenario, run.seed),
         devices,
         office: Office::new(&scenario.expect).map_err(|what| broken(0, what))?,
         broker,
@@ -150,7 +155,7 @@ pub fn run(
         commit_at_ms: None,
         timer_at_ms: None,
         taken: (0, 0),
-        ledger: Ledger::new(scenario.fleet.devices),
+        ledger: ledger(scenario),
         stats: Stats::default(),
         acts: Acts::default(),
         arrived: BTreeSet::new(),

@@ -93,7 +93,7 @@ impl World<'_> {
         let mut levels = incoming.topic.split('/');
         match (levels.next(), levels.next(), levels.next()) {
             (Some("dev"), Some(id), Some("telemetry")) => {
-                let (Some(at), Some(number)) = (self.place_of(id), record_number(incoming)) else {
+                let (Some(at), Some(number)) = (self.place_of(id), record_number(&incoming.payload)) else {
                     let what = format!("a record on {} without its number", incoming.topic);
                     return self.ledger.wrong(Wrong::Invented, 0, 0, what);
                 };

@@ -45,9 +45,12 @@ impl World<'_> {
             Happening::PowerCut(index) => {
                 let cut = &scenario.power_cuts[index];
                 for number in cut.devices.numbers(devices) {
-                    let cab = self.devices[number as usize - 1].cab.as_mut();
-                    if let Some(cab) = cab.filter(|_| cut.in_command) {
-                        cab.cut_at(u64::from(number - 1) % STEPS + 1);
+                    let device = &mut self.devices[number as usize - 1];
+                    let step = u64::from(number - 1) % STEPS + 1;
+                    if let Some(cab) = device.cab.as_mut().filter(|_| cut.in_command) {
+                        cab.cut_at(step);
+                    } else if cut.in_write {
+                        device.flash.cut_at(step);
                     } else {
                         self.switch_off(number - 1, cut.off_s * 1_000);
                     }
@@ -67,7 +70,7 @@ impl World<'_> {
 
     fn set_flash(&mut self, index: usize, fails: bool) {
         for number in self.scenario.flash_faults[index].devices.numbers(self.scenario.fleet.devices) {
-            self.devices[number as usize - 1].flash.fails = fails;
+            self.devices[number as usize - 1].flash.set_failing(fails);
         }
     }
 
