@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub const EARTH_RADIUS_M: f64 = 6_371_008.8;
 
 /// Metres in one degree along a meridian of the sphere.
-const METRES_PER_DEGREE: f64 = EARTH_RADIUS_M * std::f64::consts::PI / 180.0;
+pub(crate) const METRES_PER_DEGREE: f64 = EARTH_RADIUS_M * std::f64::consts::PI / 180.0;
 
 /// A place: WGS 84 latitude and longitude in degrees.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

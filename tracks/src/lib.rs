@@ -10,17 +10,23 @@
 //! | [`geodesy`] | distances, bearings, and a flat plane around a place |
 //! | [`route`] | a line on the ground: length, point at a distance, nearest point |
 //! | [`plausibility`] | can this fix be true, after the ones before it? |
+//! | [`filter`] | where is the vehicle, how does it move, is it parked, how far did it drive? |
+//! | [`smooth`] | the same for a trip that is over, with all of it known |
+//! | [`datum`] | the map datums of China, to and from WGS 84 |
 //! | [`corridor`] | has the vehicle left its route, is it back? |
 //! | [`fence`] | has the vehicle entered or left an area? |
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod corridor;
+pub mod datum;
 pub mod fence;
+pub mod filter;
 pub mod fix;
 pub mod geodesy;
 pub mod plausibility;
 pub mod route;
+pub mod smooth;
 
 pub use fix::{Fix, FixKind};
 pub use geodesy::LatLon;

@@ -46,6 +46,28 @@ impl Default for GateOptions {
     }
 }
 
+impl GateOptions {
+    /// The rules about a fix alone.
+    pub(crate) fn check_alone(&self, fix: &Fix, now_ms: i64) -> Result<(), Rejected> {
+        if fix.fix == FixKind::None {
+            return Err(Rejected::NoFix);
+        }
+        // Receivers that know nothing say 0, 0: a place in the sea.
+        if !fix.position().is_valid() || (fix.lat == 0.0 && fix.lon == 0.0) {
+            return Err(Rejected::NotOnEarth { lat: fix.lat, lon: fix.lon });
+        }
+        // An infinite hdop is above every limit; one that is not a number counts as not reported.
+        if let Some(hdop) = fix.hdop.filter(|&hdop| hdop > self.hdop_max) {
+            return Err(Rejected::Imprecise { hdop, limit: self.hdop_max });
+        }
+        let ahead_ms = fix.ts_ms.saturating_sub(now_ms);
+        if ahead_ms > self.future_max_ms {
+            return Err(Rejected::FromTheFuture { ahead_ms, limit_ms: self.future_max_ms });
+        }
+        Ok(())
+    }
+}
+
 /// Why a fix was not believed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Rejected {
@@ -53,7 +75,9 @@ pub enum Rejected {
     #[error("the receiver had no fix")]
     NoFix,
     /// Out of range, or not a number.
-    #[error("latitude {lat} or longitude {lon} is not on Earth (±90, ±180 degrees)")]
+    #[error(
+        "latitude {lat} or longitude {lon} is not on Earth (±90, ±180 degrees; 0, 0 is what receivers say that know nothing)"
+    )]
     NotOnEarth {
         /// The latitude.
         lat: f64,
@@ -99,6 +123,28 @@ pub enum Rejected {
         limit_mps: f64,
         /// What would have been possible.
         possible_m: f64,
+    },
+    /// The filter expected the vehicle elsewhere.
+    #[error(
+        "the place is {off_m:.0} m from where the vehicle was expected: χ² {chi2:.1}, the limit is {limit:.1}"
+    )]
+    Improbable {
+        /// How far it is from where it was expected.
+        off_m: f64,
+        /// The square of that, measured by how exact both are known.
+        chi2: f64,
+        /// [`crate::filter::FilterOptions::chi2_max`].
+        limit: f64,
+    },
+    /// A place from before, sent once more.
+    #[error(
+        "latitude {lat}, longitude {lon} is exactly where the vehicle was before, and it has moved on since"
+    )]
+    Stale {
+        /// The latitude.
+        lat: f64,
+        /// The longitude.
+        lon: f64,
     },
     /// The device's own velocity (measured by Doppler, which a reflection hardly changes) leads elsewhere.
     #[error(
@@ -148,7 +194,7 @@ impl Gate {
     /// # Errors
     /// The rule that the fix breaks, with the values. The fix is then not to be used.
     pub fn push(&mut self, fix: &Fix, now_ms: i64) -> Result<(), Rejected> {
-        self.check_alone(fix, now_ms)?;
+        self.options.check_alone(fix, now_ms)?;
         let seen = Seen::from(fix);
         let Some(last) = self.last else {
             self.last = Some(seen);
@@ -179,24 +225,6 @@ impl Gate {
         self.candidate = None;
     }
 
-    fn check_alone(&self, fix: &Fix, now_ms: i64) -> Result<(), Rejected> {
-        if fix.fix == FixKind::None {
-            return Err(Rejected::NoFix);
-        }
-        if !fix.position().is_valid() {
-            return Err(Rejected::NotOnEarth { lat: fix.lat, lon: fix.lon });
-        }
-        // An infinite hdop is above every limit; one that is not a number counts as not reported.
-        if let Some(hdop) = fix.hdop.filter(|&hdop| hdop > self.options.hdop_max) {
-            return Err(Rejected::Imprecise { hdop, limit: self.options.hdop_max });
-        }
-        let ahead_ms = fix.ts_ms.saturating_sub(now_ms);
-        if ahead_ms > self.options.future_max_ms {
-            return Err(Rejected::FromTheFuture { ahead_ms, limit_ms: self.options.future_max_ms });
-        }
-        Ok(())
-    }
-
     /// Rejects a fix that contradicts the last accepted one, unless enough of its kind contradict it together.
     fn doubt(&mut self, seen: Seen, rejected: Rejected) -> Result<(), Rejected> {
         let count = match &self.candidate {
@@ -222,7 +250,7 @@ impl Gate {
     fn check_speed_max(&self, from: &Seen, to: &Seen) -> Result<(), Rejected> {
         let (distance_m, elapsed_ms) = way(from, to);
         let limit_mps = self.options.speed_max_mps;
-        let possible_m = limit_mps * elapsed_ms as f64 / 1_000.0 + accuracy_m(from, to);
+        let possible_m = limit_mps * elapsed_ms as f64 / 1_000.0 + accuracy_m(from.sigma_m, to.sigma_m);
         if distance_m <= possible_m {
             return Ok(());
         }
@@ -230,9 +258,14 @@ impl Gate {
     }
 }
 
-/// Compares the way with the mean of the velocities reported at both ends.
+/// How far off the way of the mean of two reported velocities a vehicle can be between them, fixes' accuracy apart.
 ///
 /// Between two velocities an acceleration of at most A moves a body at most A t² / 4 off the mean's way.
+pub(crate) fn possible_drift_m(elapsed_s: f64) -> f64 {
+    VELOCITY_ERROR_MPS * elapsed_s + ACCELERATION_MAX_MPS2 * elapsed_s * elapsed_s / 4.0
+}
+
+/// Compares the way with the mean of the velocities reported at both ends.
 fn check_reported_velocity(from: &Seen, to: &Seen) -> Result<(), Rejected> {
     let (distance_m, elapsed_ms) = way(from, to);
     let elapsed_s = elapsed_ms as f64 / 1_000.0;
@@ -245,8 +278,7 @@ fn check_reported_velocity(from: &Seen, to: &Seen) -> Result<(), Rejected> {
         (_, _, Some(speed0), Some(speed1)) => (distance_m - (speed0 + speed1) / 2.0 * elapsed_s).max(0.0),
         _ => return Ok(()),
     };
-    let drift_m = VELOCITY_ERROR_MPS * elapsed_s + ACCELERATION_MAX_MPS2 * elapsed_s * elapsed_s / 4.0;
-    let possible_m = drift_m + accuracy_m(from, to);
+    let possible_m = possible_drift_m(elapsed_s) + accuracy_m(from.sigma_m, to.sigma_m);
     if off_m <= possible_m {
         return Ok(());
     }
@@ -257,8 +289,9 @@ fn way(from: &Seen, to: &Seen) -> (f64, i64) {
     (from.position.distance_m(to.position), to.ts_ms.saturating_sub(from.ts_ms))
 }
 
-fn accuracy_m(from: &Seen, to: &Seen) -> f64 {
-    SIGMAS * from.sigma_m.hypot(to.sigma_m)
+/// What the accuracy of two fixes adds to the distance that is possible between them.
+pub(crate) fn accuracy_m(from_sigma_m: f64, to_sigma_m: f64) -> f64 {
+    SIGMAS * from_sigma_m.hypot(to_sigma_m)
 }
 
 impl From<&Fix> for Seen {

@@ -1,0 +1,9 @@
+//! What the crate promises, held against truths that are known: the roads are real, the noise is ours.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod driving;
+mod parked;
+mod roads;
+mod sky;
+mod stale;
