@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Invariants: where the broker answers probes, the main connection is never silent longer than 0.85 times what two
-//! probes have survived, or than the floor; of one path at most [`AT_ONCE_MAX`](super::search::AT_ONCE_MAX) probes are under way.
+//! probes have survived, or than the floor; where it does not, one drop ends a search; of one path at most [`AT_ONCE_MAX`](super::search::AT_ONCE_MAX) probes are under way.
 
 use std::collections::VecDeque;
 
@@ -145,7 +145,9 @@ impl Learner {
     /// A byte came on the main connection, which proves that `survived_ms` of silence before were survived.
     pub(crate) fn received(&mut self, now_ms: u64, survived_ms: u64) {
         let Some(path) = self.paths.first_mut().filter(|_| self.is_up) else { return };
-        if path.way() == Way::Steps && survived_ms >= path.interval_ms() {
+        // At the longest interval a PINGREQ is due by the Keep Alive, a round trip before the silence is whole.
+        let is_whole = survived_ms.saturating_mul(100) >= path.interval_ms().saturating_mul(99);
+        if path.way() == Way::Steps && is_whole {
             path.survived_step();
         } else if self.unproved.is_empty() {
             return;
@@ -320,7 +322,7 @@ impl Path {
         path.settled_ms =
             known.settled_ago_s.and_then(|ago_s| i64::try_from(ago_s).ok()?.checked_mul(-1_000));
         if path.settled_ms.is_some() {
-            path.adopted_s = path.search.proven_s();
+            path.adopted_s = path.search.bound_s(path.way());
         }
         path
     }
@@ -358,7 +360,7 @@ impl Path {
         match (self.way(), self.settled_ms) {
             (Way::Steps, None) => match self.search.next(Way::Steps, &[]).first() {
                 Some(step_s) => u64::from(*step_s) * 1_000,
-                None => safe_ms(self.search.proven_s()),
+                None => safe_ms(self.search.bound_s(Way::Steps)),
             },
             _ => safe_ms(self.adopted_s.max(self.search.proven_s())),
         }
@@ -389,7 +391,7 @@ impl Path {
     }
 
     fn settle(&mut self, now_ms: u64) {
-        self.adopted_s = self.search.proven_s();
+        self.adopted_s = self.search.bound_s(self.way());
         self.settled_ms = Some(i64::try_from(now_ms).unwrap_or(i64::MAX));
         self.suspected = None;
         self.strikes = 0;

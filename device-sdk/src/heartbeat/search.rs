@@ -27,15 +27,16 @@ const WITH_CONFIRMATION: f64 = 0.86;
 /// Confirmed bounds this near each other end the search: with the margin of the interval, 0.85, it is at least 0.75 of
 /// what the path survives.
 const SETTLED: f64 = 0.885;
-/// The same for steps of the main connection, where each failure costs a drop.
-const SETTLED_BY_STEPS: f64 = 0.8;
+/// How steps of the main connection grow, where a failure costs a drop: so slowly that the first one ends the search, with
+/// 0.85 / 1.125 of what the path survives at least. The sum of all steps is ten times the last.
+const STEP_GROWTH: f64 = 1.125;
 
 /// Where silences are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     /// On connections of their own, several at once.
     Probes,
-    /// On the main connection, one at a time: a failure is not repeated to confirm it.
+    /// On the main connection, one at a time: nothing is repeated to confirm it, since the next failure would cost a drop too.
     Steps,
 }
 
@@ -109,21 +110,30 @@ impl Search {
         self.survived.get(1).copied().unwrap_or(0).max(self.floor_s)
     }
 
+    /// The silence that counts as survived, seconds.
+    pub(crate) fn bound_s(&self, way: Way) -> u32 {
+        match way {
+            Way::Probes => self.proven_s(),
+            Way::Steps => self.longest_s(),
+        }
+    }
+
     fn longest_s(&self) -> u32 {
         self.survived.first().copied().unwrap_or(0).max(self.floor_s)
     }
 
     pub(crate) fn is_settled(&self, way: Way) -> bool {
-        let proven_s = self.proven_s();
-        if proven_s >= self.ceiling_s || self.tried >= TRIED_MAX {
+        let bound_s = self.bound_s(way);
+        if bound_s >= self.ceiling_s || self.tried >= TRIED_MAX {
             return true;
         }
-        let (bound_s, near) = match way {
-            Way::Probes => (self.failed.get(1), SETTLED),
-            Way::Steps => (self.failed.first(), SETTLED_BY_STEPS),
-        };
-        bound_s
-            .is_some_and(|bound_s| ratio(proven_s, *bound_s) >= near || bound_s.saturating_sub(proven_s) <= 1)
+        match (way, self.failed.as_slice()) {
+            (Way::Probes, [_, failed_s, ..]) => {
+                ratio(bound_s, *failed_s) >= SETTLED || failed_s.saturating_sub(bound_s) <= 1
+            }
+            (Way::Steps, [_, ..]) => true,
+            _ => false,
+        }
     }
 
     /// Makes a settled search look again: it forgets one of the two confirmations of each bound.
@@ -135,18 +145,16 @@ impl Search {
 
     /// Returns which silences to begin now, given those that are being tried.
     pub(crate) fn next(&self, way: Way, running: &[u32]) -> Vec<u32> {
-        let slots = if way == Way::Probes { AT_ONCE_MAX } else { 1 }.saturating_sub(running.len());
-        if slots == 0 || self.is_settled(way) {
+        if self.is_settled(way) {
             return Vec::new();
         }
-        match self.failed.first() {
-            None => self.rungs(slots, running),
-            Some(failed_s) if running.is_empty() => match way {
-                Way::Probes => self.round(*failed_s),
-                Way::Steps => vec![self.step(*failed_s)],
-            },
+        let slots = AT_ONCE_MAX.saturating_sub(running.len());
+        match (way, self.failed.first()) {
+            (Way::Steps, _) => vec![self.step()],
+            (Way::Probes, None) => self.rungs(slots, running),
+            (Way::Probes, Some(failed_s)) if running.is_empty() => self.round(*failed_s),
             // What runs may change the bounds.
-            Some(_) => Vec::new(),
+            (Way::Probes, Some(_)) => Vec::new(),
         }
     }
 
@@ -217,13 +225,10 @@ impl Search {
     }
 
     /// The one silence to keep on the main connection next.
-    fn step(&self, failed_s: u32) -> u32 {
-        let longest_s = self.longest_s();
-        if ratio(longest_s, failed_s) >= SETTLED_BY_STEPS || failed_s - longest_s <= 1 {
-            return longest_s;
-        }
-        scaled(longest_s, (f64::from(failed_s) / f64::from(longest_s)).sqrt())
-            .clamp(longest_s + 1, failed_s - 1)
+    fn step(&self) -> u32 {
+        // Cut, not rounded: the growth is a promise.
+        let grown_s = (f64::from(self.longest_s()) * STEP_GROWTH) as u32;
+        grown_s.max(self.longest_s() + 1).min(self.ceiling_s)
     }
 }
 
@@ -268,11 +273,14 @@ mod tests {
                 for timeout_s in 16..=9_000 {
                     let mut search = Search::new(15, 7_200, hint_s);
                     let tried = run(&mut search, way, timeout_s);
-                    let (proven, most) = (search.proven_s(), timeout_s.min(7_201));
+                    let (proven, most) = (search.bound_s(way), timeout_s.min(7_201));
                     assert!(proven < most, "{timeout_s} {search:?}");
-                    let near = if way == Way::Probes { SETTLED } else { SETTLED_BY_STEPS };
-                    assert!(ratio(proven, most) >= near * 0.99 || proven == 15, "{timeout_s} {search:?}");
-                    assert!(tried <= 35, "{timeout_s}: {tried}");
+                    let (near, tries) =
+                        if way == Way::Probes { (SETTLED * 0.99, 35) } else { (1.0 / STEP_GROWTH, 70) };
+                    // Silences are whole seconds.
+                    assert!(ratio(proven + 1, most) >= near || proven == 15, "{timeout_s} {search:?}");
+                    assert!(tried <= tries, "{timeout_s}: {tried}");
+                    assert!(way == Way::Probes || search.failed.len() <= 1, "one drop: {search:?}");
                 }
             }
         }

@@ -84,6 +84,32 @@ fn a_broker_that_answers_the_check_is_told_the_interval_and_the_ladder_begins() 
 }
 
 #[test]
+fn a_spoiled_probe_proves_the_silence_that_it_had_and_no_more() {
+    let mut script = Script::new(ProtocolVersion::V5);
+    script.connect(0, ConnAckProperties::default());
+    let (check, _) = script.started()[0];
+    // It came with others, yet it came: the broker answers probes.
+    script.at(1_200, Input::Probed { id: check, outcome: ProbeOutcome::Spoiled { silent_s: 0 } });
+    let rungs = script.started();
+    assert_eq!(rungs.len(), 4, "{rungs:?}");
+    let spoiled = |silent_s| ProbeOutcome::Spoiled { silent_s };
+    script.at(30_000, Input::Probed { id: rungs[1].0, outcome: spoiled(24) });
+    assert_eq!(script.core.heartbeat_status().proven_s, 15, "once is not twice");
+    // A broker that says more than was asked for is not believed.
+    script.at(31_000, Input::Probed { id: rungs[0].0, outcome: spoiled(3_000) });
+    let status = script.core.heartbeat_status();
+    assert_eq!(
+        (status.proven_s, status.interval_ms),
+        (21, 17_850),
+        "21 s were asked for and survived, 24 s once"
+    );
+    // What was spoiled is tried again, in full.
+    let again: Vec<u32> = script.started().iter().map(|(_, after_s)| *after_s).collect();
+    assert!(again.iter().all(|after_s| *after_s > 24), "{again:?}");
+    assert!(!script.core.heartbeat_status().is_settled);
+}
+
+#[test]
 fn a_hint_of_the_broker_shows_that_it_answers_probes() {
     let mut script = Script::new(ProtocolVersion::V5);
     let user_properties = vec![("im-keepalive".into(), "240".into())];
