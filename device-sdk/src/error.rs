@@ -28,6 +28,19 @@ pub enum StartError {
         /// What is wrong, and where.
         what: String,
     },
+    /// The directory of the identifiers of messages is locked by another process, damaged, or not accessible.
+    #[error("received messages: {0}")]
+    Received(storage::OpenError),
+    /// The identifiers of messages cannot be read.
+    #[error(
+        "directory {dir} of received messages cannot be read: {what}; move it away: a message may then come twice"
+    )]
+    ReceivedRecords {
+        /// The directory.
+        dir: String,
+        /// What is wrong, and where.
+        what: String,
+    },
 }
 
 /// Why a message was not published.

@@ -65,6 +65,23 @@ pub enum Event {
 }
 
 /// A message from the broker.
+///
+/// ```
+/// use device_sdk::{Incoming, PublishProperties, QoS};
+///
+/// let mut properties = PublishProperties::default();
+/// properties.user_properties.push(("im-seq".into(), "17".into()));
+/// let message = Incoming {
+///     topic: "im/depot/gate".to_owned(),
+///     payload: "open at six".into(),
+///     qos: QoS::AtLeastOnce,
+///     retain: false,
+///     dup: false,
+///     properties,
+///     ack: None,
+/// };
+/// assert_eq!((message.seq(), message.user_property("im-dup")), (Some(17), None));
+/// ```
 #[derive(Debug)]
 pub struct Incoming {
     /// Topic name.

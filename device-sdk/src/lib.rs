@@ -45,6 +45,7 @@ mod options;
 #[cfg(feature = "ota")]
 pub mod ota;
 pub mod queue;
+mod received;
 #[cfg(feature = "serial")]
 pub mod serial;
 mod thinning;

@@ -8,6 +8,17 @@ use protocol::{Publish, PublishProperties, QoS, UserProperties, Will};
 const PACKET_BYTES_MAX: usize = 268_435_455;
 
 /// A message to publish, to enqueue, or to leave as a will.
+///
+/// ```
+/// use device_sdk::{Message, QoS, user_property};
+///
+/// let message = Message::new("dev/truck-7/event/start", r#"{"driver":"ann"}"#)
+///     .qos(QoS::AtLeastOnce)
+///     .expiry_s(3_600)
+///     .user_property("im-id", "start-42");
+/// assert_eq!(message.properties.message_expiry_interval_s, Some(3_600));
+/// assert_eq!(user_property(&message.properties.user_properties, "im-id"), Some("start-42"));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
     /// Topic name, no wildcards.

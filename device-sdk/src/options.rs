@@ -16,6 +16,21 @@ use crate::heartbeat::{AdaptiveKeepalive, Heartbeat, KnownNetwork};
 use crate::{Backoff, Message, ReachOptions, StartError, Thinning, TlsOptions};
 
 /// How to reach a broker and what session to keep there.
+///
+/// ```
+/// use device_sdk::{Backoff, Message, Options, QoS};
+///
+/// let options = Options {
+///     session_expiry_s: 7 * 24 * 3_600,
+///     backoff: Backoff { min_ms: 1_000, max_ms: 300_000 },
+///     will: Some(Message::new("dev/truck-7/event/lost", "{}").qos(QoS::AtLeastOnce)),
+///     username: Some("truck-7".to_owned()),
+///     password: Some(b"open sesame".to_vec()),
+///     ..Options::new("broker.example:1883", "truck-7")
+/// };
+/// // No log gets the password.
+/// assert!(!format!("{options:?}").contains("sesame"));
+/// ```
 #[derive(Clone)]
 pub struct Options {
     /// Broker as `host:port` or as a URL: `mqtt://`, `mqtts://`, `ws://`, `wss://`, see [`crate::Endpoint`]. A URL without a
@@ -59,6 +74,10 @@ pub struct Options {
     pub manual_ack: bool,
     /// The disk queue behind [`crate::Client::enqueue`].
     pub queue: Option<QueueOptions>,
+    /// The directory, made if absent, in which the identifiers of incoming QoS 2 messages are kept that the program has done with: none
+    /// of them is handed over again after a restart or a power cut. Two small writes a message, synced before PUBREC and PUBCOMP.
+    /// Without it such a message is handed over once while the program runs, and perhaps again after a restart.
+    pub received_dir: Option<PathBuf>,
     /// Most unacknowledged QoS 1/2 messages each way, 1 to 65,000; the broker's own limit counts too.
     pub inflight_max: u16,
     /// Largest packet to accept, bytes.
@@ -130,6 +149,7 @@ impl Options {
             connect_timeout_ms: 10_000,
             manual_ack: false,
             queue: None,
+            received_dir: None,
             inflight_max: 64,
             packet_bytes_max: 1024 * 1024,
         }
@@ -137,6 +157,13 @@ impl Options {
 
     /// Makes the core's configuration, CONNECT included: [`crate::Client`] does so itself, programs that drive a
     /// [`crate::client::Core`] on a transport and a clock of their own begin with it.
+    ///
+    /// ```
+    /// use device_sdk::Options;
+    /// assert_eq!(Options::new("broker.example:1883", "truck-7").core_config()?.connect.keep_alive_s, 30);
+    /// assert!(Options { inflight_max: 0, ..Options::new("broker.example:1883", "truck-7") }.core_config().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// An option is out of range.
@@ -276,6 +303,7 @@ impl fmt::Debug for Options {
             .field("password", &self.password.as_ref().map(|_| "***"))
             .field("manual_ack", &self.manual_ack)
             .field("queue", &self.queue)
+            .field("received_dir", &self.received_dir)
             .finish_non_exhaustive()
     }
 }

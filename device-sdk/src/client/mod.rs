@@ -15,6 +15,7 @@
 
 mod heartbeat;
 mod incoming;
+mod interface;
 mod link;
 mod outgoing;
 mod requests;
@@ -22,14 +23,9 @@ mod requests;
 use std::collections::VecDeque;
 
 use bytestring::ByteString;
-use protocol::{
-    Connect, Disconnect, DisconnectProperties, ProtocolVersion, Publish, QoS, ReasonCode, RetainHandling,
-    SubscribeFilter, SubscribeOptions, UserProperties,
-};
+use protocol::{Disconnect, DisconnectProperties, ProtocolVersion, ReasonCode, RetainHandling};
 
-use crate::heartbeat::{Action, Ended, Heartbeat, ProbeOutcome};
-use crate::queue::Entry;
-use crate::{AckToken, ClientError, Incoming, Message, PublishError, Published};
+use crate::heartbeat::{Ended, Heartbeat};
 use incoming::Inbound;
 use link::{Limits, Link};
 use outgoing::Outgoing;
@@ -38,168 +34,32 @@ use requests::{Request, Requests};
 /// What [`Output::Send`] and [`Input::Received`] carry, and its size on the wire.
 pub use protocol::{Packet, encoded_len};
 
+pub use incoming::Received;
+pub use interface::{CoreConfig, Input, Output};
 pub use outgoing::{WAITING_BYTES_MAX, WAITING_MAX};
 pub use requests::{FILTERS_MAX, REQUESTS_MAX, SUBSCRIPTIONS_MAX};
 
 /// The user property of CONNECT that names the network.
 pub(crate) const NETWORK_PROPERTY: &str = "im-net";
 
-/// What a core is made with.
-#[derive(Clone, Debug)]
-pub struct CoreConfig {
-    /// The CONNECT to send. Its `clean_start` is for the first connection, see [`Core::new`].
-    pub connect: Connect,
-    /// Most unacknowledged QoS 1/2 publishes each way.
-    pub inflight_max: u16,
-    /// Whether incoming messages wait for [`Input::Ack`].
-    pub manual_ack: bool,
-    /// Longest wait for CONNACK, milliseconds.
-    pub connect_timeout_ms: u64,
-}
-
-/// What happens to a core.
-#[derive(Debug)]
-pub enum Input {
-    /// A transport connection is open.
-    Opened,
-    /// A packet came.
-    Received(Packet),
-    /// Bytes came that are no packet.
-    Undecodable(protocol::DecodeError),
-    /// The transport ended.
-    Closed {
-        /// Why, for people.
-        why: String,
-    },
-    /// The transport was reset by the other side, or by a box on the way.
-    Reset {
-        /// What the system said, for people.
-        why: String,
-    },
-    /// The transport is not read, or read again, since the program does not take what came.
-    Paused(bool),
-    /// The program publishes; answered by [`Output::Published`] with the token.
-    Publish {
-        /// The caller's name for it.
-        token: u64,
-        /// Without packet identifier; the topic is valid.
-        publish: Publish,
-    },
-    /// The program subscribes; answered by [`Output::Answered`].
-    Subscribe {
-        /// The caller's name for it.
-        token: u64,
-        /// At least one, all valid.
-        filters: Vec<SubscribeFilter>,
-        /// For the SUBSCRIBE packet; sent again when the subscription is renewed.
-        user_properties: UserProperties,
-    },
-    /// The program unsubscribes; answered by [`Output::Answered`].
-    Unsubscribe {
-        /// The caller's name for it.
-        token: u64,
-        /// At least one, all valid.
-        filters: Vec<ByteString>,
-    },
-    /// The program has done with a message.
-    Ack(AckToken),
-    /// The device is on another network: its name is in the next CONNECT as the user property `im-net` (5.0).
-    Network(ByteString),
-    /// The address of the broker that the next connection goes to, as far as it makes another way of it.
-    Way(ByteString),
-    /// A probe of [`Action::StartProbe`] ended.
-    Probed {
-        /// As given.
-        id: u64,
-        /// How.
-        outcome: ProbeOutcome,
-    },
-    /// The program is leaving; a DISCONNECT goes out if there is a connection. The next [`Input::Opened`] goes on with the
-    /// session.
-    Disconnect,
-    /// A deadline of [`Core::next_deadline_ms`] may have passed.
-    Tick,
-}
-
-impl Input {
-    /// Makes a publish of a message whose topic is valid.
-    pub fn publish(token: u64, message: Message) -> Self {
-        Self::Publish { token, publish: message.into_publish() }
-    }
-
-    /// Makes a publish of an entry of the disk queue.
-    pub fn entry(token: u64, entry: &Entry) -> Self {
-        Self::Publish { token, publish: entry.publish.clone() }
-    }
-
-    /// Makes a subscribe to one filter, which is valid.
-    pub fn subscribe(token: u64, filter: &str, qos: QoS) -> Self {
-        let options = SubscribeOptions { qos, ..SubscribeOptions::default() };
-        let filters = vec![SubscribeFilter { filter: filter.into(), options }];
-        Self::Subscribe { token, filters, user_properties: UserProperties::new() }
-    }
-}
-
-/// What a core wants done, in this order.
-#[derive(Debug)]
-pub enum Output {
-    /// Write a packet.
-    Send(Packet),
-    /// Close the transport once what was sent is written. The core has no connection any more;
-    /// [`Input::Closed`] for it is not needed.
-    Close {
-        /// Why, for people.
-        why: String,
-    },
-    /// The connection is up.
-    Connected {
-        /// Whether the broker resumed a session.
-        session_present: bool,
-    },
-    /// The broker refused the connection; a [`Output::Close`] follows.
-    Refused {
-        /// Its code.
-        reason: ReasonCode,
-        /// Its words or the code's name.
-        why: String,
-    },
-    /// The broker wants this client elsewhere, for now (0x9C) or for good (0x9D); an [`Output::Close`] follows.
-    Referred {
-        /// Which of the two.
-        reason: ReasonCode,
-        /// Where, if it said so (Server Reference).
-        reference: Option<ByteString>,
-    },
-    /// A message for the program.
-    Message(Incoming),
-    /// A publish has ended; at QoS 0 as soon as it is sent.
-    Published {
-        /// As given.
-        token: u64,
-        /// How.
-        result: Result<Published, PublishError>,
-    },
-    /// A subscribe or unsubscribe has ended.
-    Answered {
-        /// As given.
-        token: u64,
-        /// One code a filter.
-        result: Result<Vec<ReasonCode>, ClientError>,
-    },
-    /// A renewed subscription was refused.
-    SubscriptionRefused {
-        /// The filter.
-        filter: ByteString,
-        /// The broker's code.
-        reason: ReasonCode,
-    },
-    /// The heartbeat wants a probe begun or ended, or what it knows kept: no other actions come here.
-    Heartbeat(Action),
-    /// The network had forgotten the connection that was closed before: the next one needs no pause.
-    ReconnectAtOnce,
-}
-
 /// The state machine, see the module.
+///
+/// ```
+/// use device_sdk::client::{Core, Input, Output, Packet};
+/// use device_sdk::Options;
+///
+/// let mut core = Core::new(Options::new("broker.example:1883", "truck-7").core_config()?);
+/// // The transport is the program's own: it has connected, and sends what the core wants.
+/// core.handle_input(0, Input::Opened);
+/// let Some(Output::Send(Packet::Connect(connect))) = core.poll_output() else { panic!("CONNECT is first") };
+/// assert_eq!(connect.client_id, "truck-7");
+/// assert!(core.poll_output().is_none() && !core.can_send());
+/// // No CONNACK came within the time for it.
+/// let deadline_ms = core.next_deadline_ms().expect("it waits");
+/// core.handle_input(deadline_ms, Input::Tick);
+/// assert!(matches!(core.poll_output(), Some(Output::Close { .. })));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Core {
     config: CoreConfig,
@@ -250,6 +110,23 @@ impl Core {
         }
     }
 
+    /// Makes the core ask for identifiers of incoming QoS 2 messages to be kept, and tells it those that an earlier run of the program
+    /// kept: such a message is not handed over again. To be called before the first input.
+    ///
+    /// ```
+    /// use device_sdk::Options;
+    /// use device_sdk::client::Core;
+    ///
+    /// let mut core = Core::new(Options::new("broker.example:1883", "truck-7").core_config()?);
+    /// // What the program kept for `Output::Keep` and did not drop for `Output::Forget`.
+    /// let kept = Vec::new();
+    /// core.keep_received(kept);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn keep_received(&mut self, kept: Vec<Received>) {
+        self.inbound.keep(kept);
+    }
+
     /// Takes one input at a time that never decreases; drain [`Self::poll_output`] before the next.
     pub fn handle_input(&mut self, now_ms: u64, input: Input) {
         self.now_ms = now_ms;
@@ -270,7 +147,12 @@ impl Core {
                 self.ask(token, request);
             }
             Input::Unsubscribe { token, filters } => self.ask(token, Request::Unsubscribe { token, filters }),
-            Input::Ack(token) => self.inbound.ack(&token),
+            Input::Ack(token) => self.inbound.ack(&token, &mut self.outputs),
+            Input::Kept(received) => self.inbound.kept(&received),
+            Input::Forgotten(id) => {
+                let link = matches!(self.link, Link::Up(_)).then_some(self.link_number);
+                self.inbound.forgotten(id, link, &mut self.outputs);
+            }
             Input::Network(name) => self.set_network(name),
             Input::Way(address) => self.way = address,
             Input::Probed { id, outcome } => self.heartbeat.probed(now_ms, id, outcome),
@@ -388,7 +270,7 @@ impl Core {
             }
         } else {
             self.outgoing.start_over(&mut self.outputs);
-            self.inbound.start_over();
+            self.inbound.start_over(&mut self.outputs);
             self.requests.renew_all(RetainHandling::Send);
         }
         self.had_session = true;
@@ -401,7 +283,8 @@ impl Core {
         let result = match packet {
             Packet::Publish(publish) => self.inbound.publish(publish, self.link_number, &mut self.outputs),
             Packet::PubRel(ack) => {
-                self.inbound.pubrel(&ack, self.version(), &mut self.outputs);
+                let version = self.version();
+                self.inbound.pubrel(&ack, version, self.link_number, &mut self.outputs);
                 Ok(())
             }
             Packet::PubAck(ack) => self.outgoing.puback(ack, &mut self.outputs),

@@ -11,6 +11,20 @@ const SYSTEM_ERROR_MS: u64 = 50;
 /// A handle to the device's time; clones share it. Feed it from every source there is, and give one to the command runner.
 ///
 /// The monotonic clock under it is the one that goes on while the machine sleeps.
+///
+/// ```
+/// use device_sdk::clock::{ClockRules, DeviceClock, Expiry};
+///
+/// let clock = DeviceClock::new(ClockRules::default());
+/// assert!(clock.moment().time.is_err(), "nobody has told it the time");
+/// // A receiver says it, over a serial line that takes a while.
+/// clock.offer_gnss(1_800_000_000_000, 1_500)?;
+/// let moment = clock.moment();
+/// assert_eq!(moment.expiry(1_800_000_060_000), Expiry::Ahead);
+/// // What may have expired has.
+/// assert!(matches!(moment.expiry(1_800_000_001_000), Expiry::Past { .. }));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct DeviceClock {
     inner: Arc<Mutex<Inner>>,
@@ -30,6 +44,11 @@ impl DeviceClock {
 
     /// Makes a clock that takes the system's time for NTP's, wherever somebody else keeps that right. It is read at every
     /// look; a step makes the time unknown until it has been seen at three looks over ten seconds.
+    ///
+    /// ```
+    /// use device_sdk::clock::DeviceClock;
+    /// assert!(DeviceClock::system().moment().label_unix_ms() > 1_735_689_600_000);
+    /// ```
     pub fn system() -> Self {
         let clock = Self::new(ClockRules::default());
         clock.lock().trusts_system = true;
@@ -42,6 +61,18 @@ impl DeviceClock {
     }
 
     /// Takes a reading.
+    ///
+    /// ```
+    /// use device_sdk::clock::{ClockRules, DeviceClock, Reading, TimeSource};
+    ///
+    /// let clock = DeviceClock::new(ClockRules::default());
+    /// let asked_ms = clock.monotonic_ms();
+    /// // … a time server answers …
+    /// let reading = Reading::round_trip(TimeSource::Ntp, asked_ms, clock.monotonic_ms(), 1_800_000_000_000);
+    /// clock.offer(reading)?;
+    /// assert!(clock.moment().time.is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`Clock::offer`].

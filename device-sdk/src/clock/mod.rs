@@ -115,6 +115,13 @@ impl Interval {
 }
 
 /// What readings must be like.
+///
+/// ```
+/// use device_sdk::clock::ClockRules;
+/// // A lock hangs on it: two sources must agree, to five seconds.
+/// let rules = ClockRules { sources_min: 2, error_ms_max: 5_000, ..ClockRules::default() };
+/// # assert_eq!(rules.drift_ppm, 100);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClockRules {
     /// Times that are believed at all, milliseconds since the Unix epoch; by default 2025 to 2099.

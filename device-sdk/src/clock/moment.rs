@@ -3,6 +3,13 @@
 use super::{Interval, TimeUnknown};
 
 /// What is known of the time at one moment.
+///
+/// ```
+/// use device_sdk::clock::{Expiry, Moment};
+/// let moment = Moment::exact(1_800_000_000_000);
+/// assert_eq!(moment.expiry(1_800_000_000_001), Expiry::Ahead);
+/// assert_eq!(moment.expiry(1_799_999_999_000), Expiry::Past { late_ms: 1_000 });
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moment {
     /// The monotonic clock, milliseconds.

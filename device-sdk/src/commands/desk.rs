@@ -25,6 +25,21 @@ const NONCE_CHARS_MAX: usize = 64;
 const REPORTS_WAITING_MAX: usize = 1_024;
 
 /// Decides beside the actuator whether a command may run: see [`crate::guard`].
+///
+/// ```
+/// use device_sdk::clock::Moment;
+/// use device_sdk::commands::{Command, CommandGuard, UsedNonce};
+///
+/// /// Nothing moves while the engine runs.
+/// struct EngineOff(std::sync::Arc<std::sync::atomic::AtomicBool>);
+///
+/// impl CommandGuard for EngineOff {
+///     fn check(&mut self, _: &Command, _: &Moment) -> Result<Option<UsedNonce>, String> {
+///         let is_running = self.0.load(std::sync::atomic::Ordering::Relaxed);
+///         if is_running { Err("the engine runs".to_owned()) } else { Ok(None) }
+///     }
+/// }
+/// ```
 pub trait CommandGuard: Send {
     /// Returns the approval that the command uses up, if it needs one. Asked when the command arrives, and again at the
     /// last moment.
@@ -97,6 +112,28 @@ pub struct Report {
 }
 
 /// The journal, the guard and what is to be reported.
+///
+/// ```
+/// use device_sdk::clock::Moment;
+/// use device_sdk::commands::{Arrival, CommandDesk, CommandJournal, LastLook, Status, Taken};
+/// use device_sdk::disk::SimDisk;
+///
+/// let mut desk = CommandDesk::new(CommandJournal::open_on(SimDisk::new(1), 65_536)?, None);
+/// let now = Moment::exact(1_800_000_000_000);
+/// let payload = br#"{"id":"c1","name":"honk","args":{},"expires_at":1800000060000}"#;
+/// let arrival = Arrival { payload, expires_in_ms: None };
+/// // `executing` is durable when this returns.
+/// let Taken::Run(running) = desk.take(arrival, &now, &mut |_, _| Ok(()))? else { panic!("it is good") };
+/// let LastLook::Fire(running) = desk.last_look(running, &now, &mut |_, _| Ok(()))? else { panic!("still") };
+/// // Now the horn sounds.
+/// let result = desk.end(running, Ok(true.into()), &now)?;
+/// assert_eq!(result.status, Status::Done);
+/// let reported: Vec<Status> = std::iter::from_fn(|| desk.poll_report()).map(|report| report.result.status).collect();
+/// assert_eq!(reported, [Status::Accepted, Status::Executing, Status::Done]);
+/// // The same command again: nothing runs.
+/// assert!(matches!(desk.take(arrival, &now, &mut |_, _| Ok(()))?, Taken::Repeated { .. }));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct CommandDesk<D: Disk = FileDisk> {
     journal: CommandJournal<D>,
     guard: Option<Box<dyn CommandGuard>>,

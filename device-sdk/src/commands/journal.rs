@@ -35,6 +35,17 @@ const RECORDS_SLACK: usize = 1_000;
 const INTERRUPTED: &str = "interrupted by a restart, not run again";
 
 /// The ids, states and final results of commands, durable.
+///
+/// ```
+/// use device_sdk::commands::CommandJournal;
+///
+/// let dir = tempfile::tempdir()?;
+/// let journal = CommandJournal::open(dir.path())?;
+/// assert!(journal.is_empty() && journal.is_settled());
+/// // One process at a time.
+/// assert!(CommandJournal::open(dir.path()).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct CommandJournal<D: Disk = FileDisk> {
     log: Log<D>,

@@ -35,6 +35,26 @@ use serde::{Deserialize, Serialize};
 /// What carries commands out.
 ///
 /// Both calls run on a blocking thread, one command at a time; a panic inside them fails the command.
+///
+/// ```
+/// use device_sdk::commands::{Actuator, Command};
+/// use serde_json::{Value, json};
+///
+/// struct Horn;
+///
+/// impl Actuator for Horn {
+///     fn check(&mut self, command: &Command, _now_unix_ms: u64) -> Result<(), String> {
+///         if command.name == "honk" { Ok(()) } else { Err(format!("a horn cannot {}", command.name)) }
+///     }
+///
+///     fn execute(&mut self, command: &Command) -> Result<Value, String> {
+///         Ok(json!({ "times": command.args["times"].as_u64().unwrap_or(1) }))
+///     }
+/// }
+/// # let command: Command = serde_json::from_str(r#"{"id":"c1","name":"honk","args":{"times":2}}"#)?;
+/// # assert_eq!((Horn.check(&command, 0), Horn.execute(&command)), (Ok(()), Ok(json!({ "times": 2 }))));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Actuator: Send {
     /// Decides whether the command may run now; the reason of a refusal goes into the `rejected` result. Asked when the
     /// command arrives, and again at the last moment.

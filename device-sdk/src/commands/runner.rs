@@ -39,6 +39,32 @@ impl Default for RunnerOptions {
 }
 
 /// Takes the commands of one device.
+///
+/// ```no_run
+/// # struct Horn;
+/// # impl device_sdk::commands::Actuator for Horn {
+/// #     fn check(&mut self, _: &device_sdk::commands::Command, _: u64) -> Result<(), String> { Ok(()) }
+/// #     fn execute(&mut self, _: &device_sdk::commands::Command) -> Result<serde_json::Value, String> { Ok(().into()) }
+/// # }
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use device_sdk::commands::{CommandJournal, CommandRunner};
+/// use device_sdk::{Client, Event, Options, QoS};
+///
+/// // Acknowledged when it is done with: a crash before brings the message again, and the journal knows it.
+/// let options = Options { manual_ack: true, ..Options::new("broker.example:1883", "truck-7") };
+/// let (client, mut events) = Client::spawn(options)?;
+/// let journal = CommandJournal::open("state/commands".as_ref())?;
+/// let mut runner = CommandRunner::new(client.clone(), "truck-7", journal, Horn);
+/// client.subscribe(&[(runner.topic().as_str(), QoS::AtLeastOnce)]).await?;
+/// while let Some(event) = events.next().await {
+///     if let Event::Message(message) = event {
+///         runner.handle(&message).await?;
+///         message.ack.into_iter().for_each(|token| client.ack(token));
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct CommandRunner<A> {
     device_id: String,
     parts: Arc<Parts<A>>,

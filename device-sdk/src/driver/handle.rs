@@ -13,6 +13,7 @@ use super::task::{Ends, Task};
 use crate::endpoints::NETWORK_BYTES_MAX;
 use crate::heartbeat::HeartbeatStatus;
 use crate::queue::Queue;
+use crate::received::ReceivedLog;
 use crate::{
     AckToken, Class, ClientError, Endpoint, Event, Message, Options, PendingEntry, PublishError, Published,
     QueueError, QueueStatus, StartError,
@@ -62,6 +63,25 @@ impl Acks {
 
 /// A cheap handle to a running client. The client ends with [`Client::disconnect`], or when all handles and the
 /// [`Events`] are dropped.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let directory = dir.path();
+/// use device_sdk::{Client, Message, Options, QueueOptions};
+///
+/// let mut options = Options::new("127.0.0.1:1", "truck-7");
+/// options.queue = Some(QueueOptions::new(directory, 8_000_000));
+/// let (client, events) = Client::spawn(options)?;
+/// drop(events); // this program only sends
+/// // Nobody answers there. It is accepted all the same, and sent when somebody does.
+/// client.enqueue(Message::new("dev/truck-7/event/start", "{}")).await?;
+/// assert_eq!(client.queue_status().map(|status| status.entries), Some(1));
+/// client.disconnect().await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Client {
     publishes: mpsc::Sender<PublishRequest>,
@@ -77,6 +97,19 @@ pub struct Client {
 ///
 /// A program that does not want events drops this. One that keeps it must take what comes: while 256 messages
 /// wait the socket is not read, which slows the broker down instead of filling the memory.
+///
+/// ```no_run
+/// # async fn example(mut events: device_sdk::Events) {
+/// use device_sdk::Event;
+/// while let Some(event) = events.next().await {
+///     match event {
+///         Event::Message(message) => println!("{}: {} bytes", message.topic, message.payload.len()),
+///         Event::Disconnected { why, retry_in_ms } => println!("{why}; again in {retry_in_ms} ms"),
+///         other => println!("{other:?}"),
+///     }
+/// }
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Events {
     receiver: mpsc::Receiver<Event>,
@@ -92,6 +125,19 @@ impl Client {
     /// Starts a client on the current tokio runtime: it connects, and reconnects for ever with jittered pauses;
     /// subscriptions are renewed when the broker lost the session. Opening a disk queue reads it once, on this thread.
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use device_sdk::{Client, Event, Options};
+    /// let (client, mut events) = Client::spawn(Options::new("127.0.0.1:1", "truck-7"))?;
+    /// // Nobody is there; it goes on trying.
+    /// assert!(matches!(events.next().await, Some(Event::Disconnected { .. })));
+    /// client.disconnect().await?;
+    /// assert!(Client::spawn(Options::new("no port here", "truck-7")).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// An option is out of range, there is no runtime, or the queue's directory is locked, corrupt or not accessible.
     pub fn spawn(options: Options) -> Result<(Self, Events), StartError> {
@@ -99,6 +145,7 @@ impl Client {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         let dialer = options.dialer()?;
         let queue = options.queue.as_ref().map(Queue::open).transpose()?;
+        let received = options.received_dir.as_deref().map(ReceivedLog::open).transpose()?;
         let (publishes, publish_receiver) = mpsc::channel(PUBLISHES_QUEUED_MAX);
         let (controls, control_receiver) = mpsc::channel(CONTROLS_QUEUED_MAX);
         let (events, receiver) = mpsc::channel(EVENTS_QUEUED_MAX);
@@ -112,7 +159,7 @@ impl Client {
             heartbeat: heartbeat.clone(),
         };
         let way = dialer.shown();
-        runtime.spawn(Task::new(options, config, dialer, ends, queue.clone()).run());
+        runtime.spawn(Task::new(options, config, dialer, ends, queue.clone(), received).run());
         Ok((Self { publishes, controls, acks, queue, way, heartbeat }, Events { receiver }))
     }
 
@@ -123,6 +170,16 @@ impl Client {
     /// is not read, and the acknowledgement with it. Use [`Self::submit`] there, or a task of its own. The same holds for
     /// [`Self::subscribe`] and [`Self::unsubscribe`].
     ///
+    /// ```no_run
+    /// # async fn example(client: device_sdk::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use device_sdk::{Message, QoS};
+    /// let position = Message::new("dev/truck-7/state/position", r#"{"lat":60.17,"lon":24.94}"#);
+    /// let published = client.publish(position.qos(QoS::AtLeastOnce).retain(true)).await?;
+    /// println!("the broker has it: {:?}", published.reason);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// The message is not allowed, too large for the broker, or refused by it; the client has stopped.
     pub async fn publish(&self, message: Message) -> Result<Published, PublishError> {
@@ -132,6 +189,21 @@ impl Client {
     /// Hands a message over without waiting for the broker: messages handed over one after another go out in
     /// that order. Waits only while the client's buffer is full. What becomes of the message is in the [`Pending`],
     /// which may be dropped.
+    ///
+    /// ```no_run
+    /// # async fn example(client: device_sdk::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use device_sdk::{Message, QoS};
+    /// let mut pending = Vec::new();
+    /// for number in 0..10 {
+    ///     let message = Message::new("dev/truck-7/log", format!("line {number}")).qos(QoS::AtLeastOnce);
+    ///     pending.push(client.submit(message).await?);
+    /// }
+    /// for publish in pending {
+    ///     publish.wait().await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// The topic is not allowed, or the client has stopped.
@@ -150,6 +222,14 @@ impl Client {
     /// QoS 0 message is sent at QoS 1, since only an acknowledgement can remove it. With 5.0 it carries an `im-id`,
     /// the caller's or a made one, by which the broker recognises a message sent again after a crash. A Message Expiry
     /// Interval begins now; time for which the device is off does not count.
+    ///
+    /// ```no_run
+    /// # async fn example(client: device_sdk::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use device_sdk::Message;
+    /// client.enqueue(Message::new("dev/truck-7/event/door", r#"{"open":true}"#).expiry_s(86_400)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// There is no queue, it is full or its disk failed, the message is not allowed, or the client has stopped.
@@ -181,6 +261,17 @@ impl Client {
     /// [`crate::QueueOptions::group_ms`]. Waits only while very many are on their way to the disk. The message is accepted when
     /// [`PendingEntry::wait`] says so; a power cut before may take it.
     ///
+    /// ```no_run
+    /// # async fn example(client: device_sdk::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use device_sdk::{Class, Message};
+    /// let fix = Message::new("dev/truck-7/telemetry/gps", r#"{"ts":1764156795123,"lat":60.17,"lon":24.94}"#);
+    /// let pending = client.enqueue_soon(Class::Track, fix).await?;
+    /// // Later, or never: a power cut within the next seconds may take it.
+    /// pending.wait().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`Self::enqueue`].
     pub async fn enqueue_soon(&self, class: Class, message: Message) -> Result<PendingEntry, QueueError> {
@@ -193,11 +284,31 @@ impl Client {
     }
 
     /// Returns how full the disk queue is, `None` without one.
+    ///
+    /// ```no_run
+    /// # async fn example(client: device_sdk::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use device_sdk::Class;
+    /// if let Some(status) = client.queue_status() {
+    ///     println!("{} of {} entries, {} alarms", status.entries, status.entries_max, status.entries_of(Class::Alarm));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn queue_status(&self) -> Option<QueueStatus> {
         self.queue.as_ref().map(Queue::status)
     }
 
     /// Waits until the broker has acknowledged every entry of the disk queue; returns at once without a queue.
+    ///
+    /// ```no_run
+    /// # async fn example(client: device_sdk::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// // Before the ignition goes off for good: half a minute to get rid of what there is.
+    /// let limit = std::time::Duration::from_secs(30);
+    /// let is_empty = tokio::time::timeout(limit, client.queue_drained()).await.is_ok();
+    /// # let _ = is_empty;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn queue_drained(&self) {
         if let Some(queue) = &self.queue {
             queue.drained().await;
@@ -206,6 +317,15 @@ impl Client {
 
     /// Subscribes and waits for SUBACK: one code a filter, in order. The subscriptions granted are renewed when
     /// the broker loses the session.
+    ///
+    /// ```no_run
+    /// # async fn example(client: device_sdk::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use device_sdk::QoS;
+    /// let codes = client.subscribe(&[("dev/truck-7/cmd", QoS::AtLeastOnce), ("fleet/news", QoS::AtMostOnce)]).await?;
+    /// assert!(codes.iter().all(|code| !code.is_failure()), "{codes:?}");
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// A filter is not allowed, there are too many, or the client has stopped. A refusal by the broker is a code, no error.
@@ -221,6 +341,22 @@ impl Client {
     }
 
     /// Subscribes with all options of MQTT 5, and user properties on the SUBSCRIBE; see [`Self::subscribe`].
+    ///
+    /// ```no_run
+    /// # async fn example(client: device_sdk::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use device_sdk::{QoS, RetainHandling, SubscribeFilter, SubscribeOptions};
+    /// let options = SubscribeOptions {
+    ///     qos: QoS::AtLeastOnce,
+    ///     no_local: true,
+    ///     retain_handling: RetainHandling::SendIfNew,
+    ///     ..SubscribeOptions::default()
+    /// };
+    /// let filters = vec![SubscribeFilter { filter: "im/depot/+".into(), options }];
+    /// // What the conversation had from its number 1200 on, then what comes.
+    /// client.subscribe_with(filters, &[("im-from-seq", "1200")]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`Self::subscribe`].
@@ -241,6 +377,13 @@ impl Client {
 
     /// Unsubscribes and waits for UNSUBACK: one code a filter, in order.
     ///
+    /// ```no_run
+    /// # async fn example(client: device_sdk::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// client.unsubscribe(&["fleet/news"]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`Self::subscribe`].
     pub async fn unsubscribe(&self, filters: &[&str]) -> Result<Vec<ReasonCode>, ClientError> {
@@ -252,12 +395,30 @@ impl Client {
     }
 
     /// Returns the way by which the broker is connected now: carrier, host and port; `None` without a connection.
+    ///
+    /// ```no_run
+    /// # async fn example(client: device_sdk::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// match client.endpoint() {
+    ///     Some(endpoint) => println!("connected by {endpoint}"),
+    ///     None => println!("not connected"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn endpoint(&self) -> Option<Endpoint> {
         self.way.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns where the heartbeat stands: the interval in force, and what was learned of the network with
     /// [`Options::adaptive_keepalive`].
+    ///
+    /// ```no_run
+    /// # async fn example(client: device_sdk::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let heartbeat = client.heartbeat();
+    /// println!("a ping after {} s of silence, proven: {} s", heartbeat.interval_ms / 1_000, heartbeat.proven_s);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn heartbeat(&self) -> HeartbeatStatus {
         self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -291,6 +452,14 @@ impl Client {
     /// Ends the connection and begins a new one at once; session, subscriptions and messages stay. A renewed certificate
     /// comes into use with it.
     ///
+    /// ```no_run
+    /// # async fn example(client: device_sdk::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// // The certificate on disk was renewed.
+    /// client.reconnect().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// The client has stopped.
     pub async fn reconnect(&self) -> Result<(), ClientError> {
@@ -299,6 +468,13 @@ impl Client {
 
     /// Sends DISCONNECT and ends the client; what waits in memory gets [`PublishError::Stopped`], what is in the disk
     /// queue stays there. Returns when the connection is closed and the queue's directory is free again.
+    ///
+    /// ```no_run
+    /// # async fn example(client: device_sdk::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// client.disconnect().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// The client had stopped before.
@@ -311,6 +487,19 @@ impl Client {
     /// Acknowledges a message (manual acknowledgement only). Acknowledgements reach the broker in the order the messages
     /// came, so one held back holds those behind it. The token of a message that the broker has sent again, or whose
     /// session it lost, does nothing.
+    ///
+    /// ```no_run
+    /// # async fn example(client: device_sdk::Client, mut events: device_sdk::Events) {
+    /// use device_sdk::Event;
+    /// // With `Options::manual_ack`.
+    /// while let Some(event) = events.next().await {
+    ///     if let Event::Message(message) = event {
+    ///         println!("done with {}", message.topic);
+    ///         message.ack.into_iter().for_each(|token| client.ack(token));
+    ///     }
+    /// }
+    /// # }
+    /// ```
     pub fn ack(&self, token: AckToken) {
         self.acks.tokens.lock().unwrap_or_else(PoisonError::into_inner).push(token);
         self.acks.arrived.notify_one();

@@ -178,6 +178,7 @@ fn probe_options(options: &Options) -> Options {
         will: None,
         manual_ack: false,
         queue: None,
+        received_dir: None,
         // The address in use is a full one, which stands for one way.
         reach: ReachOptions { alternatives: Vec::new(), memory_file: None, ..options.reach.clone() },
         ..options.clone()

@@ -20,6 +20,7 @@ use crate::client::{Core, CoreConfig, Input, Output};
 use crate::endpoints::{Dialer, Ended as ConnectionEnded, Endpoint, Referral, Stream};
 use crate::heartbeat::ProbeOutcome;
 use crate::queue::{Entry, Queue, Slots};
+use crate::received::{Change, Keeper, ReceivedLog};
 use crate::{Event, Options, PublishError};
 
 /// Unwritten bytes above which no more publishes are taken.
@@ -43,6 +44,8 @@ pub(super) struct Task {
     probes: Probes,
     acks: Arc<Acks>,
     queue: Option<Queue>,
+    /// Where identifiers of messages are kept, if they are.
+    keeper: Option<Keeper>,
     /// When the disk queue may go on after a refusal, and the pause that led to it.
     queue_holds: Option<(Instant, u64)>,
     callers: Callers,
@@ -66,6 +69,7 @@ enum Wake {
     Read(io::Result<usize>),
     Written(io::Result<usize>),
     Probed(u64, ProbeOutcome),
+    Kept(Vec<Change>),
     /// A deadline, room for events, acknowledgements, or entries of the disk queue: the turn looks for all of them.
     Look,
     EventsDropped,
@@ -87,11 +91,18 @@ impl Task {
         dialer: Dialer,
         ends: Ends,
         queue: Option<Queue>,
+        received: Option<ReceivedLog>,
     ) -> Self {
         let now = Instant::now();
         let probes = Probes::new(&options, ends.heartbeat);
+        let mut core = Core::with_heartbeat(config, options.heartbeat(probes.known()));
+        let keeper = received.map(|log| {
+            core.keep_received(log.kept());
+            Keeper::new(options.received_dir.clone().unwrap_or_default(), log)
+        });
         Self {
-            core: Core::with_heartbeat(config, options.heartbeat(probes.known())),
+            core,
+            keeper,
             probes,
             transport: Transport::Idle { retry_at: now },
             publishes: ends.publishes,
@@ -130,6 +141,7 @@ impl Task {
                 Wake::Written(Ok(count)) => self.callers.written(count),
                 Wake::Read(Err(error)) | Wake::Written(Err(error)) => self.failed(&error),
                 Wake::Probed(id, outcome) => self.input(Input::Probed { id, outcome }),
+                Wake::Kept(changes) => self.kept(changes),
                 Wake::Read(Ok(_)) | Wake::Look => {}
             }
         };
@@ -202,9 +214,26 @@ impl Task {
                 self.outbox.push(Event::SubscriptionRefused { filter: filter.to_string(), reason });
             }
             Output::Heartbeat(action) => self.probes.act(action, &self.core, self.now_ms()),
+            Output::Keep(received) => self.keep(Change::Keep(received)),
+            Output::Forget(id) => self.keep(Change::Forget(id)),
             Output::ReconnectAtOnce => {
                 self.at_once = Some("the network had forgotten the connection".to_owned());
             }
+        }
+    }
+
+    fn keep(&mut self, change: Change) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.add(change);
+        }
+    }
+
+    fn kept(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            self.input(match change {
+                Change::Keep(received) => Input::Kept(received),
+                Change::Forget(id) => Input::Forgotten(id),
+            });
         }
     }
 
@@ -436,6 +465,7 @@ impl Task {
         let queue = self.queue.as_ref();
         let outbox = &self.outbox;
         let probes = &mut self.probes;
+        let keeper = &mut self.keeper;
         let (connecting, read, write) = self.transport.halves(may_read);
         tokio::select! {
             control = self.controls.recv(), if may_take_control => Wake::Control(control),
@@ -447,6 +477,7 @@ impl Task {
             () = outbox.dropped(), if !handles_left => Wake::EventsDropped,
             () = self.acks.arrived.notified() => Wake::Look,
             (id, outcome) = probes.next() => Wake::Probed(id, outcome),
+            changes = next_kept(keeper) => Wake::Kept(changes),
             () = next_entries(queue) => Wake::Look,
             () = sleep_until(deadline) => Wake::Look,
         }
@@ -466,6 +497,10 @@ impl Task {
         // What the program has done with must not come again.
         for token in self.acks.take() {
             self.input(Input::Ack(token));
+        }
+        while self.keeper.as_ref().is_some_and(Keeper::is_busy) {
+            let changes = next_kept(&mut self.keeper).await;
+            self.kept(changes);
         }
         self.input(Input::Disconnect);
         if let Transport::Open(open) = &mut self.transport {
@@ -505,6 +540,13 @@ fn is_passing(error: &PublishError) -> bool {
 async fn next_entries(queue: Option<&Queue>) {
     match queue {
         Some(queue) => queue.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_kept(keeper: &mut Option<Keeper>) -> Vec<Change> {
+    match keeper {
+        Some(keeper) => keeper.done().await,
         None => std::future::pending().await,
     }
 }

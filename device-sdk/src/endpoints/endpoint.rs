@@ -7,6 +7,14 @@ use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 /// What carries the bytes of MQTT.
+///
+/// ```
+/// use device_sdk::{Carrier, Endpoint};
+/// let endpoint: Endpoint = "wss://broker.example".parse()?;
+/// assert_eq!(endpoint.carrier(), Carrier::SecureWebSocket);
+/// assert!(endpoint.carrier().is_secure() && endpoint.carrier().is_web_socket());
+/// # Ok::<(), device_sdk::EndpointError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Carrier {
     /// TCP, `mqtt://`.

@@ -20,6 +20,28 @@ const PURPOSE: &str = "postrider-approval-1";
 const APPROVERS_MAX: usize = 1_000;
 
 /// The approvers of a device and their public keys.
+///
+/// ```
+/// use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+/// use device_sdk::commands::Command;
+/// use device_sdk::guard::{ApprovalError, Approvers, approval_text};
+/// use serde_json::json;
+///
+/// // In the office.
+/// let key = Ed25519KeyPair::from_seed_unchecked(&[7; 32])?;
+/// let mut command: Command = serde_json::from_str(r#"{"id":"c1","name":"unlock","args":{},"expires_at":1800000000000}"#)?;
+/// let signature = key.sign(approval_text("truck-7", &command, "ann", "n-1").as_bytes());
+/// let digits: String = signature.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+/// command.args["approval"] = json!({ "approver": "ann", "nonce": "n-1", "signature": digits });
+///
+/// // On the truck.
+/// let mut approvers = Approvers::default();
+/// approvers.add("ann", key.public_key().as_ref())?;
+/// assert_eq!(approvers.check("truck-7", &command)?.nonce, "n-1");
+/// // For another truck it is none.
+/// assert!(matches!(approvers.check("truck-8", &command), Err(ApprovalError::Signature { .. })));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Default)]
 pub struct Approvers {
     keys: BTreeMap<String, Vec<u8>>,

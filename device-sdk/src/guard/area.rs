@@ -10,6 +10,14 @@ const CORNERS_MAX: usize = 10_000;
 const LAT_MAX: f64 = 85.0;
 
 /// A place, degrees of WGS 84.
+///
+/// ```
+/// use device_sdk::guard::Position;
+/// let gate = Position { lat: 60.1708, lon: 24.9375 };
+/// let truck = Position { lat: 60.1717, lon: 24.9375 };
+/// assert!((gate.distance_m(truck) - 100.0).abs() < 1.0);
+/// assert!(!Position { lat: 91.0, lon: 0.0 }.is_valid());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Position {
     /// North is positive.
@@ -43,6 +51,22 @@ impl Position {
 }
 
 /// A circle, or a polygon with holes.
+///
+/// ```
+/// use device_sdk::guard::{Area, Position};
+///
+/// let yard = Area::circle(Position { lat: 60.1708, lon: 24.9375 }, 80.0)?;
+/// assert!(yard.inside_m(Position { lat: 60.1708, lon: 24.9375 }) > 79.0);
+/// // Outside by 20 m or so.
+/// let street = yard.inside_m(Position { lat: 60.1717, lon: 24.9375 });
+/// assert!(street < -19.0 && street > -21.0);
+///
+/// let corner = |lat, lon| Position { lat, lon };
+/// let field = Area::polygon(vec![corner(60.0, 24.0), corner(60.0, 24.1), corner(60.1, 24.1)], Vec::new())?;
+/// assert!(field.inside_m(corner(60.02, 24.08)) > 0.0);
+/// assert!(Area::circle(corner(60.0, 24.0), -1.0).is_err());
+/// # Ok::<(), device_sdk::guard::AreaError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Area {
     shape: Shape,

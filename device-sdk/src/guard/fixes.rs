@@ -27,6 +27,18 @@ pub struct GuardFix {
 }
 
 /// The last fixes, oldest first.
+///
+/// ```
+/// use device_sdk::guard::{Fixes, GuardFix, Position};
+///
+/// let position = Position { lat: 60.1708, lon: 24.9375 };
+/// let fix = GuardFix { monotonic_ms: 1_000, position, accuracy_m: 3.0, speed_mps: Some(0.0) };
+/// let mut fixes = Fixes::default();
+/// fixes.observe(fix);
+/// // Not later than the last: left out.
+/// fixes.observe(GuardFix { accuracy_m: 1.0, ..fix });
+/// assert_eq!(fixes.last(), Some(&fix));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Fixes {
     kept: VecDeque<GuardFix>,

@@ -8,6 +8,20 @@ use crate::clock::Moment;
 use crate::commands::{Command, CommandGuard, UsedNonce};
 
 /// Takes the receiver's fixes to the guard; clones feed the same one.
+///
+/// ```
+/// use device_sdk::clock::DeviceClock;
+/// use device_sdk::guard::{FixFeed, GuardFix, Position};
+///
+/// let (feed, clock) = (FixFeed::default(), DeviceClock::system());
+/// // For each fix of the receiver:
+/// feed.observe(GuardFix {
+///     monotonic_ms: clock.monotonic_ms(),
+///     position: Position { lat: 60.1708, lon: 24.9375 },
+///     accuracy_m: 3.0,
+///     speed_mps: Some(0.0),
+/// });
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct FixFeed {
     fixes: Arc<Mutex<Fixes>>,

@@ -26,6 +26,15 @@ pub use fixes::{FIXES_MAX, Fixes, GuardFix};
 pub use lock::{FixFeed, LockGuard};
 
 /// When a lock may open.
+///
+/// ```
+/// use device_sdk::guard::{Area, GuardRules, Position};
+/// let yard = Area::circle(Position { lat: 60.1708, lon: 24.9375 }, 80.0)?;
+/// // This receiver never says exactly 0.
+/// let rules = GuardRules { speed_mps_max: 0.3, still_ms: 10_000, ..GuardRules::inside(yard) };
+/// # assert_eq!(rules.settle_ms, 30_000);
+/// # Ok::<(), device_sdk::guard::AreaError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct GuardRules {
     /// Where.

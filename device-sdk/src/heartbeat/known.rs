@@ -87,6 +87,18 @@ fn decode(bytes: &[u8], unix_s: u64) -> Result<Vec<KnownNetwork>, String> {
 }
 
 /// The file, which writes one state at a time and never an older one over a newer one.
+///
+/// ```
+/// use device_sdk::heartbeat::{KnownFile, KnownNetwork};
+///
+/// let dir = tempfile::tempdir()?;
+/// let file = KnownFile::new(dir.path().join("networks.json"));
+/// assert!(file.load().is_empty());
+/// let depot = KnownNetwork { net: "depot".to_owned(), survived: vec![240, 240], ..KnownNetwork::default() };
+/// file.save(1, &[depot.clone()]);
+/// assert_eq!(file.load(), [depot]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct KnownFile {
     path: PathBuf,

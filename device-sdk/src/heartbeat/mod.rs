@@ -27,6 +27,18 @@ use liveness::Sent;
 const RISKY_MS: u64 = 10_000;
 
 /// Learning of the longest heartbeat interval that a network survives, see [`crate::Options::adaptive_keepalive`].
+///
+/// ```
+/// use device_sdk::Options;
+/// use device_sdk::heartbeat::AdaptiveKeepalive;
+///
+/// let mut options = Options::new("broker.example:1883", "truck-7");
+/// options.adaptive_keepalive =
+///     Some(AdaptiveKeepalive { file: Some("state/networks.json".into()), ..AdaptiveKeepalive::default() });
+/// // CONNECT says the longest one; the interval in force is declared as it grows.
+/// assert_eq!(options.core_config()?.connect.keep_alive_s, 7_200);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdaptiveKeepalive {
     /// Shortest interval, seconds: the one of an unknown network.
@@ -154,6 +166,17 @@ impl Heartbeat {
     }
 
     /// Makes one that learns between these bounds, seconds, and begins with what is known.
+    ///
+    /// ```
+    /// use device_sdk::heartbeat::{Accepted, Action, Heartbeat};
+    ///
+    /// let mut heartbeat = Heartbeat::adaptive(15, 7_200, Vec::new());
+    /// heartbeat.connected(0, 40, Accepted { keep_alive_s: 7_200, ..Accepted::default() });
+    /// // First it asks whether the broker answers probes at all.
+    /// assert_eq!(heartbeat.poll_action(), Some(Action::StartProbe { id: 1, after_s: 1 }));
+    /// // Until more is known, the main connection is as silent as the shortest interval.
+    /// assert_eq!(heartbeat.status().interval_ms, 15_000);
+    /// ```
     pub fn adaptive(min_s: u16, max_s: u16, known: Vec<KnownNetwork>) -> Self {
         Self { learner: Some(Learner::new(min_s.into(), max_s.into(), known)), ..Self::fixed() }
     }

@@ -79,6 +79,20 @@ pub enum BootError {
 }
 
 /// Decides which slot starts.
+///
+/// ```
+/// use device_sdk::ota::{Boot, DiskFlash};
+///
+/// let dir = tempfile::tempdir()?;
+/// let mut flash = DiskFlash::open(dir.path(), 1024 * 1024)?;
+/// assert!(Boot::choose(&mut flash).is_err(), "the factory has not been here");
+/// Boot::provision(&mut flash, 7, "1.4.0", b"an image")?;
+/// let booted = Boot::choose(&mut flash)?;
+/// assert_eq!((booted.image.release, booted.is_trial), (7, false));
+/// // What it started asks by its slot.
+/// assert_eq!(Boot::started(&flash, booted.slot)?, booted);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Boot;
 
@@ -136,6 +150,16 @@ impl Boot {
             }
         }
         Err(BootError::NoImage)
+    }
+
+    /// Returns what [`Self::choose`] has started in another process, a boot loader or a supervisor, that told this one its slot alone.
+    ///
+    /// # Errors
+    /// The flash failed, or its record knows of no image in this slot.
+    pub fn started(flash: &impl Flash, slot: Slot) -> Result<Booted, BootError> {
+        let record: BootRecord = BOOT.load(flash)?.ok_or(BootError::NotProvisioned)?;
+        let image = record.image(slot).ok_or(BootError::NoImage)?.clone();
+        Ok(Booted { slot, image, is_trial: record.trial_starts.is_some() && slot != record.active })
     }
 }
 

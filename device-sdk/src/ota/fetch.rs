@@ -18,6 +18,25 @@ const FAILURES_MAX: u32 = 8;
 const PAUSES: Backoff = Backoff { min_ms: 500, max_ms: 30_000 };
 
 /// Where an image comes from.
+///
+/// ```
+/// use std::io;
+/// use device_sdk::Bytes;
+/// use device_sdk::ota::Source;
+///
+/// /// An image that came on a stick.
+/// struct Stick(Bytes);
+///
+/// impl Source for Stick {
+///     async fn read(&mut self, offset: u64, bytes_max: usize) -> io::Result<Bytes> {
+///         let from = usize::try_from(offset).map_err(io::Error::other)?;
+///         if from >= self.0.len() {
+///             return Err(io::ErrorKind::UnexpectedEof.into());
+///         }
+///         Ok(self.0.slice(from..self.0.len().min(from + bytes_max)))
+///     }
+/// }
+/// ```
 pub trait Source: Send {
     /// Returns at least one and at most `bytes_max` bytes of the image from an offset on.
     ///

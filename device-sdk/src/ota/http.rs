@@ -22,6 +22,18 @@ const PART_WITHIN: Duration = Duration::from_secs(60);
 /// A source that asks an HTTP server for ranges of bytes (RFC 9110, 206), over TLS for `https`.
 ///
 /// Plain `http` is no danger to the image, whose digest is signed; it tells others what the device downloads.
+///
+/// ```
+/// use device_sdk::TlsOptions;
+/// use device_sdk::ota::HttpSource;
+///
+/// let tls = TlsOptions::default(); // the system's authorities
+/// # let tls = TlsOptions { ca_file: None, ..tls };
+/// let source = HttpSource::new("http://images.example/gateway-2/42.img", &tls)?;
+/// # drop(source);
+/// assert!(HttpSource::new("ftp://images.example/42.img", &tls).is_err());
+/// # Ok::<(), device_sdk::StartError>(())
+/// ```
 pub struct HttpSource {
     address: String,
     host: String,
@@ -105,11 +117,15 @@ impl HttpSource {
         };
         let mut body = received.split_off(head_bytes);
         while body.len() < length {
-            if stream.read_buf(&mut body).await? == 0 {
-                break;
+            match stream.read_buf(&mut body).await {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if body.is_empty() => return Err(error),
+                // A link that breaks says no goodbye of TLS.
+                Err(_) => break,
             }
         }
-        // What came is good even if the rest did not.
+        // What came is good even if the rest did not: the whole image is checked.
         body.truncate(length);
         if body.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(body.freeze()) }
     }

@@ -43,6 +43,14 @@ pub struct SignedManifest {
 }
 
 /// The public keys that may sign releases, by name: a new one can be shipped before the old one is retired.
+///
+/// ```
+/// use device_sdk::ota::{ManifestError, ReleaseKeys};
+/// let mut keys = ReleaseKeys::default();
+/// assert!(matches!(keys.add("2026", b"too short"), Err(ManifestError::Key { bytes: 9, .. })));
+/// let signed = br#"{"manifest":"{}","key":"2025","signature":"00"}"#;
+/// assert!(matches!(keys.verify(signed), Err(ManifestError::UnknownKey { .. })));
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct ReleaseKeys {
     keys: BTreeMap<String, Vec<u8>>,

@@ -123,6 +123,44 @@ pub enum OtaError {
 }
 
 /// Takes updates while the program runs.
+///
+/// ```
+/// use aws_lc_rs::digest::{SHA256, digest};
+/// use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+/// use device_sdk::ota::{Begun, Boot, DiskFlash, ReleaseKeys, SignedManifest, Updater, UpdaterOptions};
+/// use serde_json::json;
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let directory = dir.path();
+/// let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+/// // The maker signs release 2.
+/// let (key, image) = (Ed25519KeyPair::from_seed_unchecked(&[7; 32])?, b"the second image");
+/// let manifest = json!({ "release": 2, "name": "2.0.0", "model": "gateway-2", "size": image.len(),
+///     "sha256": hex(digest(&SHA256, image).as_ref()), "url": "https://images.example/2" }).to_string();
+/// let signature = hex(key.sign(&SignedManifest::signed_bytes(&manifest)).as_ref());
+/// let signed = serde_json::to_vec(&SignedManifest { manifest, key: "2026".to_owned(), signature })?;
+///
+/// // The device runs release 1 and takes it.
+/// let mut flash = DiskFlash::open(directory, 1024 * 1024)?;
+/// Boot::provision(&mut flash, 1, "1.0.0", b"the first image")?;
+/// let booted = Boot::choose(&mut flash)?;
+/// let mut keys = ReleaseKeys::default();
+/// keys.add("2026", key.public_key().as_ref())?;
+/// let options = UpdaterOptions::new("gateway-2", keys);
+/// let mut updater = Updater::open(flash, options.clone(), booted, 0)?;
+/// assert_eq!(updater.begin(&signed)?, Begun::Download { offset: 0 });
+/// updater.write(image)?; // as it comes: `download` does this
+/// updater.finish()?;
+///
+/// // The next start is a trial, until the new program says that it is well.
+/// let mut flash = updater.into_flash();
+/// let booted = Boot::choose(&mut flash)?;
+/// assert!(booted.is_trial && booted.image.release == 2);
+/// let mut updater = Updater::open(flash, options, booted, 0)?;
+/// updater.confirm()?;
+/// assert!(!Boot::choose(&mut updater.into_flash())?.is_trial);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Updater<F> {
     flash: F,

@@ -10,6 +10,12 @@
 /// | [`Live`](Self::Live) | the newest seconds overtake the backlog | refused |
 /// | [`Track`](Self::Track) | the newest seconds overtake the backlog | thinned so that the line's shape stays, then refused |
 /// | [`Debug`](Self::Debug) | their own, after everything else | the oldest are dropped |
+///
+/// ```
+/// use device_sdk::Class;
+/// let names: Vec<&str> = Class::ALL.iter().map(|class| class.name()).collect();
+/// assert_eq!(names, ["alarm", "result", "event", "live", "track", "debug"]);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Class {
     /// Somebody must act on it: theft, a tank that leaks, a door that opens. Never dropped.

@@ -82,7 +82,7 @@ struct Moment {
 /// use device_sdk::serial::nmea::{Decoder, Said};
 /// let mut decoder = Decoder::new(1_790_000_000_000);
 /// let mut said = Vec::new();
-/// decoder.push(b"$GPRMC,120000.00,A,6010.2000,N,02456.4000,E,9.7,84.4,261126,,,A*58\r\n", |what| said.push(what));
+/// decoder.push(b"$GPRMC,120000.00,A,6010.2000,N,02456.4000,E,9.7,84.4,261126,,,A*6F\r\n", |what| said.push(what));
 /// decoder.flush(|what| said.push(what));
 /// let [Said::Fix(fix)] = &said[..] else { panic!("{said:?}") };
 /// assert_eq!((fix.ts_unix_ms, fix.lat, fix.lon), (1_795_694_400_000, 60.17, 24.94));

@@ -30,6 +30,16 @@ pub const STANDARD_ID_MAX: u32 = 0x7FF;
 pub const EXTENDED_ID_MAX: u32 = 0x1FFF_FFFF;
 
 /// One frame of classic CAN (ISO 11898-1).
+///
+/// ```
+/// use device_sdk::serial::slcan::{Frame, FrameError};
+///
+/// let frame = Frame::standard(0x123, &[0x11, 0x22])?;
+/// assert_eq!(frame.to_line().trim_end(), "t12321122");
+/// assert_eq!(Frame::from_line("t12321122")?, frame);
+/// assert!(Frame::standard(0x800, &[]).is_err(), "eleven bits");
+/// # Ok::<(), FrameError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
     id: u32,

@@ -53,6 +53,14 @@ pub struct TlsOptions {
 }
 
 /// A client certificate and its key.
+///
+/// ```
+/// use device_sdk::{Options, TlsIdentity, TlsOptions};
+/// let identity = TlsIdentity { cert_file: "device.pem".into(), key_file: "device.key".into() };
+/// let tls = TlsOptions { identity: Some(identity), ..TlsOptions::default() };
+/// let options = Options { tls: Some(tls), ..Options::new("mqtts://broker.example", "truck-7") };
+/// # drop(options);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsIdentity {
     /// PEM file with the certificate, then those of the authorities between it and the root.

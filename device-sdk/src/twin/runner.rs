@@ -104,6 +104,16 @@ impl TwinRunner {
         self.desk.twin().document()
     }
 
+    /// Returns what is wanted, as it was taken last.
+    pub fn desired(&self) -> Option<Value> {
+        self.desk.twin().desired().cloned()
+    }
+
+    /// Returns what is wanted and not reported: what is still to be done after a restart.
+    pub fn delta(&self) -> Option<Value> {
+        self.desk.twin().delta()
+    }
+
     /// Waits until the broker has what is reported.
     pub async fn settled(&self) {
         loop {

@@ -28,6 +28,21 @@ const VERSION_FIELD: &str = "$version";
 const DESIRED_FIELD: &str = "$desired";
 
 /// What the device says of itself and what is wanted of it, durable.
+///
+/// ```
+/// use device_sdk::twin::{Desired, Twin};
+/// use serde_json::json;
+///
+/// let dir = tempfile::tempdir()?;
+/// let mut twin = Twin::open(dir.path())?;
+/// assert!(twin.report(json!({ "interval_s": 10 }))?);
+/// assert!(!twin.report(json!({ "interval_s": 10 }))?, "nothing is different");
+/// let wish = br#"{"$version":1,"interval_s":30}"#;
+/// assert_eq!(twin.take_desired(wish)?, Desired::Taken { delta: Some(json!({ "interval_s": 30 })) });
+/// twin.report(json!({ "interval_s": 30 }))?;
+/// assert_eq!(twin.delta(), None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Twin<D: Disk = FileDisk> {
     log: Log<D>,

@@ -16,6 +16,7 @@ mod proxies;
 mod queue;
 mod queue_classes;
 mod reach;
+mod received;
 mod tcp_peer;
 mod tls;
 mod twin;

@@ -400,8 +400,10 @@ impl World<'_> {
             Output::SubscriptionRefused { reason, .. } => {
                 return Err(format!("device {}: its subscription was refused: {reason:?}", at + 1));
             }
-            // Nothing is learned here: the heartbeat is a fixed one.
+            // Nothing is learned here: the heartbeat is a fixed one. And nothing asks for identifiers to be kept.
             Output::Refused { .. }
+            | Output::Keep(_)
+            | Output::Forget(_)
             | Output::Answered { .. }
             | Output::Referred { .. }
             | Output::Heartbeat(_)

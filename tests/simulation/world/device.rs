@@ -180,6 +180,7 @@ impl Device {
             }
             // Its Keep Alive is fixed, and every run decides itself when it connects again.
             Output::Heartbeat(_) | Output::ReconnectAtOnce => {}
+            Output::Keep(_) | Output::Forget(_) => return Err(format!("c{who}: nothing is to be kept")),
             Output::Message(incoming) => {
                 let publish = protocol::Publish {
                     dup: incoming.dup,
