@@ -100,7 +100,7 @@ impl From<SocketAddr> for Door {
     }
 }
 
-fn connect_tcp(address: SocketAddr) -> TcpStream {
+pub(crate) fn connect_tcp(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap_or_else(|e| panic!("cannot connect to {address}: {e}"));
     stream.set_nodelay(true).expect("a TCP socket takes TCP_NODELAY");
     stream.set_read_timeout(Some(PATIENCE)).expect("a duration above 0");

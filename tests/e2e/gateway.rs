@@ -16,7 +16,8 @@ use super::built::built;
 use crate::broker_process::Broker;
 use crate::raw_client::{PATIENCE, RawClient};
 
-fn gateway() -> PathBuf {
+/// The gateway's binary.
+pub(super) fn gateway() -> PathBuf {
     built("postrider-gateway").join("postrider-gateway")
 }
 
@@ -31,9 +32,9 @@ fn sentence(body: &str) -> String {
 }
 
 /// What hangs on the lines of the vehicle; ends with the test.
-struct Vehicle {
-    gps: String,
-    lock: String,
+pub(super) struct Vehicle {
+    pub(super) gps: String,
+    pub(super) lock: String,
     drives: Arc<AtomicBool>,
     moves: Arc<AtomicU32>,
     is_over: Arc<AtomicBool>,
@@ -54,22 +55,27 @@ fn line() -> (TTYPort, String) {
 }
 
 impl Vehicle {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
+        Self::with_a_fix_every(200)
+    }
+
+    /// One whose receiver says where it is every so many milliseconds, of which 1,000 is a multiple.
+    pub(super) fn with_a_fix_every(interval_ms: u64) -> Self {
         let ((receiver, gps), (device, lock)) = (line(), line());
         let (drives, moves, is_over) = Default::default();
         let vehicle = Self { gps, lock, drives, moves, is_over };
         let (drives, is_over) = (vehicle.drives.clone(), vehicle.is_over.clone());
-        thread::spawn(move || speak(receiver, &drives, &is_over));
+        thread::spawn(move || speak(receiver, interval_ms, &drives, &is_over));
         let (moves, is_over) = (vehicle.moves.clone(), vehicle.is_over.clone());
         thread::spawn(move || obey(device, &moves, &is_over));
         vehicle
     }
 }
 
-/// A receiver in the middle of the yard, five times a second, with the true time.
-fn speak(mut line: TTYPort, drives: &AtomicBool, is_over: &AtomicBool) {
+/// A receiver in the middle of the yard, with the true time.
+fn speak(mut line: TTYPort, interval_ms: u64, drives: &AtomicBool, is_over: &AtomicBool) {
     while !is_over.load(Ordering::Relaxed) {
-        let ms = unix_ms() / 200 * 200;
+        let ms = unix_ms() / interval_ms * interval_ms;
         let (day, of_day) = (ms / 86_400_000, ms % 86_400_000);
         let (year, month, date) = civil(day);
         let (h, m, s) = (of_day / 3_600_000, of_day / 60_000 % 60, of_day / 1_000 % 60);
@@ -82,7 +88,7 @@ fn speak(mut line: TTYPort, drives: &AtomicBool, is_over: &AtomicBool) {
         let gga = format!("GPGGA,{time},6010.2480,N,02456.2500,E,1,09,0.8,23.5,M,17.0,M,,");
         // Nobody may have the line open: then it is full some day.
         let _ = line.write_all((sentence(&rmc) + &sentence(&gga)).as_bytes());
-        let until = Instant::now() + Duration::from_millis(200);
+        let until = Instant::now() + Duration::from_millis(interval_ms);
         // What the gateway says to a receiver is read away.
         while Instant::now() < until {
             if !matches!(line.read(&mut [0; 64]), Ok(1..) | Err(_)) {
@@ -134,7 +140,8 @@ fn obey(mut line: TTYPort, moves: &AtomicU32, is_over: &AtomicBool) {
     }
 }
 
-struct Running(Child);
+/// A gateway that ends with the test.
+pub(super) struct Running(pub(super) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -149,10 +156,11 @@ fn start(config: &Path) -> Running {
     Running(child.expect("the gateway starts"))
 }
 
-struct Dispatcher(RawClient);
+/// Who waits for the vehicle in an office.
+pub(super) struct Dispatcher(pub(super) RawClient);
 
 impl Dispatcher {
-    fn next(&mut self, topic: &str) -> Value {
+    pub(super) fn next(&mut self, topic: &str) -> Value {
         let payload = self.0.receive_where(topic, |packet| match packet {
             Packet::Publish(publish) if publish.topic == topic => Some(publish.payload.clone()),
             _ => None,
@@ -220,7 +228,7 @@ fn a_vehicle_reports_where_it_is_and_opens_once_where_it_may() {
 
     // Just started, nobody trusts the position yet; then the lock opens.
     let opened = dispatcher.command_until_done("open", "unlock");
-    assert_eq!(dispatcher.next("dev/truck-7/state/reported")["lock"], "UNLOCKED");
+    while dispatcher.next("dev/truck-7/state/reported")["lock"] != "UNLOCKED" {}
     assert_eq!(vehicle.moves.load(Ordering::Relaxed), 1);
 
     // Power cut; the same command comes again and its answer with it, the lock does not move.

@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use device_sdk::clock::{ClockRules, DeviceClock};
 use device_sdk::guard::{Approvers, Area, GuardRules, LockGuard, Position};
+use device_sdk::ota::{DiskFlash, ReleaseKeys};
 use device_sdk::serial::{BAUDS, GpsOptions, LOCK_BAUD, SerialLock};
 use device_sdk::{Options, QueueOptions, TlsIdentity, TlsOptions};
 use serde::Deserialize;
+
+use crate::state::INTERVAL_S_MAX;
 
 /// Commands that wait for their turn at the lock: the broker sends no more before one is acknowledged.
 pub(crate) const COMMANDS_WAITING_MAX: usize = 32;
@@ -19,7 +22,7 @@ pub(crate) const COMMANDS_WAITING_MAX: usize = 32;
 pub(crate) struct Config {
     /// The device's name in topics, and its client id.
     pub(crate) device: String,
-    /// Where the queue and the journal of commands live.
+    /// Where the queue, the journal of commands and the twin live.
     pub(crate) data_dir: PathBuf,
     pub(crate) broker: Broker,
     #[serde(default)]
@@ -28,6 +31,9 @@ pub(crate) struct Config {
     clock: Clock,
     pub(crate) gps: Gps,
     pub(crate) lock: Option<Lock>,
+    #[serde(default)]
+    pub(crate) twin: Twin,
+    pub(crate) update: Option<Update>,
 }
 
 #[derive(Deserialize)]
@@ -98,7 +104,7 @@ pub(crate) struct Lock {
     guard: Guard,
     /// Who may approve; empty: no approval is asked for.
     #[serde(default)]
-    approvers: Vec<Approver>,
+    approvers: Vec<NamedKey>,
 }
 
 /// A circle, or a polygon of `[lat, lon]`.
@@ -119,12 +125,36 @@ struct Guard {
     settle_s: Option<f64>,
 }
 
+/// A name and the key that is believed to be its.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Approver {
+struct NamedKey {
     name: String,
     /// Ed25519, 64 hexadecimal digits.
     public_key: String,
+}
+
+/// What the twin begins with.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Twin {
+    /// Seconds between positions that are sent, at least.
+    pub(crate) interval_s: u64,
+}
+
+/// Updates over the air.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Update {
+    pub(crate) model: String,
+    slots: PathBuf,
+    #[serde(default = "slot_bytes")]
+    slot_bytes: u64,
+    #[serde(default = "confirm_within_s")]
+    pub(crate) confirm_within_s: u64,
+    /// Authorities of the server with the images.
+    ca_file: Option<PathBuf>,
+    keys: Vec<NamedKey>,
 }
 
 fn keep_alive_s() -> u16 {
@@ -133,6 +163,14 @@ fn keep_alive_s() -> u16 {
 
 fn lock_baud() -> u32 {
     LOCK_BAUD
+}
+
+fn slot_bytes() -> u64 {
+    16 * 1024 * 1024
+}
+
+fn confirm_within_s() -> u64 {
+    600
 }
 
 impl Config {
@@ -153,6 +191,16 @@ impl Config {
             config.device
         );
         ensure!(!config.gps.bauds.contains(&0), "gps.bauds has a 0");
+        ensure!(
+            config.twin.interval_s <= INTERVAL_S_MAX,
+            "twin.interval_s is {}, the limit is {INTERVAL_S_MAX}",
+            config.twin.interval_s
+        );
+        if let Some(update) = &mut config.update {
+            update.slots = folder.join(&update.slots);
+            update.ca_file = update.ca_file.take().map(|file| folder.join(file));
+            update.check()?;
+        }
         // What else is wrong is found where it is used.
         if let Some(lock) = &config.lock {
             lock.guard(&config.device)?;
@@ -249,15 +297,53 @@ impl Lock {
             return Ok(guard);
         }
         let mut approvers = Approvers::default();
-        for Approver { name, public_key } in &self.approvers {
-            let digits = || (0..public_key.len()).step_by(2).map(|at| public_key.get(at..at + 2));
-            let bytes: Option<Vec<u8>> =
-                digits().map(|pair| u8::from_str_radix(pair?, 16).ok()).collect::<Option<_>>();
-            let key = bytes
-                .with_context(|| format!("lock.approvers: the key of {name} is not in hexadecimal digits"))?;
-            approvers.add(name, &key).with_context(|| format!("lock.approvers: {name}"))?;
+        for key in &self.approvers {
+            let added = key.bytes().and_then(|bytes| Ok(approvers.add(&key.name, &bytes)?));
+            added.with_context(|| format!("lock.approvers: {}", key.name))?;
         }
         Ok(guard.approved_by(approvers))
+    }
+}
+
+impl Update {
+    fn check(&self) -> anyhow::Result<()> {
+        ensure!(!self.keys.is_empty(), "update.keys: without a key no release is taken");
+        ensure!(self.slot_bytes > 0, "update.slot_bytes is 0");
+        let confirm_within_s = self.confirm_within_s;
+        ensure!(
+            (1..=86_400).contains(&confirm_within_s),
+            "update.confirm_within_s is {confirm_within_s}: it is 1 to 86400"
+        );
+        self.release_keys().map(drop)
+    }
+
+    /// Who may sign releases.
+    pub(crate) fn release_keys(&self) -> anyhow::Result<ReleaseKeys> {
+        let mut keys = ReleaseKeys::default();
+        for key in &self.keys {
+            let added = key.bytes().and_then(|bytes| Ok(keys.add(&key.name, &bytes)?));
+            added.with_context(|| format!("update.keys: {}", key.name))?;
+        }
+        Ok(keys)
+    }
+
+    /// The slots.
+    pub(crate) fn flash(&self) -> anyhow::Result<DiskFlash> {
+        DiskFlash::open(&self.slots, self.slot_bytes)
+            .with_context(|| format!("update.slots {} cannot be used", self.slots.display()))
+    }
+
+    /// How the server with the images is reached.
+    pub(crate) fn tls(&self) -> TlsOptions {
+        TlsOptions { ca_file: self.ca_file.clone(), ..TlsOptions::default() }
+    }
+}
+
+impl NamedKey {
+    fn bytes(&self) -> anyhow::Result<Vec<u8>> {
+        let digits = |at: usize| u8::from_str_radix(self.public_key.get(at..at + 2)?, 16).ok();
+        let bytes: Option<Vec<u8>> = (0..self.public_key.len()).step_by(2).map(digits).collect();
+        bytes.context("its public_key is not in hexadecimal digits")
     }
 }
 
@@ -300,5 +386,23 @@ mod tests {
         assert!(said.contains("unknown field `adress`"), "{said}");
         let said = wrong(|text| text.replace("radius_m = 80", "radius_m = -1"));
         assert!(said.contains("lock.fence"), "{said}");
+        let update = |what: &str| {
+            let section = format!("\n[update]\nmodel = \"m\"\nslots = \"s\"\n{what}\n");
+            wrong(|text| text.to_owned() + &section)
+        };
+        let key = |digits: &str| format!("keys = [{{ name = \"2026\", public_key = \"{digits}\" }}]");
+        for (what, expected) in [
+            (String::from("keys = []"), "update.keys: without a key"),
+            (key("d75"), "update.keys: 2026: its public_key is not in hexadecimal digits"),
+            (key("d75a"), "update.keys: 2026: release key \"2026\" has 2 bytes"),
+            (key(&"d7".repeat(32)) + "\nconfirm_within_s = 0", "update.confirm_within_s is 0"),
+            (key(&"d7".repeat(32)) + "\nslot_bytes = 0", "update.slot_bytes is 0"),
+            (key(&"d7".repeat(32)) + "\nkey = 1", "unknown field `key`"),
+        ] {
+            let said = update(&what);
+            assert!(said.contains(expected), "{said}");
+        }
+        let said = wrong(|text| text.replace("# interval_s = 0", "interval_s = 3601"));
+        assert!(said.contains("twin.interval_s is 3601"), "{said}");
     }
 }

@@ -4,13 +4,17 @@
 //! behind a guard. `postrider-gateway --check FILE` reads the configuration and says what is wrong with it.
 
 mod actuator;
+mod boot;
 mod config;
 mod gateway;
+mod state;
+mod update;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use device_sdk::ota::Slot;
 
 use config::Config;
 
@@ -29,7 +33,13 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         ["--check", file] => read(file).map(|_| println!("{file} is in order")),
-        [file] if !file.starts_with('-') => read(file).and_then(run),
+        [boot::SLOT, slot, file] if boot::slot(slot).is_some() => {
+            read(file).and_then(|config| run(config, boot::slot(slot)))
+        }
+        [file] if !file.starts_with('-') => read(file).and_then(|config| match &config.update {
+            Some(update) => boot::start(update, file).map(|never| match never {}),
+            None => run(config, None),
+        }),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -49,12 +59,12 @@ fn read(file: &str) -> anyhow::Result<Config> {
     Config::parse(&text, Path::new(file).parent().unwrap_or(Path::new("."))).with_context(|| file.to_owned())
 }
 
-fn run(config: Config) -> anyhow::Result<()> {
+fn run(config: Config, slot: Option<Slot>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Disk and lock: nobody waits for more than these.
         .max_blocking_threads(4)
         .build()
         .context("the runtime cannot be started")?;
-    runtime.block_on(gateway::run(config))
+    runtime.block_on(gateway::run(config, slot))
 }
