@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use protocol::PacketId;
 use storage::{Disk, Durability, FileDisk, Log, LogConfig, LogError, OpenError};
+use tokio::task::JoinHandle;
 
 use crate::StartError;
 use crate::client::Received;
@@ -137,8 +138,11 @@ pub(crate) struct Keeper {
     /// With the thread that writes, while one does; `None` for good once the disk has failed.
     log: Option<ReceivedLog>,
     waiting: Vec<Change>,
-    writing: Option<tokio::task::JoinHandle<(ReceivedLog, Vec<Change>, Result<(), LogError>)>>,
+    writing: Option<JoinHandle<Written>>,
 }
+
+/// The log, the changes that were given to it, and whether they are durable.
+type Written = (ReceivedLog, Vec<Change>, Result<(), LogError>);
 
 impl Keeper {
     pub(crate) fn new(dir: PathBuf, log: ReceivedLog) -> Self {
