@@ -20,6 +20,7 @@
 //! | `state`, `journal` | what must not be forgotten, and its form on disk |
 //! | `notice` | a message as sinks see it |
 //! | `retry`, `sinks` | when and how targets are tried |
+//! | [`record`], `trial` | recorded tracks; what a configuration makes of a record, without sending |
 //! | `run` | the task that ties them to the broker |
 
 mod chat;
@@ -28,6 +29,7 @@ mod core;
 mod ids;
 mod journal;
 mod notice;
+pub mod record;
 mod report;
 mod retry;
 mod rules;
@@ -35,6 +37,7 @@ mod run;
 mod sinks;
 mod state;
 mod topics;
+mod trial;
 mod watch;
 
 use std::sync::Arc;
@@ -51,6 +54,7 @@ pub use journal::JournalError;
 pub use notice::Severity;
 pub use report::Kind;
 pub use state::{Entry, Target};
+pub use trial::{Told, Trial, utc};
 
 use crate::{
     config::BrokerSettings,

@@ -6,6 +6,8 @@
 mod quiet;
 mod template;
 
+use std::fmt;
+
 use device_sdk::filter_matches;
 use minijinja::Value;
 
@@ -53,6 +55,15 @@ pub enum Source {
     Events(Vec<String>),
     /// Messages, by a topic filter.
     Topic(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Events(kinds) => f.write_str(&kinds.join(", ")),
+            Source::Topic(filter) => write!(f, "messages on {filter}"),
+        }
+    }
 }
 
 /// One step of an escalation.
