@@ -19,7 +19,8 @@
 //! | `core` | the state machine over all of them |
 //! | `state`, `journal` | what must not be forgotten, and its form on disk |
 //! | `notice` | a message as sinks see it |
-//! | `retry`, `sinks` | when and how targets are tried |
+//! | `outbox` | when targets are tried, and when no more |
+//! | `sinks` | how each is spoken to |
 //! | [`record`], `trial` | recorded tracks; what a configuration makes of a record, without sending |
 //! | `run` | the task that ties them to the broker |
 
@@ -29,9 +30,9 @@ mod core;
 mod ids;
 mod journal;
 mod notice;
+mod outbox;
 pub mod record;
 mod report;
-mod retry;
 mod rules;
 mod run;
 mod sinks;
@@ -60,8 +61,9 @@ use crate::{
     config::BrokerSettings,
     core::Core,
     journal::Journal,
+    outbox::unix_ms,
     run::{Ends, Runner},
-    sinks::{AnySink, unix_ms},
+    sinks::AnySink,
 };
 
 #[cfg(test)]
@@ -135,16 +137,16 @@ impl Bridge {
     /// # Errors
     /// The data directory is used by another process or cannot be read; a sink or the broker's address is unusable.
     pub fn start(config: Config) -> Result<Handle, StartError> {
+        let config = Arc::new(config);
         let sinks = config
             .sinks
             .iter()
             .map(|rule| match AnySink::new(rule) {
-                Ok(sink) => Ok((rule.name.clone(), sink)),
+                Ok(sink) => Ok((rule, sink)),
                 Err(why) => Err(StartError::Sink { name: rule.name.clone(), why }),
             })
             .collect::<Result<Vec<_>, _>>()?;
         let (journal, state) = Journal::open(&config.data_dir, config.outbox.bytes_max)?;
-        let config = Arc::new(config);
         let (core, first) = Core::recover(Arc::clone(&config), state, unix_ms());
         let client = Client::spawn(options(&config.broker))?;
         let (observers, observed) = mpsc::channel(OBSERVED_MAX);

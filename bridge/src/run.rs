@@ -16,10 +16,11 @@ use tokio::{
 
 use crate::{
     BridgeError, Counts, Observed,
-    config::Config,
+    config::{Config, SinkRule},
     core::{Chat, Core, Input, Message},
     journal::{Journal, StoreError},
-    sinks::{AnySink, Settled, broker::BrokerSink, unix_ms},
+    outbox::{self, Service, Settled, unix_ms},
+    sinks::{AnySink, broker::BrokerSink},
     state::{Change, Entry, Target},
     topics::{self, Topic},
 };
@@ -31,12 +32,17 @@ const FULL_PAUSE: Duration = Duration::from_secs(1);
 /// Longest sleep: a jump of the wall clock is noticed after it.
 const NAP_MAX_MS: u64 = 60_000;
 
+/// Most messages and outcomes that share one commit.
+const BATCH_MAX: usize = 256;
+/// Commands and posts that may be under way to the broker, which recognises their ids.
+const BROKER_WINDOW: usize = 64;
+
 /// A sink's mailbox.
 #[derive(Debug)]
 struct Sink {
     target: Target,
     entries: mpsc::Sender<Entry>,
-    busy: bool,
+    window: usize,
 }
 
 /// Everything the task owns.
@@ -50,6 +56,8 @@ pub(crate) struct Runner {
     settled: mpsc::Receiver<Settled>,
     tasks: JoinSet<()>,
     dispatch_topic: String,
+    /// Messages with lower numbers are on disk.
+    durable_no: u64,
     /// How the task speaks to the program.
     ends: Ends,
 }
@@ -69,28 +77,30 @@ impl Runner {
         core: Core,
         journal: Journal,
         (client, events): (Client, Events),
-        channels: Vec<(String, AnySink)>,
+        channels: Vec<(&SinkRule, AnySink)>,
         ends: Ends,
     ) -> Runner {
         let mut tasks = JoinSet::new();
-        let (settle, settled) = mpsc::channel(channels.len() + 1);
+        let (settle, settled) = mpsc::channel(BATCH_MAX);
         let mut sinks = Vec::new();
-        let mut mailbox = |target: Target| {
-            let (entries, receiver) = mpsc::channel(1);
-            sinks.push(Sink { target, entries, busy: false });
+        let mut mailbox = |target: Target, window: usize| {
+            let (entries, receiver) = mpsc::channel(window);
+            sinks.push(Sink { target, entries, window });
             receiver
         };
         let broker = BrokerSink { client: client.clone() };
-        let entries = mailbox(Target::Broker);
-        tasks.spawn(crate::sinks::run(Target::Broker, broker, config.outbox, false, entries, settle.clone()));
-        for (name, sink) in channels {
-            let target = Target::Sink(name);
-            let entries = mailbox(target.clone());
-            tasks.spawn(crate::sinks::run(target, sink, config.outbox, true, entries, settle.clone()));
+        let service = Service { spacing_ms: 0, ages: false, window: BROKER_WINDOW };
+        let entries = mailbox(Target::Broker, service.window);
+        tasks.spawn(outbox::serve(Target::Broker, broker, service, config.outbox, entries, settle.clone()));
+        for (rule, sink) in channels {
+            let (target, service) = (Target::Sink(rule.name.clone()), rule.service());
+            let entries = mailbox(target.clone(), service.window);
+            tasks.spawn(outbox::serve(target, sink, service, config.outbox, entries, settle.clone()));
         }
         subscribe(&mut tasks, client.clone(), config, ends.ready.clone());
         let dispatch_topic = config.dispatch_topic.clone();
-        Runner { core, journal: Some(journal), client, events, sinks, settled, tasks, dispatch_topic, ends }
+        let journal = Some(journal);
+        Runner { core, journal, client, events, sinks, settled, tasks, dispatch_topic, durable_no: 0, ends }
     }
 
     /// Runs until it is stopped or cannot go on.
@@ -112,25 +122,56 @@ impl Runner {
             return Ok(());
         }
         loop {
-            self.hand_out();
-            let nap = self.nap();
-            let (changes, done) = tokio::select! {
-                _ = &mut self.ends.stop => return Ok(()),
-                Some(settled) = self.settled.recv() => (self.settle(settled), None),
-                event = self.events.next(), if !self.core.is_full() => match event {
-                    Some(event) => self.event(event),
-                    None => return Err(BridgeError::ClientEnded),
-                },
-                () = sleep(nap) => (self.core.handle(unix_ms(), Input::Tick), None),
-            };
-            if self.store(changes).await?.is_stopped() {
+            let joined = self.core.digest(unix_ms());
+            if self.store(joined).await?.is_stopped() {
                 return Ok(());
             }
-            if let Some(token) = done {
+            self.hand_out();
+            let nap = self.nap();
+            let mut batch = Batch::default();
+            tokio::select! {
+                _ = &mut self.ends.stop => return Ok(()),
+                Some(settled) = self.settled.recv() => batch.changes = self.settle(settled),
+                event = self.events.next(), if !self.core.is_full() => match event {
+                    Some(event) => self.take_event(&mut batch, event),
+                    None => return Err(BridgeError::ClientEnded),
+                },
+                () = sleep(nap) => batch.changes = self.core.handle(unix_ms(), Input::Tick),
+            };
+            self.take_what_is_ready(&mut batch).await;
+            if self.store(batch.changes).await?.is_stopped() {
+                return Ok(());
+            }
+            for token in batch.done {
                 self.client.ack(token);
             }
             self.ends.counts.send_replace(self.core.counts);
         }
+    }
+
+    /// Adds what is there already: one commit costs as much as one for all of it.
+    async fn take_what_is_ready(&mut self, batch: &mut Batch) {
+        for _ in 0..BATCH_MAX {
+            if let Ok(settled) = self.settled.try_recv() {
+                let changes = self.settle(settled);
+                batch.changes.extend(changes);
+                continue;
+            }
+            let event = tokio::select! {
+                biased;
+                event = self.events.next(), if !self.core.is_full() => event,
+                () = std::future::ready(()) => None,
+            };
+            // If the client ended the next turn says so.
+            let Some(event) = event else { return };
+            self.take_event(batch, event);
+        }
+    }
+
+    fn take_event(&mut self, batch: &mut Batch, event: Event) {
+        let (changes, token) = self.event(event);
+        batch.changes.extend(changes);
+        batch.done.extend(token);
     }
 
     fn nap(&self) -> Duration {
@@ -138,21 +179,20 @@ impl Runner {
         Duration::from_millis(until_ms.min(NAP_MAX_MS))
     }
 
-    /// Gives every idle sink the next message of its target.
+    /// Gives every sink as many of its target's next messages as may be under way.
     fn hand_out(&mut self) {
-        for sink in self.sinks.iter_mut().filter(|sink| !sink.busy) {
-            if let Some(entry) = self.core.head(&sink.target) {
-                // An idle sink's mailbox is empty; a sink that died cannot settle, so its entry stays where it is.
-                sink.busy = sink.entries.try_send(entry.clone()).is_ok();
+        for sink in &self.sinks {
+            while self.core.under_way(&sink.target) < sink.window
+                && let Some(entry) = self.core.take(&sink.target, self.durable_no)
+            {
+                // The mailbox has a place for each; a sink that died cannot settle, so its entry stays where it is.
+                let _ = sink.entries.try_send(entry);
             }
         }
     }
 
     fn settle(&mut self, settled: Settled) -> Vec<Change> {
-        let Settled { target, entry, outcome } = settled;
-        if let Some(sink) = self.sinks.iter_mut().find(|sink| sink.target == target) {
-            sink.busy = false;
-        }
+        let Settled { entry, outcome } = settled;
         if outcome == crate::core::Outcome::Delivered {
             self.tell(Observed::Delivered { entry: entry.clone() });
         }
@@ -219,6 +259,7 @@ impl Runner {
             self.tell(Observed::Dead { entry: dead.entry, why: dead.why });
         }
         if changes.is_empty() {
+            self.durable_no = self.core.next_no();
             return Ok(Stored::Yes);
         }
         let mut full = false;
@@ -233,7 +274,10 @@ impl Runner {
                 })?;
             self.journal = Some(journal);
             match result {
-                Ok(()) => return Ok(Stored::Yes),
+                Ok(()) => {
+                    self.durable_no = self.core.next_no();
+                    return Ok(Stored::Yes);
+                }
                 Err(StoreError::Full { .. }) if !full => full = true,
                 Err(StoreError::Full { what }) => {
                     tracing::error!(what, "no space to store messages: nothing more is taken until there is");
@@ -251,6 +295,14 @@ impl Runner {
     fn tell(&self, observed: Observed) {
         let _ = self.ends.observers.try_send(observed);
     }
+}
+
+/// What one commit makes durable.
+#[derive(Default)]
+struct Batch {
+    changes: Vec<Change>,
+    /// The messages that may be acknowledged then.
+    done: Vec<AckToken>,
 }
 
 enum Stored {

@@ -20,6 +20,13 @@ pub(crate) enum Change {
         /// [`Entry::no`].
         no: u64,
     },
+    /// Messages that wait for one target are told as one, in the place of the first.
+    Merged {
+        /// Their numbers.
+        nos: Vec<u64>,
+        /// What they are told as; it has the first one's number.
+        entry: Entry,
+    },
     /// What is known of a vehicle.
     Vehicle {
         /// Its device id.
@@ -239,6 +246,13 @@ impl State {
                 }
                 self.queues.retain(|_, queue| !queue.is_empty());
             }
+            Change::Merged { nos, entry } => {
+                let queue = self.queues.entry(entry.target.clone()).or_default();
+                if let Some(place) = queue.iter_mut().find(|place| place.no == entry.no) {
+                    *place = entry.clone();
+                }
+                queue.retain(|waiting| waiting.no == entry.no || !nos.contains(&waiting.no));
+            }
             Change::Vehicle { device, mark } => {
                 self.vehicles.insert(device.clone(), *mark);
             }
@@ -356,6 +370,7 @@ mod tests {
             r#"{"put":{"no":7,"target":"broker","id":"ev-7","kind":"arrived","created_ms":5,"payload":"{}","topic":"im/dispatch","expires_at_ms":9}}"#,
             r#"{"put":{"no":8,"target":{"webhook":"ops"},"id":"ev-8","kind":"arrived","created_ms":5,"payload":"{}"}}"#,
             r#"{"done":{"no":7}}"#,
+            r#"{"merged":{"nos":[8,9],"entry":{"no":8,"target":{"webhook":"ops"},"id":"dig-8","kind":"digest","created_ms":5,"payload":"{}"}}}"#,
             r#"{"vehicle":{"device":"truck-7","mark":{"off_route_since_ms":3,"inside":false}}}"#,
             r#"{"vehicle_gone":{"device":"truck-7"}}"#,
             r#"{"request":{"id":"cmd-1","device":"truck-7","name":"unlock","source":{"seq":4,"id":"m-1","from":"alice"},"expires_at_ms":60000,"result":"done","closed":true,"receipts":["delivered truck-7"]}}"#,

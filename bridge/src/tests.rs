@@ -139,7 +139,7 @@ async fn an_answer_that_is_final_makes_a_dead_letter_and_the_next_message_is_sen
     let server = Stub::start().await;
     store(dir.path(), unix_ms(), 0..3);
     let mut handle = Bridge::start(config(dir.path(), server.port()).await).unwrap();
-    for (status, no) in [("400 Bad Request", 0), ("302 Found\r\nLocation: http://127.0.0.1:1/", 1)] {
+    for (status, no) in [("400 Bad Request", 0), ("413 Content Too Large", 1)] {
         server.answer(status, "").await;
         let Observed::Dead { entry, why } = next(&mut handle).await else { panic!("{status} is final") };
         assert_eq!(entry.no, no);
@@ -149,6 +149,21 @@ async fn an_answer_that_is_final_makes_a_dead_letter_and_the_next_message_is_sen
     assert_eq!(delivered(&mut handle).await, "ev-2");
     let counts = handle.stop().await.unwrap();
     assert_eq!((counts.dead_letters, counts.delivered), (2, 1));
+}
+
+#[tokio::test]
+async fn a_wrong_address_or_key_costs_no_message() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Stub::start().await;
+    store(dir.path(), unix_ms(), 0..2);
+    let mut handle = Bridge::start(config(dir.path(), server.port()).await).unwrap();
+    for status in
+        ["401 Unauthorized", "404 Not Found", "302 Found\r\nLocation: http://127.0.0.1:1/", "200 OK"]
+    {
+        assert_eq!(server.answer(status, "").await.body, "{\"n\":0}", "{status}");
+    }
+    assert_eq!(delivered(&mut handle).await, "ev-0");
+    handle.stop().await.unwrap();
 }
 
 #[tokio::test]

@@ -104,7 +104,7 @@ impl Trial {
 
     fn drain(&mut self, told: &mut Vec<Told>) {
         for target in self.core.targets() {
-            while let Some(entry) = self.core.head(&target).cloned() {
+            while let Some(entry) = self.core.take(&target, u64::MAX) {
                 let notice = Notice::of(&entry);
                 told.push(Told {
                     at_ms: self.now_ms,

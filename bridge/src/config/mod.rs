@@ -17,7 +17,7 @@ use tracks::{corridor::Corridor, fence::Circle, plausibility::GateOptions};
 pub use crate::sinks::{ntfy::Ntfy, webhook::Webhook};
 pub use route_file::{NamedLine, RouteFileError, lines};
 pub(crate) use rule::DISPATCH;
-pub use sink::{SinkKind, SinkRule};
+pub use sink::{Quota, SinkKind, SinkRule};
 
 pub use crate::rules::{Quiet, Rule, Rules, Source, Step};
 

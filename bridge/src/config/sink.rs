@@ -7,10 +7,20 @@ use std::{fmt, time::Duration};
 use serde::{Deserialize, Deserializer, de};
 
 use super::{Secret, SecretUrl, file::within};
-use crate::sinks::{ntfy::Ntfy, webhook::Webhook};
+use crate::{
+    outbox::Service,
+    sinks::{
+        ntfy::{self, Ntfy},
+        webhook::Webhook,
+    },
+};
 
 /// How long one attempt may take unless the sink says otherwise.
 const TIMEOUT_S: u64 = 10;
+/// How long messages may wait for the quota before they are told as one.
+const DIGEST_AFTER_S: u64 = 60;
+/// Messages that may be under way to a sink that recognises repeats.
+const WINDOW: usize = 64;
 
 /// A channel to people or programs.
 #[derive(Clone, Debug)]
@@ -21,6 +31,47 @@ pub struct SinkRule {
     pub kind: SinkKind,
     /// How long one attempt may take.
     pub timeout: Duration,
+    /// How often it may be spoken to.
+    pub quota: Option<Quota>,
+    /// Messages are told as one when it would take longer than this until the last of them is told; never if absent or without a quota.
+    pub digest_after: Option<Duration>,
+}
+
+/// How often a sink may be spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Messages in each span.
+    pub count: u32,
+    /// The span, milliseconds.
+    pub per_ms: u64,
+}
+
+impl Quota {
+    /// Reads `20/min`: a number, and `s`, `min`, `h` or `d`.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn parse(text: &str) -> Result<Quota, String> {
+        let wrong = || format!("quota = {text:?}: it must be like \"20/min\" (s, min, h, d), or \"none\"");
+        let (count, per) = text.split_once('/').ok_or_else(wrong)?;
+        let per_ms = match per.trim() {
+            "s" => 1_000,
+            "min" => 60_000,
+            "h" => 3_600_000,
+            "d" => 24 * 3_600_000,
+            _ => return Err(wrong()),
+        };
+        match count.trim().parse() {
+            Ok(count @ 1..=1_000_000) => Ok(Quota { count, per_ms }),
+            _ => Err(wrong()),
+        }
+    }
+
+    /// The time between two messages, milliseconds: a twentieth more than the quota says, since messages take different times on their way. Without
+    /// bursts, so that no span of any length has more than its share.
+    pub(crate) fn spacing_ms(self) -> u64 {
+        (self.per_ms + self.per_ms / 20).div_ceil(u64::from(self.count))
+    }
 }
 
 /// What a sink is, with the settings of its type.
@@ -38,7 +89,17 @@ const TYPES: &str = "webhook, ntfy";
 impl SinkRule {
     /// Makes a sink with the defaults of all sinks.
     pub fn new(name: impl Into<String>, kind: SinkKind) -> SinkRule {
-        SinkRule { name: name.into(), kind, timeout: Duration::from_secs(TIMEOUT_S) }
+        let quota = kind.quota();
+        let digest_after = quota.map(|_| Duration::from_secs(DIGEST_AFTER_S));
+        SinkRule { name: name.into(), kind, timeout: Duration::from_secs(TIMEOUT_S), quota, digest_after }
+    }
+
+    /// How its messages are served.
+    pub(crate) fn service(&self) -> Service {
+        let spacing_ms = self.quota.map_or(0, Quota::spacing_ms);
+        // What is under way cannot be told as one with others.
+        let window = if self.kind.knows_repeats() && spacing_ms == 0 { WINDOW } else { 1 };
+        Service { spacing_ms, ages: true, window }
     }
 
     /// Reads one `[[sink]]`.
@@ -53,12 +114,27 @@ impl SinkRule {
         let name = take::<String>(&mut table, "name")?;
         let timeout_s = take::<u64>(&mut table, "timeout_s")?.unwrap_or(TIMEOUT_S);
         let timeout_s = within("timeout_s", timeout_s, 1, 300)?;
+        let quota = take::<String>(&mut table, "quota")?;
+        let digest_after_s = take::<u64>(&mut table, "digest_after_s")?;
+        let is_digested = take::<bool>(&mut table, "digest")?;
         let kind = SinkKind::parse(kind, table)?;
         let name = name.unwrap_or_else(|| kind.default_name());
         if name.is_empty() || name.len() > 256 {
             return Err(format!("name has {} bytes, it must have 1 to 256", name.len()));
         }
-        Ok(SinkRule { name, kind, timeout: Duration::from_secs(timeout_s) })
+        let mut rule = SinkRule { timeout: Duration::from_secs(timeout_s), ..SinkRule::new(name, kind) };
+        match quota.as_deref() {
+            None => {}
+            Some("none") => rule.quota = None,
+            Some(text) => rule.quota = Some(Quota::parse(text)?),
+        }
+        let after_s = within("digest_after_s", digest_after_s.unwrap_or(DIGEST_AFTER_S), 1, 24 * 3_600)?;
+        let is_digested = is_digested.unwrap_or(rule.quota.is_some());
+        if is_digested && rule.quota.is_none() {
+            return Err("digest = true needs a quota: without one every message is told at once".to_owned());
+        }
+        rule.digest_after = is_digested.then(|| Duration::from_secs(after_s));
+        Ok(rule)
     }
 }
 
@@ -73,6 +149,31 @@ impl SinkKind {
             "ntfy" => SinkKind::Ntfy(read(table)?),
             _ => return Err(format!("type = {kind:?} is unknown; there are {TYPES}")),
         })
+    }
+
+    /// What the channel's documentation allows; for one's own server as a rule more.
+    fn quota(&self) -> Option<Quota> {
+        match self {
+            SinkKind::Webhook(_) => None,
+            // Its limit on visitors: 60 at once, then one every 5 s.
+            SinkKind::Ntfy(_) => Some(Quota { count: 12, per_ms: 60_000 }),
+        }
+    }
+
+    /// Whether the other side can tell a repeat by its id.
+    fn knows_repeats(&self) -> bool {
+        match self {
+            SinkKind::Webhook(_) => true,
+            SinkKind::Ntfy(_) => false,
+        }
+    }
+
+    /// The longest text of one message, bytes.
+    pub(crate) fn text_bytes_max(&self) -> usize {
+        match self {
+            SinkKind::Webhook(_) => 64 * 1_024,
+            SinkKind::Ntfy(_) => ntfy::MESSAGE_BYTES_MAX,
+        }
     }
 
     /// The type as it is written, then where it leads to as far as that is no secret.

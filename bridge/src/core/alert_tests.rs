@@ -262,6 +262,48 @@ fn open_alerts_have_a_bound_and_beyond_it_are_told_all_the_same() {
 }
 
 #[test]
+fn what_the_quota_of_a_sink_does_not_let_through_is_told_as_one_and_a_crash_repeats_nothing() {
+    let rules = r#"
+        [[sink]]
+        name = "phones"
+        type = "ntfy"
+        url = "http://x/"
+        quota = "20/min"
+        [[rule]]
+        name = "any"
+        topic = "dev/+/event/door"
+        to = ["phones"]
+    "#;
+    let mut bench = Bench::new(with_rules(rules));
+    let phones = sink("phones");
+    for at in 0..19 {
+        door(&mut bench, 1_000 + at, &format!("m-{at}"), true);
+    }
+    // 19 take 19 × 3.15 s, which is below a minute.
+    assert_eq!(bench.core.digest(2_000), []);
+    let first = bench.core.take(&phones, u64::MAX).unwrap();
+    door(&mut bench, 2_000, "m-19", true);
+    door(&mut bench, 2_000, "m-20", true);
+    assert_eq!(bench.core.digest(2_000), [], "while one is under way more may come to be joined");
+    let changes = bench.core.settle(3_000, first, Outcome::Delivered);
+    bench.stored.extend(changes);
+    let joined = bench.core.digest(3_000);
+    assert_eq!(joined.len(), 1);
+    bench.stored.extend(joined);
+    bench.crash(3_500);
+    assert_eq!(bench.core.digest(3_500), [], "once");
+    let told = bench.drain(4_000, &phones);
+    assert_eq!(told.len(), 1);
+    let json = json_of(&told[0]);
+    assert_eq!(
+        (&json["kind"], &json["count"], &json["title"]),
+        (&"digest".into(), &20.into(), &"20 alerts: 20 message".into())
+    );
+    assert_eq!(json["ids"].as_array().unwrap().len(), 20);
+    assert_eq!(json["text"].as_str().unwrap().lines().count(), 21);
+}
+
+#[test]
 fn secrets_of_sinks_are_not_shown() {
     let webhook = Webhook {
         url: crate::config::SecretUrl("http://x/T0K3N".parse().unwrap()),

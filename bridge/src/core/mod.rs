@@ -23,6 +23,7 @@ use tracks::Fix;
 use crate::{
     chat,
     config::Config,
+    outbox,
     report::{self, Post},
     state::{Change, Entry, State, Target, VehicleMark},
     watch::Vehicle,
@@ -129,6 +130,8 @@ pub struct Counts {
     pub alerts_suppressed: u64,
     /// Messages that their target took.
     pub delivered: u64,
+    /// Messages that were told as one with others.
+    pub digested: u64,
     /// Messages that were given up.
     pub dead_letters: u64,
 }
@@ -143,6 +146,8 @@ pub(crate) struct Core {
     next_eviction_ms: u64,
     next_deadline_ms: Option<u64>,
     dead: Vec<DeadLetter>,
+    /// How many of a target's first messages are with its task.
+    under_way: HashMap<Target, usize>,
     pub(crate) counts: Counts,
 }
 
@@ -164,6 +169,7 @@ impl Core {
             next_eviction_ms: 0,
             next_deadline_ms: None,
             dead: Vec::new(),
+            under_way: HashMap::new(),
             counts: Counts::default(),
         };
         let mut out = Vec::new();
@@ -204,6 +210,9 @@ impl Core {
     /// Takes the outcome of the entry that [`Core::head`] gave.
     pub(crate) fn settle(&mut self, now_ms: u64, entry: Entry, outcome: Outcome) -> Vec<Change> {
         let mut out = Vec::new();
+        if let Some(count) = self.under_way.get_mut(&entry.target) {
+            *count = count.saturating_sub(1);
+        }
         match outcome {
             Outcome::Delivered => {
                 self.counts.delivered += 1;
@@ -225,7 +234,50 @@ impl Core {
         std::iter::once(Target::Broker).chain(sinks).collect()
     }
 
+    /// Takes the next message for a target's task, if its number is below `durable_no`; it stays in the outbox until it is settled.
+    pub(crate) fn take(&mut self, target: &Target, durable_no: u64) -> Option<Entry> {
+        let count = self.under_way.entry(target.clone()).or_default();
+        let entry = self.state.queue(target).nth(*count).filter(|entry| entry.no < durable_no)?;
+        *count += 1;
+        Some(entry.clone())
+    }
+
+    /// How many of a target's messages are with its task.
+    pub(crate) fn under_way(&self, target: &Target) -> usize {
+        self.under_way.get(target).copied().unwrap_or(0)
+    }
+
+    /// The number that the next message will get.
+    pub(crate) fn next_no(&self) -> u64 {
+        self.state.next_no()
+    }
+
+    /// Joins what waits for sinks whose quota lets too little of it through.
+    pub(crate) fn digest(&mut self, now_ms: u64) -> Vec<Change> {
+        let config = Arc::clone(&self.config);
+        let mut out = Vec::new();
+        for rule in &config.sinks {
+            let (Some(quota), Some(after)) = (rule.quota, rule.digest_after) else { continue };
+            let target = Target::Sink(rule.name.clone());
+            let queue = self.state.queue(&target);
+            // While one is under way more may come to be joined.
+            if self.under_way(&target) > 0
+                || u128::from(quota.spacing_ms()) * queue.len() as u128 <= after.as_millis()
+            {
+                continue;
+            }
+            if let Some((entry, count)) = outbox::digest(queue, rule.kind.text_bytes_max(), now_ms) {
+                let nos = self.state.queue(&target).take(count).map(|entry| entry.no).collect();
+                tracing::info!(sink = rule.name, count, "messages are told as one, by the sink's quota");
+                self.counts.digested += count as u64;
+                self.change(&mut out, Change::Merged { nos, entry });
+            }
+        }
+        out
+    }
+
     /// The next message for a target.
+    #[cfg(test)]
     pub(crate) fn head(&self, target: &Target) -> Option<&Entry> {
         self.state.queue(target).next()
     }
@@ -350,8 +402,11 @@ impl Core {
     fn put(&mut self, out: &mut Vec<Change>, target: Target, entry: Entry) {
         let limit = self.config.outbox.entries_max.max(2);
         if target != Target::Broker && self.state.queue(&target).len() >= limit {
-            let oldest = self.state.queue(&target).nth(1).cloned().expect("the limit is at least 2");
-            self.bury(out, oldest, format!("{limit} newer messages wait for the same sink"));
+            // Beyond the limit only while all are under way.
+            let oldest = self.state.queue(&target).nth(self.under_way(&target).max(1)).cloned();
+            if let Some(oldest) = oldest {
+                self.bury(out, oldest, format!("{limit} newer messages wait for the same sink"));
+            }
         }
         let no = self.state.next_no();
         self.change(out, Change::Put(Entry { no, target, ..entry }));

@@ -12,7 +12,7 @@ use crate::{
 pub(super) struct Bench {
     pub(super) config: Arc<Config>,
     pub(super) core: Core,
-    stored: Vec<Change>,
+    pub(super) stored: Vec<Change>,
 }
 
 impl Bench {
@@ -66,7 +66,7 @@ impl Bench {
     /// Takes everything that waits for a target, as its sink would.
     pub(super) fn drain(&mut self, now_ms: u64, target: &Target) -> Vec<Entry> {
         let mut taken = Vec::new();
-        while let Some(entry) = self.core.head(target).cloned() {
+        while let Some(entry) = self.core.take(target, u64::MAX) {
             let changes = self.core.settle(now_ms, entry.clone(), Outcome::Delivered);
             self.stored.extend(changes);
             taken.push(entry);

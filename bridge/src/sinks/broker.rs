@@ -2,8 +2,10 @@
 
 use device_sdk::{Client, Message, PublishError, QoS, ReasonCode};
 
-use super::{Attempt, unix_ms};
-use crate::{retry::Verdict, state::Entry};
+use crate::{
+    outbox::{Attempt, Cause, Verdict, unix_ms},
+    state::Entry,
+};
 
 /// The broker as a target.
 #[derive(Debug)]
@@ -28,18 +30,24 @@ impl Attempt for BrokerSink {
 fn judge(error: PublishError) -> Verdict {
     let why = error.to_string();
     match error {
-        PublishError::Refused { reason, .. } if is_passing(reason) => Verdict::Again { why, after_ms: None },
-        PublishError::Busy { .. } | PublishError::ConnectionLost => Verdict::Again { why, after_ms: None },
+        PublishError::Refused { reason: ReasonCode::QuotaExceeded, .. } => {
+            Verdict::Again { cause: Cause::Quota, why, after_ms: None }
+        }
+        PublishError::Refused { reason, .. } if is_passing(reason) => transient(why),
+        PublishError::Busy { .. } | PublishError::ConnectionLost => transient(why),
         _ => Verdict::Never { why },
     }
+}
+
+fn transient(why: String) -> Verdict {
+    Verdict::Again { cause: Cause::Transient, why, after_ms: None }
 }
 
 /// Reasons that tell of the broker's state, not of the message.
 fn is_passing(reason: ReasonCode) -> bool {
     matches!(
         reason,
-        ReasonCode::QuotaExceeded
-            | ReasonCode::UnspecifiedError
+        ReasonCode::UnspecifiedError
             | ReasonCode::ImplementationSpecificError
             | ReasonCode::PacketIdentifierInUse
     )

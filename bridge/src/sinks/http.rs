@@ -8,8 +8,7 @@ use reqwest::{
     redirect,
 };
 
-use super::unix_ms;
-use crate::retry::{Verdict, judge, parse_retry_after};
+use crate::outbox::{Cause, Verdict, judge, parse_retry_after, unix_ms};
 
 /// The most of an answer that is read, bytes: enough for every documented error object.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -103,7 +102,11 @@ impl Http {
         let failed = |error: reqwest::Error| {
             let is_ours = error.is_builder();
             let why = chain(&error.without_url());
-            if is_ours { Verdict::Never { why } } else { Verdict::Again { why, after_ms: None } }
+            if is_ours {
+                Verdict::Never { why }
+            } else {
+                Verdict::Again { cause: Cause::Transient, why, after_ms: None }
+            }
         };
         let request = self.client.request(method, url.clone()).headers(headers).body(body);
         let mut answer = request.send().await.map_err(failed)?;

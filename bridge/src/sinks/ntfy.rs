@@ -3,16 +3,16 @@
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde::Deserialize;
 
-use super::{Attempt, http::Http};
+use super::http::Http;
 use crate::{
     config::{Secret, SecretUrl, SinkRule},
     notice::{Notice, Severity},
-    retry::Verdict,
+    outbox::{Attempt, Verdict},
     state::Entry,
 };
 
 /// Longest message, bytes: ntfy makes an attachment of what is longer.
-const MESSAGE_BYTES_MAX: usize = 4_096;
+pub(crate) const MESSAGE_BYTES_MAX: usize = 4_096;
 
 /// What ntfy is told in the configuration (`type = "ntfy"`).
 #[derive(Clone, Debug, Deserialize)]

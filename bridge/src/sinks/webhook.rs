@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 
-use super::{Attempt, http::Http};
+use super::http::Http;
 use crate::{
     config::{Secret, SecretUrl, SinkRule},
-    retry::Verdict,
+    outbox::{Attempt, Verdict},
     state::Entry,
 };
 
