@@ -6,11 +6,11 @@ use std::{
 };
 
 use anyhow::Context;
-use bridge::{Bridge, Config, StartError, Told, Trial, record};
+use bridge::{Bridge, Config, Reply, Request, StartError, Told, Trial, Which, record};
 
 use crate::{
     signals::Signals,
-    terminal::{misused, say, start_log},
+    terminal::{aligned, misused, say, start_log},
 };
 use tracing_subscriber::EnvFilter;
 
@@ -42,6 +42,9 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// List, send again or drop messages that were given up, in the outbox of a bridge that runs or not
+    #[command(subcommand)]
+    DeadLetters(DeadLetters),
     /// Say what a recorded track would have sent to whom; nothing is sent
     Try {
         /// The configuration
@@ -58,6 +61,50 @@ enum Command {
     },
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum DeadLetters {
+    /// List them, the oldest first
+    List {
+        #[command(flatten)]
+        outbox: OutboxArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send some again
+    Replay(WhichArgs),
+    /// Forget some
+    Drop(WhichArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct OutboxArgs {
+    /// The bridge's configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Where its unsent messages are kept, instead of the file's store.data_dir
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct WhichArgs {
+    #[command(flatten)]
+    outbox: OutboxArgs,
+    /// All of them
+    #[arg(long, conflicts_with = "numbers")]
+    all: bool,
+    /// Their numbers, as `list` shows them
+    #[arg(required_unless_present = "all")]
+    numbers: Vec<u64>,
+}
+
+impl WhichArgs {
+    fn which(&self) -> Which {
+        if self.all { Which::All } else { Which::Numbers(self.numbers.clone()) }
+    }
+}
+
 /// Longest record that is read, bytes.
 const RECORD_BYTES_MAX: u64 = 512 * 1024 * 1024;
 
@@ -66,8 +113,69 @@ pub(crate) async fn run(args: BridgeArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         Some(Command::Check { config }) => check(&config),
         Some(Command::Try { config, device, json, file }) => try_record(&config, &device, json, &file),
+        Some(Command::DeadLetters(command)) => dead_letters(command).await,
         None => serve(args).await,
     }
+}
+
+async fn dead_letters(command: DeadLetters) -> anyhow::Result<ExitCode> {
+    let (outbox, request, as_json) = match command {
+        DeadLetters::List { outbox, json } => (outbox, Request::List, json),
+        DeadLetters::Replay(args) => {
+            let which = args.which();
+            (args.outbox, Request::Replay(which), false)
+        }
+        DeadLetters::Drop(args) => {
+            let which = args.which();
+            (args.outbox, Request::Drop(which), false)
+        }
+    };
+    let mut config = match Config::load(&outbox.config) {
+        Ok(config) => config,
+        Err(error) => return Ok(misused(&error.to_string())),
+    };
+    if let Some(dir) = outbox.data_dir {
+        config.data_dir = dir;
+    }
+    let reply = bridge::dead_letters(config, &request).await?;
+    if request == Request::List {
+        return list(&reply, as_json);
+    }
+    let done = if matches!(request, Request::Drop(_)) { "dropped" } else { "in the outbox again" };
+    say(&format!("{} {done}", reply.done))?;
+    let numbers = |numbers: &[u64]| numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    if !reply.unknown.is_empty() {
+        eprintln!("postrider: no dead letter has the number {}", numbers(&reply.unknown));
+    }
+    if !reply.without_sink.is_empty() {
+        eprintln!(
+            "postrider: {} went to sinks that are not configured any more",
+            numbers(&reply.without_sink)
+        );
+    }
+    let all_done = reply.unknown.is_empty() && reply.without_sink.is_empty();
+    Ok(if all_done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn list(reply: &Reply, as_json: bool) -> anyhow::Result<ExitCode> {
+    if as_json {
+        say(&serde_json::to_string(&reply.letters)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let head = ["NO", "SINK", "GIVEN UP", "WHY", "TEXT"].map(str::to_owned);
+    let rows = reply.letters.iter().map(|letter| {
+        [
+            letter.no.to_string(),
+            letter.sink.clone(),
+            bridge::utc(letter.at_ms),
+            letter.why.clone(),
+            letter.text.clone(),
+        ]
+    });
+    for line in aligned(&std::iter::once(head).chain(rows).collect::<Vec<_>>()) {
+        say(&line)?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn check(path: &Path) -> anyhow::Result<ExitCode> {

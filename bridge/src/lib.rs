@@ -27,6 +27,7 @@
 mod chat;
 pub mod config;
 mod core;
+mod dead_letters;
 mod ids;
 mod journal;
 mod notice;
@@ -51,6 +52,7 @@ use tokio::{
 
 pub use config::Config;
 pub use core::Counts;
+pub use dead_letters::{DeadLetterError, Letter, Reply, Request, Which, dead_letters};
 pub use journal::JournalError;
 pub use notice::Severity;
 pub use report::Kind;
@@ -78,6 +80,14 @@ pub enum StartError {
     /// Its data directory cannot be used.
     #[error("data directory {0}")]
     Journal(#[from] JournalError),
+    /// The control socket cannot be made.
+    #[error("the control socket in {dir} cannot be made: {source}")]
+    Control {
+        /// The data directory.
+        dir: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A sink cannot be used.
     #[error("sink {name:?}: {why}")]
     Sink {
@@ -147,6 +157,8 @@ impl Bridge {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let (journal, state) = Journal::open(&config.data_dir, config.outbox.bytes_max)?;
+        let control = dead_letters::listen(&config.data_dir)
+            .map_err(|source| StartError::Control { dir: config.data_dir.display().to_string(), source })?;
         let (core, first) = Core::recover(Arc::clone(&config), state, unix_ms());
         let client = Client::spawn(options(&config.broker))?;
         let (observers, observed) = mpsc::channel(OBSERVED_MAX);
@@ -154,7 +166,7 @@ impl Bridge {
         let (ready, ready_seen) = watch_channel::channel(false);
         let (stop, stopped) = oneshot::channel();
         let ends = Ends { observers, counts, ready, stop: stopped };
-        let runner = Runner::new(&config, core, journal, client, sinks, ends);
+        let runner = Runner::new(&config, core, journal, client, sinks, control, ends);
         let task = tokio::spawn(runner.run(first));
         Ok(Handle { observed, counts: counts_seen, ready: ready_seen, stop: Some(stop), task })
     }

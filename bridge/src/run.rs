@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use device_sdk::{AckToken, Client, Event, Events, Incoming, QoS};
 use tokio::{
+    net::UnixListener,
     sync::{mpsc, oneshot, watch},
     task::{JoinSet, spawn_blocking},
     time::{sleep, timeout},
@@ -18,6 +19,7 @@ use crate::{
     BridgeError, Counts, Observed,
     config::{Config, SinkRule},
     core::{Chat, Core, Input, Message},
+    dead_letters::{self, Asked, Reply},
     journal::{Journal, StoreError},
     outbox::{self, Service, Settled, unix_ms},
     sinks::{AnySink, broker::BrokerSink},
@@ -58,6 +60,8 @@ pub(crate) struct Runner {
     dispatch_topic: String,
     /// Messages with lower numbers are on disk.
     durable_no: u64,
+    /// What people ask on the control socket.
+    asked: mpsc::Receiver<Asked>,
     /// How the task speaks to the program.
     ends: Ends,
 }
@@ -78,6 +82,7 @@ impl Runner {
         journal: Journal,
         (client, events): (Client, Events),
         channels: Vec<(&SinkRule, AnySink)>,
+        control: UnixListener,
         ends: Ends,
     ) -> Runner {
         let mut tasks = JoinSet::new();
@@ -100,7 +105,21 @@ impl Runner {
         subscribe(&mut tasks, client.clone(), config, ends.ready.clone());
         let dispatch_topic = config.dispatch_topic.clone();
         let journal = Some(journal);
-        Runner { core, journal, client, events, sinks, settled, tasks, dispatch_topic, durable_no: 0, ends }
+        let (ask, asked) = mpsc::channel(1);
+        tasks.spawn(dead_letters::serve(control, ask));
+        Runner {
+            core,
+            journal,
+            client,
+            events,
+            sinks,
+            settled,
+            tasks,
+            dispatch_topic,
+            durable_no: 0,
+            asked,
+            ends,
+        }
     }
 
     /// Runs until it is stopped or cannot go on.
@@ -136,11 +155,20 @@ impl Runner {
                     Some(event) => self.take_event(&mut batch, event),
                     None => return Err(BridgeError::ClientEnded),
                 },
+                Some((request, reply)) = self.asked.recv() => {
+                    let (answer, changes) = self.core.letters(unix_ms(), &request);
+                    batch.changes = changes;
+                    batch.reply = Some((reply, answer));
+                }
                 () = sleep(nap) => batch.changes = self.core.handle(unix_ms(), Input::Tick),
             };
             self.take_what_is_ready(&mut batch).await;
             if self.store(batch.changes).await?.is_stopped() {
                 return Ok(());
+            }
+            if let Some((reply, answer)) = batch.reply {
+                // Whoever asked may be gone.
+                let _ = reply.send(answer);
             }
             for token in batch.done {
                 self.client.ack(token);
@@ -303,6 +331,8 @@ struct Batch {
     changes: Vec<Change>,
     /// The messages that may be acknowledged then.
     done: Vec<AckToken>,
+    /// The reply that may be given then.
+    reply: Option<(oneshot::Sender<Reply>, Reply)>,
 }
 
 enum Stored {

@@ -27,6 +27,13 @@ pub(crate) enum Change {
         /// What they are told as; it has the first one's number.
         entry: Entry,
     },
+    /// A message was given up and is kept.
+    Dead(DeadLetter),
+    /// It is kept no more.
+    DeadGone {
+        /// [`Entry::no`].
+        no: u64,
+    },
     /// What is known of a vehicle.
     Vehicle {
         /// Its device id.
@@ -198,6 +205,24 @@ pub(crate) struct Mute {
     pub(crate) by: Option<String>,
 }
 
+/// A message that was given up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DeadLetter {
+    /// When, milliseconds since the Unix epoch.
+    pub(crate) at_ms: u64,
+    /// Why.
+    pub(crate) why: String,
+    /// The message.
+    pub(crate) entry: Entry,
+}
+
+impl DeadLetter {
+    /// About what it takes in memory.
+    fn bytes(&self) -> usize {
+        self.entry.payload.len() + self.why.len() + 256
+    }
+}
+
 /// Which chat message, by whom. Fields a broker does not tell are absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Source {
@@ -226,6 +251,9 @@ pub(crate) struct State {
     pub(crate) held: BTreeMap<u64, Held>,
     /// By what is muted.
     pub(crate) mutes: BTreeMap<String, Mute>,
+    /// What was given up, by number.
+    pub(crate) letters: BTreeMap<u64, DeadLetter>,
+    letter_bytes: usize,
 }
 
 impl State {
@@ -252,6 +280,18 @@ impl State {
                     *place = entry.clone();
                 }
                 queue.retain(|waiting| waiting.no == entry.no || !nos.contains(&waiting.no));
+            }
+            Change::Dead(letter) => {
+                self.next_no = self.next_no.max(letter.entry.no + 1);
+                self.letter_bytes += letter.bytes();
+                if let Some(old) = self.letters.insert(letter.entry.no, letter.clone()) {
+                    self.letter_bytes -= old.bytes();
+                }
+            }
+            Change::DeadGone { no } => {
+                if let Some(letter) = self.letters.remove(no) {
+                    self.letter_bytes -= letter.bytes();
+                }
             }
             Change::Vehicle { device, mark } => {
                 self.vehicles.insert(device.clone(), *mark);
@@ -293,6 +333,11 @@ impl State {
         self.next_no
     }
 
+    /// Returns about how many bytes the dead letters take.
+    pub(crate) fn letter_bytes(&self) -> usize {
+        self.letter_bytes
+    }
+
     /// Returns what waits for a target, oldest first.
     pub(crate) fn queue(&self, target: &Target) -> impl ExactSizeIterator<Item = &Entry> {
         static EMPTY: VecDeque<Entry> = VecDeque::new();
@@ -316,6 +361,7 @@ impl State {
             .chain(self.alerts.values().cloned().map(Change::Alert))
             .chain(self.mutes.values().cloned().map(Change::Mute))
             .chain(self.held.values().cloned().map(Change::Hold))
+            .chain(self.letters.values().cloned().map(Change::Dead))
             .chain(self.queues.values().flatten().cloned().map(Change::Put))
     }
 }
@@ -381,6 +427,8 @@ mod tests {
             r#"{"released":{"no":8}}"#,
             r#"{"mute":{"what":"truck-7","until_ms":9,"by":"alice"}}"#,
             r#"{"mute_gone":{"what":"truck-7"}}"#,
+            r#"{"dead":{"at_ms":9,"why":"the server answered 400","entry":{"no":8,"target":{"webhook":"ops"},"id":"ev-8","kind":"arrived","created_ms":5,"payload":"{}"}}}"#,
+            r#"{"dead_gone":{"no":8}}"#,
             r#"{"next_no":{"no":9}}"#,
         ];
         for json in golden {

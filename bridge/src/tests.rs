@@ -183,6 +183,37 @@ async fn a_message_that_is_too_old_is_given_up_and_a_young_one_behind_it_is_sent
 }
 
 #[tokio::test]
+async fn dead_letters_are_listed_sent_again_and_dropped_whether_the_bridge_runs_or_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Stub::start().await;
+    store(dir.path(), unix_ms(), 0..3);
+    let config = config(dir.path(), server.port()).await;
+    let mut handle = Bridge::start(config.clone()).unwrap();
+    for _ in 0..3 {
+        server.answer("400 Bad Request", "no such team").await;
+        assert!(matches!(next(&mut handle).await, Observed::Dead { .. }));
+    }
+    let list = async || dead_letters(config.clone(), &Request::List).await.unwrap().letters;
+    let letters = list().await;
+    assert_eq!(letters.iter().map(|letter| letter.id.as_str()).collect::<Vec<_>>(), ["ev-0", "ev-1", "ev-2"]);
+    assert_eq!(
+        (letters[0].sink.as_str(), letters[0].why.as_str()),
+        ("ops", "the server answered 400: no such team")
+    );
+    let replay = Request::Replay(Which::Numbers(vec![letters[1].no, 99]));
+    let (reply, again) = tokio::join!(dead_letters(config.clone(), &replay), server.answer("200 OK", ""));
+    let reply = reply.unwrap();
+    assert_eq!((reply.done, reply.unknown), (1, vec![99]));
+    assert_eq!((again.body.as_str(), again.head.contains("idempotency-key: ev-1")), ("{\"n\":1}", true));
+    assert_eq!(delivered(&mut handle).await, "ev-1");
+    handle.stop().await.unwrap();
+    assert_eq!(list().await.len(), 2, "they outlive the process");
+    let dropped = dead_letters(config.clone(), &Request::Drop(Which::All)).await.unwrap();
+    assert_eq!(dropped.done, 2);
+    assert_eq!(list().await, []);
+}
+
+#[tokio::test]
 async fn a_second_bridge_on_the_same_directory_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), 1).await;

@@ -245,7 +245,7 @@ impl Core {
                     let no = self.state.next_no();
                     self.change(out, Change::Hold(Held { until_ms, entry: Entry { no, ..entry } }));
                 }
-                _ => self.put(out, target.clone(), entry),
+                _ => self.put(out, now_ms, target.clone(), entry),
             }
             if phase != Phase::Ended && !alert.told.contains(target) {
                 alert.told.push(target.clone());
@@ -258,7 +258,7 @@ impl Core {
         let held = self.state.held.values().filter(|held| held.until_ms <= now_ms);
         for Held { entry, .. } in held.cloned().collect::<Vec<_>>() {
             self.change(out, Change::Released { no: entry.no });
-            self.put(out, entry.target.clone(), entry);
+            self.put(out, now_ms, entry.target.clone(), entry);
         }
         let mutes = self.state.mutes.values().filter(|mute| mute.until_ms <= now_ms);
         for what in mutes.map(|mute| mute.what.clone()).collect::<Vec<_>>() {

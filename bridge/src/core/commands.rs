@@ -131,7 +131,7 @@ impl Core {
         tracing::info!(device = request.device, name = request.name, id = request.id, "command");
         self.counts.commands += 1;
         self.change(out, Change::Request(request));
-        self.put(out, Target::Broker, entry);
+        self.put(out, now_ms, Target::Broker, entry);
     }
 
     /// An id that follows from the chat message: from its own id and sender, else from its number, else (a broker that

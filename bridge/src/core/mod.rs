@@ -10,6 +10,8 @@
 mod alert_tests;
 mod alerts;
 mod commands;
+mod letters;
+mod outgoing;
 #[cfg(test)]
 mod tests;
 
@@ -23,9 +25,8 @@ use tracks::Fix;
 use crate::{
     chat,
     config::Config,
-    outbox,
     report::{self, Post},
-    state::{Change, Entry, State, Target, VehicleMark},
+    state::{Change, DeadLetter, Entry, State, Target, VehicleMark},
     watch::Vehicle,
 };
 
@@ -106,13 +107,6 @@ pub(crate) enum Outcome {
     },
 }
 
-/// A message that was given up.
-#[derive(Clone, Debug)]
-pub(crate) struct DeadLetter {
-    pub(crate) entry: Entry,
-    pub(crate) why: String,
-}
-
 /// What a bridge has done since it started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -182,7 +176,7 @@ impl Core {
         let gone: Vec<_> = core.state.targets().filter(|target| !targets.contains(target)).cloned().collect();
         for target in gone {
             for entry in core.state.queue(&target).cloned().collect::<Vec<_>>() {
-                core.bury(&mut out, entry, "its sink is not configured any more".to_owned());
+                core.bury(&mut out, now_ms, entry, "its sink is not configured any more".to_owned());
             }
         }
         core.find_deadline();
@@ -207,79 +201,10 @@ impl Core {
         out
     }
 
-    /// Takes the outcome of the entry that [`Core::head`] gave.
-    pub(crate) fn settle(&mut self, now_ms: u64, entry: Entry, outcome: Outcome) -> Vec<Change> {
-        let mut out = Vec::new();
-        if let Some(count) = self.under_way.get_mut(&entry.target) {
-            *count = count.saturating_sub(1);
-        }
-        match outcome {
-            Outcome::Delivered => {
-                self.counts.delivered += 1;
-                self.change(&mut out, Change::Done { no: entry.no });
-            }
-            Outcome::Dead { why } => {
-                if entry.expires_at_ms.is_some() {
-                    self.not_sent(&mut out, now_ms, &entry.id, &why);
-                }
-                self.bury(&mut out, entry, why);
-            }
-        }
-        out
-    }
-
     /// All targets there are.
     pub(crate) fn targets(&self) -> Vec<Target> {
         let sinks = self.config.sinks.iter().map(|sink| Target::Sink(sink.name.clone()));
         std::iter::once(Target::Broker).chain(sinks).collect()
-    }
-
-    /// Takes the next message for a target's task, if its number is below `durable_no`; it stays in the outbox until it is settled.
-    pub(crate) fn take(&mut self, target: &Target, durable_no: u64) -> Option<Entry> {
-        let count = self.under_way.entry(target.clone()).or_default();
-        let entry = self.state.queue(target).nth(*count).filter(|entry| entry.no < durable_no)?;
-        *count += 1;
-        Some(entry.clone())
-    }
-
-    /// How many of a target's messages are with its task.
-    pub(crate) fn under_way(&self, target: &Target) -> usize {
-        self.under_way.get(target).copied().unwrap_or(0)
-    }
-
-    /// The number that the next message will get.
-    pub(crate) fn next_no(&self) -> u64 {
-        self.state.next_no()
-    }
-
-    /// Joins what waits for sinks whose quota lets too little of it through.
-    pub(crate) fn digest(&mut self, now_ms: u64) -> Vec<Change> {
-        let config = Arc::clone(&self.config);
-        let mut out = Vec::new();
-        for rule in &config.sinks {
-            let (Some(quota), Some(after)) = (rule.quota, rule.digest_after) else { continue };
-            let target = Target::Sink(rule.name.clone());
-            let queue = self.state.queue(&target);
-            // While one is under way more may come to be joined.
-            if self.under_way(&target) > 0
-                || u128::from(quota.spacing_ms()) * queue.len() as u128 <= after.as_millis()
-            {
-                continue;
-            }
-            if let Some((entry, count)) = outbox::digest(queue, rule.kind.text_bytes_max(), now_ms) {
-                let nos = self.state.queue(&target).take(count).map(|entry| entry.no).collect();
-                tracing::info!(sink = rule.name, count, "messages are told as one, by the sink's quota");
-                self.counts.digested += count as u64;
-                self.change(&mut out, Change::Merged { nos, entry });
-            }
-        }
-        out
-    }
-
-    /// The next message for a target.
-    #[cfg(test)]
-    pub(crate) fn head(&self, target: &Target) -> Option<&Entry> {
-        self.state.queue(target).next()
     }
 
     /// Whether no more input may be taken until the broker takes messages.
@@ -300,11 +225,6 @@ impl Core {
     /// The changes that make the whole state.
     pub(crate) fn snapshot(&self) -> impl Iterator<Item = Change> + '_ {
         self.state.snapshot()
-    }
-
-    /// Returns the messages given up since it was last asked.
-    pub(crate) fn take_dead(&mut self) -> Vec<DeadLetter> {
-        std::mem::take(&mut self.dead)
     }
 
     fn gps(&mut self, out: &mut Vec<Change>, now_ms: u64, device: &str, payload: &[u8]) {
@@ -387,7 +307,7 @@ impl Core {
 
     fn put_post(&mut self, out: &mut Vec<Change>, now_ms: u64, target: Target, post: &Post) {
         let entry = self.entry(now_ms, target.clone(), post.id.clone(), post.kind.as_str(), post.to_json());
-        self.put(out, target, entry);
+        self.put(out, now_ms, target, entry);
     }
 
     /// An entry for people; it gets its number when it is put.
@@ -395,28 +315,6 @@ impl Core {
         let topic = (target == Target::Broker).then(|| self.config.dispatch_topic.clone());
         let kind = kind.to_owned();
         Entry { no: 0, target, id, kind, created_ms: now_ms, payload, topic, expires_at_ms: None }
-    }
-
-    /// Puts an entry into the outbox, which gives it its number. For a sink that is hopelessly behind the oldest that
-    /// is not being sent makes room.
-    fn put(&mut self, out: &mut Vec<Change>, target: Target, entry: Entry) {
-        let limit = self.config.outbox.entries_max.max(2);
-        if target != Target::Broker && self.state.queue(&target).len() >= limit {
-            // Beyond the limit only while all are under way.
-            let oldest = self.state.queue(&target).nth(self.under_way(&target).max(1)).cloned();
-            if let Some(oldest) = oldest {
-                self.bury(out, oldest, format!("{limit} newer messages wait for the same sink"));
-            }
-        }
-        let no = self.state.next_no();
-        self.change(out, Change::Put(Entry { no, target, ..entry }));
-    }
-
-    fn bury(&mut self, out: &mut Vec<Change>, entry: Entry, why: String) {
-        tracing::error!(target_name = ?entry.target, id = entry.id, why, payload = entry.payload, "dead letter");
-        self.counts.dead_letters += 1;
-        self.change(out, Change::Done { no: entry.no });
-        self.dead.push(DeadLetter { entry, why });
     }
 
     fn change(&mut self, out: &mut Vec<Change>, change: Change) {

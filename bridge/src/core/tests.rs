@@ -398,3 +398,24 @@ fn the_number_of_watched_vehicles_is_bounded_and_idle_ones_make_room() {
     assert_eq!(bench.core.vehicles.len(), VEHICLES_MAX);
     assert!(bench.core.vehicles.contains_key("truck-new") && !bench.core.vehicles.contains_key("truck-0"));
 }
+
+#[test]
+fn dead_letters_have_a_bound_and_a_command_is_none() {
+    let mut bench = Bench::new(config());
+    let payload = "x".repeat(10_000);
+    for i in 0..2_000 {
+        let entry = bench.core.entry(1_000, hook(), format!("ev-{i}"), "arrived", payload.clone());
+        let mut out = Vec::new();
+        bench.core.bury(&mut out, 1_000, Entry { no: i, ..entry }, "refused".to_owned());
+        bench.stored.extend(out);
+    }
+    let kept = bench.core.state.letters.len();
+    assert!((1_500..1_700).contains(&kept), "16 MiB of 10 kB each: {kept}");
+    assert!(bench.core.state.letters.contains_key(&1_999), "the newest stay");
+    bench.crash(2_000);
+    assert_eq!(bench.core.state.letters.len(), kept);
+    bench.say(100_000, 7, "/unlock truck-7");
+    let command = bench.core.take(&Target::Broker, u64::MAX).unwrap();
+    bench.core.settle(101_000, command, Outcome::Dead { why: "refused".into() });
+    assert_eq!(bench.core.state.letters.len(), kept, "sent later it would be another command");
+}

@@ -11,7 +11,7 @@ const LATE_MS: u64 = 120_000;
 
 /// Returns the message as it is to be told now: after a long wait for its sink the text ends with it, and the JSON has it as `late_s`.
 /// Commands are left as they are.
-pub(super) fn told_late(entry: &Entry, now_ms: u64) -> Cow<'_, Entry> {
+pub(crate) fn told_late(entry: &Entry, now_ms: u64) -> Cow<'_, Entry> {
     let waited_ms = now_ms.saturating_sub(entry.created_ms);
     if waited_ms < LATE_MS || entry.expires_at_ms.is_some() {
         return Cow::Borrowed(entry);

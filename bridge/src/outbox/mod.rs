@@ -14,13 +14,11 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use self::retry::{Next, Pauses};
 pub(crate) use self::{
     digest::digest,
-    retry::{Cause, Verdict, judge, parse_retry_after},
-};
-use self::{
     late::told_late,
-    retry::{Next, Pauses},
+    retry::{Cause, Verdict, judge, parse_retry_after},
 };
 use crate::{
     config::OutboxSettings,
