@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::{
     config::{OutboxSettings, Secret, SecretUrl, SinkKind, SinkRule, Webhook},
-    sinks::stub::{Stub, read_request},
+    sinks::tests::{Stub, read_request},
     state::Change,
 };
 

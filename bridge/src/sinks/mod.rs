@@ -6,7 +6,7 @@ pub(crate) mod broker;
 mod http;
 pub(crate) mod ntfy;
 #[cfg(test)]
-pub(crate) mod stub;
+pub(crate) mod tests;
 pub(crate) mod webhook;
 
 use self::{ntfy::NtfySink, webhook::WebhookSink};

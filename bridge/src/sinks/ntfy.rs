@@ -84,7 +84,7 @@ fn priority(severity: Severity) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{notice::tests::entry, sinks::stub::Stub};
+    use crate::{notice::tests::entry, sinks::tests::Stub};
 
     #[tokio::test]
     async fn a_message_has_its_title_its_priority_and_the_token() {
