@@ -31,6 +31,8 @@ pub struct SinkRule {
     pub kind: SinkKind,
     /// How long one attempt may take.
     pub timeout: Duration,
+    /// Whether its name may lead to this host or into a private network.
+    pub private: bool,
     /// How often it may be spoken to.
     pub quota: Option<Quota>,
     /// Messages are told as one when it would take longer than this until the last of them is told; never if absent or without a quota.
@@ -91,7 +93,14 @@ impl SinkRule {
     pub fn new(name: impl Into<String>, kind: SinkKind) -> SinkRule {
         let quota = kind.quota();
         let digest_after = quota.map(|_| Duration::from_secs(DIGEST_AFTER_S));
-        SinkRule { name: name.into(), kind, timeout: Duration::from_secs(TIMEOUT_S), quota, digest_after }
+        SinkRule {
+            name: name.into(),
+            kind,
+            timeout: Duration::from_secs(TIMEOUT_S),
+            private: false,
+            quota,
+            digest_after,
+        }
     }
 
     /// How its messages are served.
@@ -114,6 +123,7 @@ impl SinkRule {
         let name = take::<String>(&mut table, "name")?;
         let timeout_s = take::<u64>(&mut table, "timeout_s")?.unwrap_or(TIMEOUT_S);
         let timeout_s = within("timeout_s", timeout_s, 1, 300)?;
+        let private = take::<bool>(&mut table, "private")?.unwrap_or(false);
         let quota = take::<String>(&mut table, "quota")?;
         let digest_after_s = take::<u64>(&mut table, "digest_after_s")?;
         let is_digested = take::<bool>(&mut table, "digest")?;
@@ -122,7 +132,8 @@ impl SinkRule {
         if name.is_empty() || name.len() > 256 {
             return Err(format!("name has {} bytes, it must have 1 to 256", name.len()));
         }
-        let mut rule = SinkRule { timeout: Duration::from_secs(timeout_s), ..SinkRule::new(name, kind) };
+        let mut rule =
+            SinkRule { timeout: Duration::from_secs(timeout_s), private, ..SinkRule::new(name, kind) };
         match quota.as_deref() {
             None => {}
             Some("none") => rule.quota = None,

@@ -1,18 +1,21 @@
 //! HTTP as sinks speak it: TLS verified, no redirects, bounded answers, and errors that never show an address's secrets.
 
-use std::time::Duration;
-
 use reqwest::{
     Client, Method, Url,
     header::{HeaderMap, RETRY_AFTER},
     redirect,
 };
 
+use super::guard;
+use crate::config::SinkRule;
 use crate::outbox::{Cause, Verdict, judge, parse_retry_after, unix_ms};
 
 /// The most of an answer that is read, bytes: enough for every documented error object.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
+/// What names a proxy.
+const PROXIES: [&str; 6] =
+    ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
 /// The most of a server's words that are repeated, characters.
 const WORDS_CHARS_MAX: usize = 200;
 
@@ -54,16 +57,17 @@ impl Answer {
 }
 
 impl Http {
-    /// Prepares connections to the server of an address.
+    /// Prepares connections of a sink to the server of an address.
     ///
     /// # Errors
-    /// There are no certificate authorities on this system to check an https address with.
-    pub(crate) fn new(url: &Url, timeout: Duration) -> Result<Http, String> {
+    /// The address is one that this sink may not lead to, or there are no certificate authorities on this system to check https with.
+    pub(crate) fn new(rule: &SinkRule, url: &Url) -> Result<Http, String> {
+        guard::check(url)?;
         // One provider everywhere; that somebody installed it already is as good.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut builder = Client::builder()
             .user_agent(concat!("postrider/", env!("CARGO_PKG_VERSION")))
-            .timeout(timeout)
+            .timeout(rule.timeout)
             // A redirected POST becomes a GET: a wrong address is to be corrected, not followed.
             .redirect(redirect::Policy::none())
             .pool_max_idle_per_host(1);
@@ -73,6 +77,10 @@ impl Http {
         }
         if is_loopback(url) {
             builder = builder.no_proxy();
+        }
+        // Through a proxy it is the proxy that resolves names, and that says where one may go.
+        if !PROXIES.iter().any(|name| std::env::var_os(name).is_some()) || is_loopback(url) {
+            builder = builder.dns_resolver(guard::Guarded { private: rule.private });
         }
         let client = builder.build().map_err(|error| chain(&error))?;
         Ok(Http { client })

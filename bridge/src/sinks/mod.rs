@@ -3,6 +3,7 @@
 //! A sink tries once and says what came of it; when and how often is the outbox's. It keeps nothing that must not be lost.
 
 pub(crate) mod broker;
+mod guard;
 mod http;
 pub(crate) mod ntfy;
 #[cfg(test)]

@@ -49,7 +49,7 @@ impl NtfySink {
             }
             None => None,
         };
-        Ok(NtfySink { http: Http::new(&ntfy.url.0, rule.timeout)?, url: ntfy.url.clone(), authorization })
+        Ok(NtfySink { http: Http::new(rule, &ntfy.url.0)?, url: ntfy.url.clone(), authorization })
     }
 }
 

@@ -60,7 +60,7 @@ impl WebhookSink {
     /// # Errors
     /// As [`Http::new`] and [`Webhook::header_map`].
     pub(crate) fn new(rule: &SinkRule, webhook: &Webhook) -> Result<WebhookSink, String> {
-        let http = Http::new(&webhook.url.0, rule.timeout)?;
+        let http = Http::new(rule, &webhook.url.0)?;
         Ok(WebhookSink { http, url: webhook.url.clone(), headers: webhook.header_map()? })
     }
 }
