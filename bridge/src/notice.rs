@@ -49,11 +49,17 @@ pub(crate) struct Notice {
     pub(crate) title: String,
     /// What people read.
     pub(crate) text: String,
+    /// The rule that told it, if one did.
+    pub(crate) rule: Option<String>,
+    /// The alert that it is about, if it is about one.
+    pub(crate) alert: Option<String>,
+    /// What it says of its alert: `raised`, `repeated`, `escalated`, `ended`.
+    pub(crate) phase: Option<String>,
     /// The whole message, for sinks that pass it on as data.
     pub(crate) json: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Post {
     #[serde(default)]
     ts: Option<u64>,
@@ -65,14 +71,19 @@ struct Post {
     title: Option<String>,
     #[serde(default)]
     text: Option<String>,
+    #[serde(default)]
+    rule: Option<String>,
+    #[serde(default)]
+    alert: Option<String>,
+    #[serde(default)]
+    phase: Option<String>,
 }
 
 impl Notice {
     /// Reads an entry. What its JSON does not say is taken from the entry itself, so that nothing in an outbox is unreadable.
     pub(crate) fn of(entry: &Entry) -> Notice {
         let value: Value = serde_json::from_str(&entry.payload).unwrap_or_default();
-        let none = Post { ts: None, device: None, severity: None, title: None, text: None };
-        let post: Post = serde_json::from_value(value).unwrap_or(none);
+        let post: Post = serde_json::from_value(value).unwrap_or_default();
         let words = entry.kind.replace('_', " ");
         let title = post.title.unwrap_or_else(|| match &post.device {
             Some(device) => format!("{device}: {words}"),
@@ -85,9 +96,19 @@ impl Notice {
             severity: post.severity.unwrap_or_else(|| Severity::of_kind(&entry.kind)),
             text: post.text.unwrap_or_else(|| title.clone()),
             device: post.device,
+            rule: post.rule,
+            alert: post.alert,
+            phase: post.phase,
             title,
             json: entry.payload.clone(),
         }
+    }
+}
+
+impl Notice {
+    /// Whether it says that its alert is over.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.phase.as_deref() == Some("ended")
     }
 }
 

@@ -125,6 +125,12 @@ impl Trial {
     }
 }
 
+/// A time as RFC 3339 writes it.
+pub(crate) fn rfc3339(ms: u64) -> String {
+    let time = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    time.map_or_else(String::new, |time| time.to_string())
+}
+
 /// A time as people read it, UTC.
 pub fn utc(ms: u64) -> String {
     let time = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());

@@ -14,7 +14,21 @@ use device_sdk::TlsOptions;
 use reqwest::Url;
 use tracks::{corridor::Corridor, fence::Circle, plausibility::GateOptions};
 
-pub use crate::sinks::{ntfy::Ntfy, webhook::Webhook};
+pub use crate::sinks::{
+    alertmanager::Alertmanager,
+    dingtalk::DingTalk,
+    discord::Discord,
+    feishu::Feishu,
+    file::FileSettings,
+    matrix::Matrix,
+    ntfy::Ntfy,
+    pagerduty::PagerDuty,
+    slack::Slack,
+    teams::Teams,
+    telegram::{ChatId, Telegram},
+    webhook::Webhook,
+    wecom::WeCom,
+};
 pub use route_file::{NamedLine, RouteFileError, lines};
 pub(crate) use rule::DISPATCH;
 pub use sink::{Quota, SinkKind, SinkRule};

@@ -10,8 +10,19 @@ use super::{Secret, SecretUrl, file::within};
 use crate::{
     outbox::Service,
     sinks::{
+        alertmanager::{self, Alertmanager},
+        dingtalk::{self, DingTalk},
+        discord::{self, Discord},
+        feishu::{self, Feishu},
+        file::FileSettings,
+        matrix::{self, Matrix},
         ntfy::{self, Ntfy},
+        pagerduty::{self, PagerDuty},
+        slack::{self, Slack},
+        teams::{self, Teams},
+        telegram::{self, Telegram},
         webhook::Webhook,
+        wecom::{self, WeCom},
     },
 };
 
@@ -83,10 +94,32 @@ pub enum SinkKind {
     Webhook(Webhook),
     /// A topic of ntfy.
     Ntfy(Ntfy),
+    /// A file.
+    File(FileSettings),
+    /// A channel of Slack.
+    Slack(Slack),
+    /// A channel of Discord.
+    Discord(Discord),
+    /// A channel of Microsoft Teams.
+    Teams(Teams),
+    /// A chat of Telegram.
+    Telegram(Telegram),
+    /// A group of DingTalk.
+    DingTalk(DingTalk),
+    /// A group of Feishu.
+    Feishu(Feishu),
+    /// A group of WeCom.
+    WeCom(WeCom),
+    /// A room of Matrix.
+    Matrix(Matrix),
+    /// A service of PagerDuty.
+    PagerDuty(PagerDuty),
+    /// Prometheus Alertmanager.
+    Alertmanager(Alertmanager),
 }
 
 /// The types as they are written.
-const TYPES: &str = "webhook, ntfy";
+const TYPES: &str = "webhook, ntfy, slack, discord, teams, telegram, dingtalk, feishu, wecom, matrix, pagerduty, alertmanager, file";
 
 impl SinkRule {
     /// Makes a sink with the defaults of all sinks.
@@ -158,25 +191,55 @@ impl SinkKind {
                 SinkKind::Webhook(webhook)
             }
             "ntfy" => SinkKind::Ntfy(read(table)?),
+            "slack" => SinkKind::Slack(read(table)?),
+            "discord" => SinkKind::Discord(read(table)?),
+            "teams" => SinkKind::Teams(read(table)?),
+            "telegram" => SinkKind::Telegram(read(table)?),
+            "dingtalk" => SinkKind::DingTalk(read(table)?),
+            "feishu" => SinkKind::Feishu(read(table)?),
+            "wecom" => SinkKind::WeCom(read(table)?),
+            "matrix" => SinkKind::Matrix(read(table)?),
+            "pagerduty" => SinkKind::PagerDuty(read(table)?),
+            "alertmanager" => SinkKind::Alertmanager(read(table)?),
+            "file" => {
+                let file: FileSettings = read(table)?;
+                file.check()?;
+                SinkKind::File(file)
+            }
             _ => return Err(format!("type = {kind:?} is unknown; there are {TYPES}")),
         })
     }
 
     /// What the channel's documentation allows; for one's own server as a rule more.
     fn quota(&self) -> Option<Quota> {
+        let a_minute = |count| Some(Quota { count, per_ms: 60_000 });
         match self {
             SinkKind::Webhook(_) => None,
+            SinkKind::File(_) | SinkKind::Alertmanager(_) => None,
             // Its limit on visitors: 60 at once, then one every 5 s.
-            SinkKind::Ntfy(_) => Some(Quota { count: 12, per_ms: 60_000 }),
+            SinkKind::Ntfy(_) => a_minute(12),
+            // One message a second and webhook.
+            SinkKind::Slack(_) => a_minute(60),
+            SinkKind::Discord(_) => a_minute(30),
+            // Four requests a second.
+            SinkKind::Teams(_) => a_minute(200),
+            // In a group; to a person one a second.
+            SinkKind::Telegram(_) => a_minute(20),
+            SinkKind::DingTalk(_) | SinkKind::WeCom(_) => a_minute(20),
+            // 100 a minute and 5 a second.
+            SinkKind::Feishu(_) => a_minute(90),
+            // What a server allows is its own affair; Synapse's default is one in five seconds and ten at once.
+            SinkKind::Matrix(_) => a_minute(12),
+            SinkKind::PagerDuty(_) => a_minute(120),
         }
     }
 
     /// Whether the other side can tell a repeat by its id.
     fn knows_repeats(&self) -> bool {
-        match self {
-            SinkKind::Webhook(_) => true,
-            SinkKind::Ntfy(_) => false,
-        }
+        matches!(
+            self,
+            SinkKind::Webhook(_) | SinkKind::Matrix(_) | SinkKind::PagerDuty(_) | SinkKind::Alertmanager(_)
+        )
     }
 
     /// The longest text of one message, bytes.
@@ -184,6 +247,17 @@ impl SinkKind {
         match self {
             SinkKind::Webhook(_) => 64 * 1_024,
             SinkKind::Ntfy(_) => ntfy::MESSAGE_BYTES_MAX,
+            SinkKind::File(_) => 64 * 1_024,
+            SinkKind::Slack(_) => slack::TEXT_BYTES_MAX,
+            SinkKind::Discord(_) => discord::TEXT_BYTES_MAX,
+            SinkKind::Teams(_) => teams::TEXT_BYTES_MAX,
+            SinkKind::Telegram(_) => telegram::TEXT_BYTES_MAX,
+            SinkKind::DingTalk(_) => dingtalk::TEXT_BYTES_MAX,
+            SinkKind::Feishu(_) => feishu::TEXT_BYTES_MAX,
+            SinkKind::WeCom(_) => wecom::TEXT_BYTES_MAX,
+            SinkKind::Matrix(_) => matrix::TEXT_BYTES_MAX,
+            SinkKind::PagerDuty(_) => pagerduty::TEXT_BYTES_MAX,
+            SinkKind::Alertmanager(_) => alertmanager::TEXT_BYTES_MAX,
         }
     }
 
@@ -192,6 +266,17 @@ impl SinkKind {
         match self {
             SinkKind::Webhook(webhook) => webhook.url.origin(),
             SinkKind::Ntfy(ntfy) => format!("ntfy {}", ntfy.url.origin()),
+            SinkKind::File(file) => format!("file {}", file.path.display()),
+            SinkKind::Slack(_) => "slack".to_owned(),
+            SinkKind::Discord(_) => "discord".to_owned(),
+            SinkKind::Teams(_) => "teams".to_owned(),
+            SinkKind::Telegram(_) => "telegram".to_owned(),
+            SinkKind::DingTalk(_) => "dingtalk".to_owned(),
+            SinkKind::Feishu(_) => "feishu".to_owned(),
+            SinkKind::WeCom(_) => "wecom".to_owned(),
+            SinkKind::Matrix(_) => "matrix".to_owned(),
+            SinkKind::PagerDuty(_) => "pagerduty".to_owned(),
+            SinkKind::Alertmanager(_) => "alertmanager".to_owned(),
         }
     }
 }

@@ -47,6 +47,11 @@ impl Answer {
         verdict
     }
 
+    /// Reads the body as JSON; `null` if it is none.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
     /// The start of a body that is text, on one line.
     fn words(&self) -> Option<String> {
         let text = std::str::from_utf8(&self.body).ok()?;

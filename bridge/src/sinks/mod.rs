@@ -2,15 +2,30 @@
 //!
 //! A sink tries once and says what came of it; when and how often is the outbox's. It keeps nothing that must not be lost.
 
+pub(crate) mod alertmanager;
 pub(crate) mod broker;
+mod channel;
+pub(crate) mod dingtalk;
+pub(crate) mod discord;
+pub(crate) mod feishu;
+pub(crate) mod file;
 mod guard;
 mod http;
+mod markup;
+pub(crate) mod matrix;
 pub(crate) mod ntfy;
+pub(crate) mod pagerduty;
+#[cfg(test)]
+mod signature_tests;
+pub(crate) mod slack;
+pub(crate) mod teams;
+pub(crate) mod telegram;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod webhook;
+pub(crate) mod wecom;
 
-use self::{ntfy::NtfySink, webhook::WebhookSink};
+use self::{channel::ChannelSink, file::FileSink, ntfy::NtfySink, webhook::WebhookSink};
 use crate::{
     config::{SinkKind, SinkRule},
     outbox::{Attempt, Verdict},
@@ -22,6 +37,8 @@ use crate::{
 pub(crate) enum AnySink {
     Webhook(WebhookSink),
     Ntfy(NtfySink),
+    File(FileSink),
+    Channel(ChannelSink),
 }
 
 impl AnySink {
@@ -33,6 +50,17 @@ impl AnySink {
         Ok(match &rule.kind {
             SinkKind::Webhook(webhook) => AnySink::Webhook(WebhookSink::new(rule, webhook)?),
             SinkKind::Ntfy(ntfy) => AnySink::Ntfy(NtfySink::new(rule, ntfy)?),
+            SinkKind::File(file) => AnySink::File(FileSink::new(file)),
+            SinkKind::Slack(it) => AnySink::Channel(ChannelSink::new(rule, &it.url.0, it.clone())?),
+            SinkKind::Discord(it) => AnySink::Channel(ChannelSink::new(rule, &it.url.0, it.clone())?),
+            SinkKind::Teams(it) => AnySink::Channel(ChannelSink::new(rule, &it.url.0, it.clone())?),
+            SinkKind::Telegram(it) => AnySink::Channel(ChannelSink::new(rule, &it.url.0, it.clone())?),
+            SinkKind::DingTalk(it) => AnySink::Channel(ChannelSink::new(rule, &it.url.0, it.clone())?),
+            SinkKind::Feishu(it) => AnySink::Channel(ChannelSink::new(rule, &it.url.0, it.clone())?),
+            SinkKind::WeCom(it) => AnySink::Channel(ChannelSink::new(rule, &it.url.0, it.clone())?),
+            SinkKind::Matrix(it) => AnySink::Channel(ChannelSink::new(rule, &it.url.0, it.clone())?),
+            SinkKind::PagerDuty(it) => AnySink::Channel(ChannelSink::new(rule, &it.url.0, it.clone())?),
+            SinkKind::Alertmanager(it) => AnySink::Channel(ChannelSink::new(rule, &it.url.0, it.clone())?),
         })
     }
 }
@@ -42,11 +70,8 @@ impl Attempt for AnySink {
         match self {
             AnySink::Webhook(sink) => sink.attempt(entry).await,
             AnySink::Ntfy(sink) => sink.attempt(entry).await,
+            AnySink::File(sink) => sink.attempt(entry).await,
+            AnySink::Channel(sink) => sink.attempt(entry).await,
         }
     }
-}
-
-/// The start of a text that has at most so many bytes, cut between characters.
-fn cut_bytes(text: &str, bytes_max: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes_max)]
 }

@@ -65,7 +65,7 @@ impl Attempt for NtfySink {
         if let Some(value) = &self.authorization {
             headers.insert(AUTHORIZATION, value.clone());
         }
-        let text = super::cut_bytes(&notice.text, MESSAGE_BYTES_MAX).to_owned();
+        let text = super::markup::cut_bytes(&notice.text, MESSAGE_BYTES_MAX);
         match self.http.post(&self.url.0, headers, text).await {
             Ok(answer) => answer.verdict(),
             Err(verdict) => verdict,

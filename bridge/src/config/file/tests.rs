@@ -91,14 +91,20 @@ fn what_is_wrong_is_told_with_file_key_and_value() {
             "[[webhook]]\nurl = \"http://x/1\"\n[[webhook]]\nurl = \"http://x/2\"".to_owned(),
             "the same name, \"http://x\"",
         ),
-        ("[[sink]]\nname = \"a\"".to_owned(), "[[sink]] number 1: it has no type; there are webhook, ntfy"),
+        (
+            "[[sink]]\nname = \"a\"".to_owned(),
+            "[[sink]] number 1: it has no type; there are webhook, ntfy, slack",
+        ),
         (
             "[[sink]]\ntype = \"ntfy\"\nurl = \"http://x/\"\nquota = \"fast\"".to_owned(),
             "quota = \"fast\": it must be like",
         ),
         ("[[sink]]\ntype = \"ntfy\"\nurl = \"http://x/\"\nquota = \"0/s\"".to_owned(), "quota = \"0/s\""),
         ("[[webhook]]\nurl = \"http://x/\"\ndigest = true".to_owned(), "digest = true needs a quota"),
-        ("[[sink]]\ntype = \"pager\"".to_owned(), "type = \"pager\" is unknown; there are webhook, ntfy"),
+        (
+            "[[sink]]\ntype = \"pager\"".to_owned(),
+            "type = \"pager\" is unknown; there are webhook, ntfy, slack",
+        ),
         ("[[sink]]\ntype = \"ntfy\"".to_owned(), "number 1: missing field `url`"),
         ("[[sink]]\ntype = \"ntfy\"\nurl = \"http://x/T0K3N\"\nrl = 1".to_owned(), "unknown field `rl`"),
         (
