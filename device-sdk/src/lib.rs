@@ -24,6 +24,8 @@
 //! # }
 //! ```
 
+#![deny(missing_docs)]
+
 mod backoff;
 pub mod client;
 pub mod clock;
@@ -50,6 +52,7 @@ mod received;
 pub mod serial;
 mod thinning;
 mod tls;
+mod topics;
 pub mod twin;
 
 pub use backoff::Backoff;
@@ -62,6 +65,7 @@ pub use options::{Options, QueueOptions};
 pub use queue::{Class, DropReason, Dropped, PendingEntry, QueueStatus};
 pub use thinning::Thinning;
 pub use tls::{IdentityPem, IdentitySource, TlsIdentity, TlsOptions};
+pub use topics::topic_matches;
 
 pub use protocol::{
     Bytes, ProtocolVersion, PublishProperties, QoS, ReasonCode, RetainHandling, SubscribeFilter,

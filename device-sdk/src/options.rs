@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
-use protocol::{Connect, ConnectProperties, Packet, ProtocolVersion, encode};
+use protocol::{Connect, ConnectProperties, Packet, ProtocolVersion, Will, encode};
 
 use crate::client::{CoreConfig, NETWORK_PROPERTY};
 use crate::endpoints::{self, Dialer, Layers};
@@ -24,6 +24,8 @@ use crate::{Backoff, Message, ReachOptions, StartError, Thinning, TlsOptions};
 ///     session_expiry_s: 7 * 24 * 3_600,
 ///     backoff: Backoff { min_ms: 1_000, max_ms: 300_000 },
 ///     will: Some(Message::new("dev/truck-7/event/lost", "{}").qos(QoS::AtLeastOnce)),
+///     // A tunnel is no loss.
+///     will_delay_s: 300,
 ///     username: Some("truck-7".to_owned()),
 ///     password: Some(b"open sesame".to_vec()),
 ///     ..Options::new("broker.example:1883", "truck-7")
@@ -62,6 +64,11 @@ pub struct Options {
     pub password: Option<Vec<u8>>,
     /// What the broker publishes when the connection breaks.
     pub will: Option<Message>,
+    /// How long the broker waits with the will, seconds (5.0): who is back by then has never been away.
+    pub will_delay_s: u32,
+    /// Most topics that are sent by a number after the first time on a connection (topic aliases, 5.0), as far as the broker takes them too.
+    /// Saves the topic's bytes on links that are paid by the byte; by default none.
+    pub topic_aliases_max: u16,
     /// User properties of CONNECT (5.0).
     pub user_properties: Vec<(String, String)>,
     /// Pauses between connection attempts.
@@ -144,6 +151,8 @@ impl Options {
             username: None,
             password: None,
             will: None,
+            will_delay_s: 0,
+            topic_aliases_max: 0,
             user_properties: Vec::new(),
             backoff: Backoff::default(),
             connect_timeout_ms: 10_000,
@@ -193,7 +202,11 @@ impl Options {
                 .as_ref()
                 .map_or(self.keep_alive_s, |adaptive| adaptive.max_s),
             client_id: self.client_id.as_str().into(),
-            will: self.will.clone().map(|will| Box::new(will.into_will())),
+            will: self.will.clone().map(|will| {
+                let has_delay = version == ProtocolVersion::V5 && self.will_delay_s > 0;
+                let delay_interval_s = has_delay.then_some(self.will_delay_s);
+                Box::new(Will { delay_interval_s, ..will.into_will() })
+            }),
             username: self.username.as_deref().map(ByteString::from),
             password: self.password.clone().map(Bytes::from),
             properties,

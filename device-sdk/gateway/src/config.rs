@@ -242,6 +242,8 @@ impl Config {
             session_expiry_s: 7 * 24 * 3_600,
             queue: Some(queue),
             manual_ack: true,
+            // Fixes have a topic longer than what is new in them.
+            topic_aliases_max: 8,
             inflight_max: COMMANDS_WAITING_MAX as u16,
             ..Options::new(&broker.address, &self.device)
         })

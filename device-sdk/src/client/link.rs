@@ -34,6 +34,8 @@ pub(super) struct Limits {
     pub(super) packet_bytes_max: Option<u32>,
     pub(super) qos_max: QoS,
     pub(super) retain: bool,
+    /// Topic aliases that it takes [MQTT-3.2.2-18].
+    pub(super) topic_aliases_max: u16,
 }
 
 impl Limits {
@@ -45,6 +47,7 @@ impl Limits {
             packet_bytes_max: properties.packet_bytes_max.map(|max| max.get()),
             qos_max: properties.maximum_qos.unwrap_or(QoS::ExactlyOnce),
             retain: properties.retain_available.unwrap_or(true),
+            topic_aliases_max: properties.topic_alias_max.unwrap_or(0),
         }
     }
 }

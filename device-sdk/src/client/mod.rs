@@ -13,6 +13,7 @@
 //! Invariants: a packet identifier is in one use at a time; QoS 1/2 publishes go out, and out again, in the order they
 //! came; nothing is dropped because a connection ends, except a QoS 0 message that was already handed out.
 
+mod aliases;
 mod heartbeat;
 mod incoming;
 mod interface;
@@ -26,6 +27,7 @@ use bytestring::ByteString;
 use protocol::{Disconnect, DisconnectProperties, ProtocolVersion, ReasonCode, RetainHandling};
 
 use crate::heartbeat::{Ended, Heartbeat};
+use aliases::Aliases;
 use incoming::Inbound;
 use link::{Limits, Link};
 use outgoing::Outgoing;
@@ -125,6 +127,12 @@ impl Core {
     /// ```
     pub fn keep_received(&mut self, kept: Vec<Received>) {
         self.inbound.keep(kept);
+    }
+
+    /// Makes the core send at most so many topics of each connection by a number after the first time, as far as the broker takes
+    /// that; see [`crate::Options::topic_aliases_max`].
+    pub fn shorten_topics(&mut self, aliases_max: u16) {
+        self.outgoing.aliases = Aliases::with_max(aliases_max);
     }
 
     /// Takes one input at a time that never decreases; drain [`Self::poll_output`] before the next.

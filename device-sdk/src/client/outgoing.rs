@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use protocol::{Ack, Packet, PacketId, Publish, QoS, ReasonCode, encoded_len};
 
+use super::aliases::Aliases;
 use super::link::Limits;
 use super::{Output, Violation};
 use crate::message::user_property;
@@ -75,6 +76,7 @@ pub(super) struct Outgoing {
     cleansed: Option<HashSet<PacketId>>,
     /// The identifier being made safe; new publishes wait for it, to stay in order.
     cleansing: Option<PacketId>,
+    pub(super) aliases: Aliases,
 }
 
 impl Outgoing {
@@ -137,6 +139,7 @@ impl Outgoing {
 
     pub(super) fn disconnected(&mut self) {
         self.resend.clear();
+        self.aliases.forget();
     }
 
     pub(super) fn send(&mut self, limits: &Limits, outputs: &mut VecDeque<Output>) {
@@ -149,7 +152,7 @@ impl Outgoing {
             let (token, publish) = self.waiting.pop_front().expect("front() was Some");
             self.waiting_bytes -= publish.payload.len();
             match check(&publish, limits) {
-                Ok(()) => self.send_new(token, publish, outputs),
+                Ok(()) => self.send_new(token, publish, limits, outputs),
                 Err(error) => outputs.push_back(Output::Published { token, result: Err(error) }),
             }
         }
@@ -171,7 +174,10 @@ impl Outgoing {
                     publish.dup = true;
                     let publish = publish.clone();
                     match check(&publish, limits) {
-                        Ok(()) => outputs.push_back(Output::Send(Packet::Publish(publish))),
+                        Ok(()) => {
+                            let publish = self.aliases.shorten(publish, limits);
+                            outputs.push_back(Output::Send(Packet::Publish(publish)));
+                        }
                         Err(error) => self.end(id, Err(error), outputs),
                     }
                 }
@@ -179,8 +185,15 @@ impl Outgoing {
         }
     }
 
-    fn send_new(&mut self, token: u64, mut publish: Publish, outputs: &mut VecDeque<Output>) {
+    fn send_new(
+        &mut self,
+        token: u64,
+        mut publish: Publish,
+        limits: &Limits,
+        outputs: &mut VecDeque<Output>,
+    ) {
         if publish.qos == QoS::AtMostOnce {
+            let publish = self.aliases.shorten(publish, limits);
             outputs.push_back(Output::Send(Packet::Publish(publish)));
             let published = Published { reason: ReasonCode::Success, seq: None, id: None, duplicate: false };
             outputs.push_back(Output::Published { token, result: Ok(published) });
@@ -201,7 +214,8 @@ impl Outgoing {
             outputs.push_back(pubrel(id, ReasonCode::Success));
             State::Cleansing(publish)
         } else {
-            outputs.push_back(Output::Send(Packet::Publish(publish.clone())));
+            let shortened = self.aliases.shorten(publish.clone(), limits);
+            outputs.push_back(Output::Send(Packet::Publish(shortened)));
             State::Sent(publish)
         };
         let place = self.place(id);

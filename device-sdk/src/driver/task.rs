@@ -96,6 +96,7 @@ impl Task {
         let now = Instant::now();
         let probes = Probes::new(&options, ends.heartbeat);
         let mut core = Core::with_heartbeat(config, options.heartbeat(probes.known()));
+        core.shorten_topics(options.topic_aliases_max);
         let keeper = received.map(|log| {
             core.keep_received(log.kept());
             Keeper::new(options.received_dir.clone().unwrap_or_default(), log)

@@ -102,7 +102,7 @@ impl<P: Places> DrivenQueue<P> {
             _ => {}
         }
         let before_ms = told_ms(&found);
-        let mut state = State::recovered(options, &store, found);
+        let mut state = State::recovered(options, &mut store, found);
         state.plant(planted);
         let shared = Shared::new(state, QueueClock::told(before_ms));
         let writer = Writer::new(store, shared.clone(), options.group_ms);

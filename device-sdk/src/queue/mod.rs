@@ -172,9 +172,10 @@ impl Queue {
         check(options)?;
         let limits = Limits { bytes_max: options.bytes_max, thinning: options.thinning };
         let places = place::FilePlaces { root: options.dir.clone() };
-        let (store, found) = Store::open(places, limits, fastrand::u64(..))?;
+        let (mut store, found) = Store::open(places, limits, fastrand::u64(..))?;
         let before_ms = told_ms(&found);
-        let shared = Shared::new(State::recovered(options, &store, found), QueueClock::running(before_ms));
+        let shared =
+            Shared::new(State::recovered(options, &mut store, found), QueueClock::running(before_ms));
         writer::spawn(store, options, shared.clone()).map_err(StartError::QueueThread)?;
         Ok(Self::with(shared))
     }

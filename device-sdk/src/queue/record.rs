@@ -12,6 +12,8 @@
 //!   made from the queue's id, the class and the record's number.
 //! - 4, acknowledgements: the queue's clock, varint seconds; then ranges of entries that are done with, rising: the distance
 //!   from the number after the last one (varint) and how many more than one (varint).
+//! - 5, entries that go ahead of the backlog in the run that begins here: as kind 4. A run that finds it sends what is left of them
+//!   ahead too, so that what may have been sent twice is sent soon.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use protocol::{Decoder, EncodeError, Packet, PacketId, ProtocolVersion, Publish, QoS, Role, encode};
@@ -22,6 +24,7 @@ const ENTRY_1: u8 = 1;
 const ACKS_1: u8 = 2;
 const ENTRY: u8 = 3;
 const ACKS: u8 = 4;
+const AHEAD: u8 = 5;
 
 const EXACTLY_ONCE: u8 = 1;
 const RETAIN: u8 = 2;
@@ -65,6 +68,11 @@ pub(super) enum Record {
         watermark: u64,
         done: Ranges,
     },
+    /// These may be sent before older ones.
+    Ahead {
+        clock_s: u64,
+        entries: Ranges,
+    },
 }
 
 /// Says whether a record is an entry, by its kind alone.
@@ -76,7 +84,7 @@ pub(super) fn is_entry(bytes: &[u8]) -> bool {
 pub(super) fn told_s(bytes: &Bytes) -> u64 {
     let tells_at = match bytes.get(..2) {
         Some(&[ENTRY, flags]) if flags & EXPIRES != 0 => 2,
-        Some(&[ACKS, _]) => 1,
+        Some(&[ACKS | AHEAD, _]) => 1,
         _ => return 0,
     };
     take_varint(&mut bytes.slice(tells_at..)).unwrap_or(0)
@@ -84,7 +92,7 @@ pub(super) fn told_s(bytes: &Bytes) -> u64 {
 
 /// Says whether this version knows the record's kind.
 pub(super) fn is_known(bytes: &[u8]) -> bool {
-    matches!(bytes.first(), Some(&(ENTRY_1 | ACKS_1 | ENTRY | ACKS)))
+    matches!(bytes.first(), Some(&(ENTRY_1 | ACKS_1 | ENTRY | ACKS | AHEAD)))
 }
 
 /// Encodes an entry; `topic_number` 0 says that the topic has none.
@@ -120,10 +128,19 @@ pub(super) fn encode_entry(publish: &Publish, topic_number: u64, since_s: u64) -
 }
 
 pub(super) fn encode_acks(clock_s: u64, done: &Ranges) -> Vec<u8> {
-    let mut bytes = vec![ACKS];
+    encode_ranges(ACKS, clock_s, done)
+}
+
+/// Encodes which entries go ahead of the backlog.
+pub(super) fn encode_ahead(clock_s: u64, entries: &Ranges) -> Vec<u8> {
+    encode_ranges(AHEAD, clock_s, entries)
+}
+
+fn encode_ranges(kind: u8, clock_s: u64, ranges: &Ranges) -> Vec<u8> {
+    let mut bytes = vec![kind];
     put_varint(&mut bytes, clock_s);
     let mut next = 0;
-    for (first, last) in done.iter() {
+    for (first, last) in ranges.iter() {
         put_varint(&mut bytes, first - next);
         put_varint(&mut bytes, last - first);
         next = last + 1;
@@ -157,6 +174,10 @@ pub(super) fn decode(bytes: &Bytes) -> Result<Record, String> {
             let (clock_s, done) =
                 decode_ranges(rest).ok_or_else(|| wrong("is no list of acknowledgements"))?;
             Ok(Record::Acks { clock_s, watermark: 0, done })
+        }
+        AHEAD => {
+            let (clock_s, entries) = decode_ranges(rest).ok_or_else(|| wrong("is no list of entries"))?;
+            Ok(Record::Ahead { clock_s, entries })
         }
         kind => Err(wrong(&format!("has the unknown kind {kind}"))),
     }
@@ -304,7 +325,13 @@ mod tests {
         let done = ranges(&[(3, 5), (7, 7), (300, 1_000)]);
         let bytes = encode_acks(300, &done);
         assert_eq!(bytes, b"\x04\xac\x02\x03\x02\x01\x00\xa4\x02\xbc\x05");
-        assert_eq!(decode(&bytes.into()), Ok(Record::Acks { clock_s: 300, watermark: 0, done }));
+        assert_eq!(
+            decode(&bytes.into()),
+            Ok(Record::Acks { clock_s: 300, watermark: 0, done: done.clone() })
+        );
+        let bytes = encode_ahead(300, &done);
+        assert_eq!(bytes, b"\x05\xac\x02\x03\x02\x01\x00\xa4\x02\xbc\x05");
+        assert_eq!(decode(&bytes.into()), Ok(Record::Ahead { clock_s: 300, entries: done }));
     }
 
     #[test]

@@ -164,8 +164,8 @@ impl<P: Places> Store<P> {
                     }
                 }
                 // Of entries that are not on disk any more.
-                Record::Acks { done, .. } => {
-                    if done.iter().all(|(_, last)| last < log_from) {
+                Record::Acks { done: entries, .. } | Record::Ahead { entries, .. } => {
+                    if entries.iter().all(|(_, last)| last < log_from) {
                         surplus.push((number, false));
                     }
                 }

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::pace::{Pace, Slots};
 use super::place::Places;
+use super::ranges::Ranges;
 use super::relief::Relief;
 use super::store::{Found, Store};
 use super::window::{Known, Waiting, Window};
@@ -128,19 +129,58 @@ pub(super) struct State {
     pub(super) planted: Option<Planted>,
 }
 
+/// Entries that an earlier run sent ahead and that are looked at again: far more than a run can send within the seconds in which
+/// acknowledgements are not written.
+const EARLIER_AHEAD_MAX: usize = 1_024;
+
+/// Notes what this run will send ahead of the backlog, before it does: if the power ends before the acknowledgements are written, the next
+/// run sends it ahead again. In its turn of the backlog it would come so late that the broker had forgotten its ids.
+fn note_ahead<P: Places>(
+    store: &mut Store<P>,
+    class: Class,
+    clock_s: u64,
+    noted: &Ranges,
+    window: &mut Window,
+) {
+    let mut ahead = Ranges::default();
+    window.ahead().for_each(|number| ahead.insert(number));
+    if ahead.count_without(noted) == 0 {
+        return;
+    }
+    let noted = store.append_ahead(class, clock_s, &ahead).and_then(|number| {
+        store.commit()?;
+        Ok(number)
+    });
+    match noted {
+        Ok(Some(number)) => window.appended_other(number),
+        Ok(None) => tracing::warn!(class = class.name(), "no space to note what is sent first"),
+        // The writer meets it too, and tells those who wait.
+        Err(error) => tracing::warn!(class = class.name(), %error, "what is sent first was not noted"),
+    }
+}
+
 impl State {
     /// Starts with what was found on disk.
-    pub(super) fn recovered<P: Places>(options: &QueueOptions, store: &Store<P>, found: Vec<Found>) -> Self {
+    pub(super) fn recovered<P: Places>(
+        options: &QueueOptions,
+        store: &mut Store<P>,
+        found: Vec<Found>,
+    ) -> Self {
         let mut state = Self::default();
         for log in found {
             state.status.add(log.class, log.entries);
+            let overtakes = log.class.overtakes() && log.entries > 0;
             let mut window = Window::recovered(log.first, log.done, log.entries > 0);
-            if log.class.overtakes() && log.entries > 0 {
+            if overtakes {
                 // What cannot be read is told when it is read again for its turn.
-                let newest = store.load(log.class, log.newest_after, usize::MAX).unwrap_or_default();
-                for (number, waiting) in newest.0 {
+                let newest = store.load(log.class, log.newest_after, usize::MAX).unwrap_or_default().0;
+                let earlier = log.ahead.iter().flat_map(|(first, last)| {
+                    store.load_range(log.class, first.max(log.first), last).unwrap_or_default()
+                });
+                for (number, waiting) in newest.into_iter().chain(earlier.take(EARLIER_AHEAD_MAX)) {
                     window.load_ahead(number, waiting);
                 }
+                note_ahead(store, log.class, log.clock_s, &log.ahead, &mut window);
             }
             state.windows[log.class.index()] = window;
         }

@@ -79,6 +79,8 @@ pub(super) struct Found {
     pub(super) entries: u64,
     /// Above it are its newest entries.
     pub(super) newest_after: u64,
+    /// What the last run sent ahead of the backlog.
+    pub(super) ahead: Ranges,
     /// The latest time of the queue's clock that is told in it.
     pub(super) clock_s: u64,
 }
@@ -154,10 +156,24 @@ impl<P: Places> Store<P> {
         now_s: u64,
         done: &Ranges,
     ) -> Result<Option<u64>, LogError> {
+        self.append_note(class, &record::encode_acks(now_s, done))
+    }
+
+    /// Notes which entries go ahead of the backlog, as [`Self::append_acks`] does.
+    pub(super) fn append_ahead(
+        &mut self,
+        class: Class,
+        now_s: u64,
+        entries: &Ranges,
+    ) -> Result<Option<u64>, LogError> {
+        self.append_note(class, &record::encode_ahead(now_s, entries))
+    }
+
+    fn append_note(&mut self, class: Class, record: &[u8]) -> Result<Option<u64>, LogError> {
         let segment_bytes = segment_bytes(self.limits.bytes_max);
         self.share_quota(class, 2 * segment_bytes);
         let Some(lane) = self.lane_mut(class) else { return Ok(None) };
-        match lane.append(&record::encode_acks(now_s, done)) {
+        match lane.append(record) {
             Ok(number) => Ok(Some(number)),
             Err(LogError::Full { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -205,6 +221,26 @@ impl<P: Places> Store<P> {
             Ok(is_complete)
         })?;
         Ok((entries, is_complete))
+    }
+
+    /// Reads the entries from `first` to `last`.
+    pub(super) fn load_range(
+        &self,
+        class: Class,
+        first: u64,
+        last: u64,
+    ) -> Result<Vec<(u64, Waiting)>, String> {
+        let mut entries = Vec::new();
+        let Some(lane) = self.lane(class) else { return Ok(entries) };
+        lane.each_record(first, |number, bytes| {
+            if number <= last
+                && let Record::Entry(stored) = record::decode(bytes)?
+            {
+                entries.push((number, self.waiting(class, number, stored, bytes.len())?));
+            }
+            Ok(number < last)
+        })?;
+        Ok(entries)
     }
 
     /// Makes of an appended entry what goes to the broker.
@@ -330,6 +366,7 @@ impl<D: Disk> Lane<D> {
             done: Ranges::default(),
             entries: 0,
             newest_after: 0,
+            ahead: Ranges::default(),
             clock_s: 0,
         };
         let mut present = Ranges::default();
@@ -348,11 +385,17 @@ impl<D: Disk> Lane<D> {
                     let Some((oldest, bytes)) = newest.pop_front() else { break };
                     (found.newest_after, newest_bytes) = (oldest, newest_bytes - bytes);
                 }
-            } else if let Record::Acks { watermark, done, .. } = record::decode(bytes)? {
-                found.done.extend(&done);
+            } else {
                 found.done.insert(number);
-                if watermark > 0 {
-                    found.done.insert_range(1, watermark);
+                match record::decode(bytes)? {
+                    Record::Acks { watermark, done, .. } => {
+                        found.done.extend(&done);
+                        if watermark > 0 {
+                            found.done.insert_range(1, watermark);
+                        }
+                    }
+                    Record::Ahead { entries, .. } => found.ahead = entries,
+                    Record::Entry(_) => {}
                 }
             }
             Ok(true)

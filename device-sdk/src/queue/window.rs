@@ -116,6 +116,11 @@ impl Window {
         }
     }
 
+    /// Returns the entries of an earlier run that go before the backlog.
+    pub(super) fn ahead(&self) -> impl Iterator<Item = u64> + '_ {
+        self.again.keys().copied()
+    }
+
     fn is_ahead(&self, number: u64) -> bool {
         self.fresh.contains_key(&number) || self.again.contains_key(&number)
     }

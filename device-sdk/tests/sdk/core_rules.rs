@@ -276,6 +276,45 @@ fn messages_that_the_broker_does_not_take_fail_with_the_reason() {
 }
 
 #[test]
+fn topics_go_out_by_number_as_far_as_both_sides_want_it() {
+    let takes = |topic_alias_max| ConnAckProperties {
+        topic_alias_max: Some(topic_alias_max),
+        packet_bytes_max: NonZeroU32::new(40),
+        ..ConnAckProperties::default()
+    };
+    let publish = |topic: &str| Publish { topic: topic.into(), ..Publish::default() };
+    let mut script = Script::new(ProtocolVersion::V5);
+    script.core.shorten_topics(2);
+    script.connect(false, takes(10));
+    let mut sent = |topic: &str| {
+        let packets = script.publish(1, publish(topic));
+        let sent = sent_publish(&packets);
+        (sent.topic.to_string(), sent.properties.topic_alias.map_or(0, |alias| alias.get()))
+    };
+    let named = |topic: &str, alias| (topic.to_owned(), alias);
+    // [MQTT-3.3.2-12] the first time says both.
+    assert_eq!(sent("dev/7/gps"), named("dev/7/gps", 1));
+    assert_eq!(sent("dev/7/gps"), named("", 1));
+    // Three bytes more would be more than the broker's 40.
+    let long = "x".repeat(34);
+    assert_eq!(sent(&long), named(&long, 0));
+    assert_eq!(sent("dev/7/log"), named("dev/7/log", 2));
+    assert_eq!(sent("dev/7/tank"), named("dev/7/tank", 0), "two are wanted");
+    assert_eq!(sent("dev/7/log"), named("", 2));
+
+    // [MQTT-3.3.2-7] on the next connection they mean nothing; what was sent goes out again with its topic.
+    let qos1 = Publish { qos: QoS::AtLeastOnce, ..publish("dev/7/gps") };
+    assert_eq!(sent_publish(&script.publish(2, qos1)).topic, "");
+    script.at(0, Input::Closed { why: String::new() });
+    let packets = script.connect(true, takes(1));
+    let again = sent_publish(&packets);
+    assert_eq!((&*again.topic, again.dup), ("dev/7/gps", true));
+    // [MQTT-3.2.2-17]
+    let packets = script.publish(3, publish("dev/7/log"));
+    assert_eq!(sent_publish(&packets).properties.topic_alias, None, "this broker takes one");
+}
+
+#[test]
 fn what_was_in_flight_is_sent_again_with_dup_and_the_same_identifier() {
     // [MQTT-4.4.0-1] [MQTT-3.3.1-1]
     let mut script = Script::up(ProtocolVersion::V311);
