@@ -17,6 +17,8 @@ pub struct Stats {
     pub dials_peak: u64,
     /// Connections that ended other than by the device's power.
     pub link_drops: u64,
+    /// Pings of the main connections until records ended.
+    pub pings: u64,
     /// Power cuts of devices.
     pub power_cuts: u64,
     /// Power cuts of the broker.
@@ -25,6 +27,12 @@ pub struct Stats {
     pub unlocks: u64,
     /// Commands that were rejected or expired at the device.
     pub refusals: u64,
+    /// Releases that devices confirmed.
+    pub updates: u64,
+    /// Trials that ended with the old release.
+    pub rollbacks: u64,
+    /// Manifests that devices refused.
+    pub updates_refused: u64,
     /// Trucks seen off their route.
     pub deviations: u64,
     /// Trucks that arrived for good, where the scenario asks for it.
@@ -129,9 +137,13 @@ impl Evidence<'_> {
             ("median latency, ms", p50_ms, None, ms(expect.latency_p50_max_s)),
             ("latency of 99 %, ms", p99_ms, None, ms(expect.latency_p99_max_s)),
             ("links dropped", stats.link_drops, None, expect.link_drops_max),
+            ("pings", stats.pings, None, expect.pings_max),
             ("attempts to connect in a second", stats.dials_peak, None, expect.connects_per_s_max),
             ("locks opened", stats.unlocks, expect.unlocks_min, expect.unlocks_max),
             ("commands refused", stats.refusals, expect.refusals_min, None),
+            ("releases confirmed", stats.updates, expect.updates_min, None),
+            ("releases rolled back", stats.rollbacks, expect.rollbacks_min, None),
+            ("manifests refused", stats.updates_refused, expect.updates_refused_min, None),
             ("trucks arrived", stats.arrivals, expect.arrivals_min, None),
             ("trucks off their route", stats.deviations, expect.deviations_min, expect.deviations_max),
             ("records delivered", counts.delivered, Some(1), None),

@@ -39,14 +39,18 @@ pub enum Planted {
     StaleFixTrusted,
     /// The lock opens where the fix is inside the fence, however vague it is.
     FenceWithoutMargin,
-    /// The result of a command is sent once and not queued.
-    ResultNotQueued,
     /// The date of the receiver is taken as it is.
     WeekNotUnrolled,
     /// The client is silent while it has nothing to say.
     NoPings,
     /// The client connects again without a pause.
     NoBackoff,
+    /// A probe that heard nothing counts as one that survived.
+    SilenceTakenForSurvival,
+    /// A release on trial is confirmed whether it works or not.
+    RollbackMissing,
+    /// A release is taken whoever has signed it.
+    ForgerTrusted,
 }
 
 impl Planted {
@@ -67,9 +71,11 @@ impl Planted {
         Self::ExpiryByWrongClock,
         Self::StaleFixTrusted,
         Self::FenceWithoutMargin,
-        Self::ResultNotQueued,
         Self::WeekNotUnrolled,
         Self::NoPings,
         Self::NoBackoff,
+        Self::SilenceTakenForSurvival,
+        Self::RollbackMissing,
+        Self::ForgerTrusted,
     ];
 }

@@ -4,38 +4,32 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use protocol::im::{self, IM_NET, ProbeRequest, ProbeResult, probe_topic};
-use protocol::{QoS, ReasonCode};
+use protocol::QoS;
+use protocol::im::IM_NET;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 
 use crate::client::Core;
-use crate::heartbeat::{Action, HeartbeatStatus, KnownFile, KnownNetwork, ProbeOutcome};
-use crate::{Client, Event, Events, Message, Options, PublishError, ReachOptions};
-
-/// Longest time for connection, SUBSCRIBE and request.
-const SETUP_TIMEOUT_MS: u64 = 20_000;
-/// How much later than its silence an answer may come: twice the shortest wait for a ping's.
-const GRACE_MS: u64 = 4_000;
-/// What the Keep Alive of a probe's connection is above its silence, so that the broker ends what the network forgot.
-const KEEP_ALIVE_ABOVE_S: u16 = 60;
+use crate::heartbeat::{
+    Action, HeartbeatStatus, KnownFile, KnownNetwork, PROBE_GRACE_MS, PROBE_SETUP_MS, Probe, ProbeOutcome,
+};
+use crate::{Client, Event, Events, Options};
 
 /// Where the heartbeat stands, for the handles.
 pub(super) type SharedStatus = Arc<Mutex<HeartbeatStatus>>;
 
 struct Running {
     id: u64,
-    /// Part of the client identifier: the least that is free, so that the broker sees few.
+    /// Part of the client identifier: the least that is free.
     slot: usize,
     task: AbortHandle,
 }
 
 /// The probes under way, and the file of what was learned.
 pub(super) struct Probes {
-    /// What a probe's client is made of; `None` without an adaptive heartbeat.
+    /// Those of the main client, where the network and the way are the ones in use; `None` without an adaptive heartbeat.
     options: Option<Options>,
-    client_id: String,
     file: Option<KnownFile>,
     saves: u64,
     saving: Option<JoinHandle<()>>,
@@ -51,8 +45,7 @@ impl Probes {
         let (ends, ended) = mpsc::unbounded_channel();
         let adaptive = options.adaptive_keepalive.as_ref();
         Self {
-            options: adaptive.map(|_| probe_options(options)),
-            client_id: options.client_id.clone(),
+            options: adaptive.map(|_| options.clone()),
             file: adaptive.and_then(|adaptive| adaptive.file.clone()).map(KnownFile::new),
             saves: 0,
             saving: None,
@@ -101,15 +94,11 @@ impl Probes {
         let Some(options) = &self.options else { return };
         let slot = (1..).find(|slot| self.running.iter().all(|running| running.slot != *slot));
         let slot = slot.expect("few probes are under way");
-        let mut options = options.clone();
-        if !self.client_id.is_empty() {
-            options.client_id = format!("{}-probe{slot}", self.client_id);
-        }
-        let keep_alive_s = u16::try_from(after_s).unwrap_or(u16::MAX);
-        options.keep_alive_s = keep_alive_s.saturating_add(KEEP_ALIVE_ABOVE_S);
+        let probe = Probe { id, after_s };
+        let options = probe.options(options, slot);
         let ends = self.ends.clone();
         let task = tokio::spawn(async move {
-            let outcome = probe(options, id, after_s).await;
+            let outcome = run(options, probe).await;
             tracing::debug!(after_s, ?outcome, "a probe has ended");
             // The driver may have gone.
             let _ = ends.send((id, outcome));
@@ -169,29 +158,13 @@ impl Drop for Probes {
     }
 }
 
-/// The options of the main client without what makes it one: its session, will, queue and learning.
-fn probe_options(options: &Options) -> Options {
-    Options {
-        clean_start: true,
-        session_expiry_s: 0,
-        adaptive_keepalive: None,
-        will: None,
-        manual_ack: false,
-        queue: None,
-        received_dir: None,
-        // The address in use is a full one, which stands for one way.
-        reach: ReachOptions { alternatives: Vec::new(), memory_file: None, ..options.reach.clone() },
-        ..options.clone()
-    }
-}
-
-async fn probe(options: Options, id: u64, after_s: u32) -> ProbeOutcome {
+async fn run(options: Options, probe: Probe) -> ProbeOutcome {
     let Ok((client, mut events)) = Client::spawn(options) else { return ProbeOutcome::Broken };
-    let setup = Duration::from_millis(SETUP_TIMEOUT_MS);
-    let outcome = match timeout(setup, ask(&client, &mut events, id, after_s)).await {
+    let setup = Duration::from_millis(PROBE_SETUP_MS);
+    let outcome = match timeout(setup, ask(&client, &mut events, probe)).await {
         Ok(Ok(())) => {
-            let limit = Duration::from_secs(after_s.into()) + Duration::from_millis(GRACE_MS);
-            timeout(limit, hear(&mut events, id)).await.unwrap_or(ProbeOutcome::Silent)
+            let limit = Duration::from_secs(probe.after_s.into()) + Duration::from_millis(PROBE_GRACE_MS);
+            timeout(limit, hear(&mut events, probe)).await.unwrap_or(ProbeOutcome::Silent)
         }
         Ok(Err(outcome)) => outcome,
         Err(_) => ProbeOutcome::Broken,
@@ -202,41 +175,23 @@ async fn probe(options: Options, id: u64, after_s: u32) -> ProbeOutcome {
 }
 
 /// Begins the silence.
-async fn ask(client: &Client, events: &mut Events, id: u64, after_s: u32) -> Result<(), ProbeOutcome> {
+async fn ask(client: &Client, events: &mut Events, probe: Probe) -> Result<(), ProbeOutcome> {
     if !matches!(events.next().await, Some(Event::Connected { .. })) {
         return Err(ProbeOutcome::Broken);
     }
-    let id = id.to_string();
-    let granted = client.subscribe(&[(&probe_topic(&id), QoS::AtMostOnce)]).await;
-    if granted.map_err(|_| ProbeOutcome::Broken)?.first().is_none_or(|code| code.is_failure()) {
-        return Err(ProbeOutcome::Unsupported);
-    }
-    let request = ProbeRequest { id, after_s };
-    let payload = serde_json::to_vec(&request).expect("a string and a number are JSON");
-    let message = Message::new(im::PROBE_TOPIC, payload).qos(QoS::AtLeastOnce);
-    match client.publish(message).await {
-        // "No matching subscribers" is what a broker says that forwards it like any other message.
-        Ok(published) if published.reason == ReasonCode::NoMatchingSubscribers => {
-            Err(ProbeOutcome::Unsupported)
-        }
-        Ok(_) => Ok(()),
-        Err(PublishError::Refused { .. }) => Err(ProbeOutcome::Unsupported),
-        Err(_) => Err(ProbeOutcome::Broken),
-    }
+    let granted = client.subscribe(&[(&probe.filter(), QoS::AtMostOnce)]).await;
+    Probe::subscribed(&granted.map_err(|_| ProbeOutcome::Broken)?)?;
+    Probe::asked(&client.publish(probe.request()).await)
 }
 
 /// Waits for its end.
-async fn hear(events: &mut Events, id: u64) -> ProbeOutcome {
-    let topic = probe_topic(&id.to_string());
+async fn hear(events: &mut Events, probe: Probe) -> ProbeOutcome {
     loop {
         match events.next().await {
-            Some(Event::Message(message)) if message.topic == topic => {
-                return match serde_json::from_slice::<ProbeResult>(&message.payload) {
-                    // Nobody knows when; nothing is proven.
-                    Ok(result) if result.spoiled => ProbeOutcome::Spoiled { silent_s: 0 },
-                    Ok(_) => ProbeOutcome::Survived,
-                    Err(_) => ProbeOutcome::Unsupported,
-                };
+            Some(Event::Message(message)) => {
+                if let Some(outcome) = probe.heard(&message) {
+                    return outcome;
+                }
             }
             Some(Event::Disconnected { .. } | Event::Refused { .. }) | None => return ProbeOutcome::Broken,
             Some(_) => {}

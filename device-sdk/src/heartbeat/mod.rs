@@ -9,6 +9,7 @@
 mod known;
 mod learner;
 mod liveness;
+mod probe;
 mod round_trip;
 mod search;
 
@@ -22,6 +23,7 @@ use round_trip::RoundTrip;
 pub use known::{KnownFile, KnownNetwork, NETWORKS_MAX};
 pub use learner::Accepted;
 use liveness::Sent;
+pub use probe::{PROBE_GRACE_MS, PROBE_SETUP_MS, Probe};
 
 /// A silence after which a reset may be the answer of a network that had forgotten the connection, milliseconds.
 const RISKY_MS: u64 = 10_000;

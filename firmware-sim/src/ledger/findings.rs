@@ -31,13 +31,15 @@ pub enum Wrong {
     NoEnd,
     /// A command had two different ends.
     TwoEnds,
+    /// A device runs another release than it should, or started one that nobody built so.
+    WrongRelease,
     /// A command that should have been carried out was not, or a bound of the scenario was not kept.
     Unexpected,
 }
 
 impl Wrong {
     /// All kinds.
-    pub const ALL: [Wrong; 12] = [
+    pub const ALL: [Wrong; 13] = [
         Wrong::Lost,
         Wrong::Twice,
         Wrong::Changed,
@@ -49,6 +51,7 @@ impl Wrong {
         Wrong::ActedLate,
         Wrong::NoEnd,
         Wrong::TwoEnds,
+        Wrong::WrongRelease,
         Wrong::Unexpected,
     ];
 
@@ -66,6 +69,9 @@ impl Wrong {
             Wrong::ActedLate => "no expired command is carried out",
             Wrong::NoEnd => "every command ends at its sender",
             Wrong::TwoEnds => "every command ends in one way only",
+            Wrong::WrongRelease => {
+                "every device runs the release that it should, and none that was not signed"
+            }
             Wrong::Unexpected => "the bounds of the scenario are kept",
         }
     }

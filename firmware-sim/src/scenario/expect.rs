@@ -20,6 +20,12 @@ pub struct Expect {
     pub latency_p50_max_s: Option<f64>,
     /// Links that may end other than by the device's power.
     pub link_drops_max: Option<u64>,
+    /// Pings of all devices until records end.
+    pub pings_max: Option<u64>,
+    /// What every heartbeat that learns must have come to when records end, seconds, at least; and it has settled.
+    pub heartbeat_min_s: Option<u64>,
+    /// The same at most.
+    pub heartbeat_max_s: Option<u64>,
     /// Attempts to connect in the busiest second.
     pub connects_per_s_max: Option<u64>,
     /// Locks that must open, at least.
@@ -28,6 +34,12 @@ pub struct Expect {
     pub unlocks_max: Option<u64>,
     /// Commands that must be rejected or expire, at least.
     pub refusals_min: Option<u64>,
+    /// Releases that devices must have confirmed, at least.
+    pub updates_min: Option<u64>,
+    /// Trials that must have ended with the old release, at least.
+    pub rollbacks_min: Option<u64>,
+    /// Manifests that devices must have refused, at least.
+    pub updates_refused_min: Option<u64>,
     /// Trucks that must have arrived for good, at least.
     pub arrivals_min: Option<u64>,
     /// Trucks that must have been seen off their route, at least, and are then not seen so when they are not.

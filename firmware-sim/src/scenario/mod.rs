@@ -17,7 +17,8 @@ use crate::route::{self, Route};
 pub use devices::Devices;
 pub use expect::Expect;
 pub use trouble::{
-    BrokerPowerCut, Clock, Command, FlashFault, Outage, OutageMode, PowerCut, Spoof, Times, Tunnel,
+    BrokerPowerCut, Clock, Command, FlashFault, Nat, Outage, OutageMode, PowerCut, Spoof, Times, Tunnel,
+    Update, UpdateKind,
 };
 
 /// The most devices of one scenario.
@@ -72,6 +73,9 @@ pub struct Scenario {
     /// Power cuts of the broker.
     #[serde(default, rename = "broker_power_cut")]
     pub broker_power_cuts: Vec<BrokerPowerCut>,
+    /// Carriers that forget sooner or later than before.
+    #[serde(default, rename = "nat")]
+    pub nats: Vec<Nat>,
     /// Times in which flash does not write.
     #[serde(default, rename = "flash_fault")]
     pub flash_faults: Vec<FlashFault>,
@@ -81,6 +85,9 @@ pub struct Scenario {
     /// False positions from outside.
     #[serde(default, rename = "spoof")]
     pub spoofs: Vec<Spoof>,
+    /// Updates of the firmware.
+    #[serde(default, rename = "update")]
+    pub updates: Vec<Update>,
     /// Commands from outside.
     #[serde(default, rename = "command")]
     pub commands: Vec<Command>,
@@ -122,6 +129,9 @@ pub struct Fleet {
     /// Keep Alive, seconds.
     #[serde(default = "keep_alive_s")]
     pub keep_alive_s: u16,
+    /// Whether heartbeats learn instead, with probes on connections of their own, how long the carrier remembers.
+    #[serde(default)]
+    pub adaptive_keep_alive: bool,
     /// What records are for the queue: who goes first, and who gives way when it is full.
     #[serde(default)]
     pub record_class: RecordClass,
@@ -364,6 +374,8 @@ impl Scenario {
         few("broker_power_cut", self.broker_power_cuts.len())?;
         few("flash_fault", self.flash_faults.len())?;
         few("clock", self.clocks.len())?;
+        few("nat", self.nats.len())?;
+        few("update", self.updates.len())?;
         few("spoof", self.spoofs.len())?;
         few("command", self.commands.len())?;
         self.fleet.detours.check("fleet.detours", devices)?;
@@ -372,6 +384,8 @@ impl Scenario {
         self.power_cuts.iter().try_for_each(|cut| cut.check(devices, end_s))?;
         self.broker_power_cuts.iter().try_for_each(|cut| cut.check(end_s))?;
         self.flash_faults.iter().try_for_each(|fault| fault.check(devices, end_s))?;
+        self.nats.iter().try_for_each(|nat| nat.check(end_s))?;
+        self.updates.iter().try_for_each(|update| update.check(devices, end_s))?;
         self.clocks.iter().try_for_each(|clock| clock.check(devices))?;
         self.spoofs.iter().try_for_each(|spoof| spoof.check(devices, end_s))?;
         self.commands.iter().try_for_each(|command| command.check(devices, end_s))

@@ -44,6 +44,13 @@ fn what_is_no_scenario_is_refused_with_the_place_and_what_is_allowed() {
             "[[power_cut]]\nat_s = 1\nevery_s = 3\n",
             "power_cut.every_s is 3: it must be 0 or more than off_s, 5",
         ),
+        (
+            "[[power_cut]]\nat_s = 1\nin_write = true\nin_update = true\n",
+            "it is one of in_command, in_write and in_update",
+        ),
+        ("[[nat]]\nat_s = 61\ntimeout_s = 1\n", "nat.at_s is 61: it must be 0 to 60"),
+        ("[[update]]\nat_s = 1\nrelease = 2\nkind = \"odd\"\n", "unknown variant `odd`"),
+        ("[[update]]\nat_s = 1\nrelease = 301\nkind = \"good\"\n", "update.release is 301"),
         ("[[spoof]]\nat_s = 1\nfor_s = 2\neast_m = 5.0\n", "east_m and north_m go together"),
         ("[[command]]\nat_s = 1\nname = \"explode\"\n", "command.name is \"explode\""),
         ("[broker]\nkeeps_log = false\n[[broker_power_cut]]\nat_s = 1\n", "survives no broker_power_cut"),

@@ -14,9 +14,19 @@ pub(crate) enum Happening {
     Tunnel(usize),
     PowerCut(usize),
     BrokerPowerCut(usize),
+    /// The carrier forgets sooner or later from now on.
+    Nat(usize),
+    /// A release is announced.
+    Update(usize),
+    /// What the heartbeats have learned is looked at.
+    Heartbeats,
     FlashFails(usize),
     FlashWorks(usize),
-    Command { index: usize, round: u64, copy: u32 },
+    Command {
+        index: usize,
+        round: u64,
+        copy: u32,
+    },
 }
 
 /// Everything that happens by the clock, with its time. Power goes at any moment of its second.
@@ -41,6 +51,15 @@ pub(crate) fn timetable(scenario: &Scenario, seed: u64) -> Vec<(u64, Happening)>
     for (index, fault) in scenario.flash_faults.iter().enumerate() {
         let (from_ms, to_ms) = fault.times().ms();
         all.extend([(from_ms, Happening::FlashFails(index)), (to_ms, Happening::FlashWorks(index))]);
+    }
+    for (index, nat) in scenario.nats.iter().enumerate() {
+        all.push((nat.at_s * 1_000, Happening::Nat(index)));
+    }
+    for (index, update) in scenario.updates.iter().enumerate() {
+        all.push((update.at_s * 1_000, Happening::Update(index)));
+    }
+    if scenario.expect.heartbeat_min_s.is_some() || scenario.expect.heartbeat_max_s.is_some() {
+        all.push((end_s * 1_000, Happening::Heartbeats));
     }
     let mut round = 0;
     for (index, command) in scenario.commands.iter().enumerate() {

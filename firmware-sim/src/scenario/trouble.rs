@@ -93,6 +93,9 @@ pub struct PowerCut {
     /// them on one device, at the second on the next …
     #[serde(default)]
     pub in_write: bool,
+    /// Whether it comes in the middle of one of the next writes of an update, by chance.
+    #[serde(default)]
+    pub in_update: bool,
 }
 
 /// A power cut of the broker, which then recovers from its disk.
@@ -120,6 +123,16 @@ pub struct FlashFault {
     /// Whose.
     #[serde(default)]
     pub devices: Devices,
+}
+
+/// A carrier that forgets silent connections after another time than before.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nat {
+    /// From when on, seconds after the start.
+    pub at_s: u64,
+    /// After which silence, seconds; 0 = never.
+    pub timeout_s: u64,
 }
 
 /// A clock that is wrong when its device is switched on; fixes then say what time it is.
@@ -150,6 +163,35 @@ pub struct Spoof {
     /// The same to the north.
     #[serde(default)]
     pub north_m: Option<f64>,
+}
+
+/// What a release is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UpdateKind {
+    /// It works.
+    Good,
+    /// It is signed, and does not work: it says so, hangs, or starts over and over, in turn by device.
+    Sick,
+    /// It was altered on its way, its manifest was not.
+    Tampered,
+    /// Somebody else signed it.
+    Forged,
+}
+
+/// An update of the firmware. Devices leave the factory with release 1.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Update {
+    /// When its manifest is published, seconds after the start.
+    pub at_s: u64,
+    /// To whom.
+    #[serde(default)]
+    pub devices: Devices,
+    /// Its number. One that is not above what a device has confirmed is a downgrade, which is refused.
+    pub release: u64,
+    /// What it is like.
+    pub kind: UpdateKind,
 }
 
 /// A command from outside.
@@ -251,8 +293,8 @@ impl PowerCut {
         if self.in_command && self.every_s > 0 {
             return Err("power_cut: in_command comes once from at_s on, every_s must be 0".to_owned());
         }
-        if self.in_command && self.in_write {
-            return Err("power_cut: it is either in_command or in_write".to_owned());
+        if [self.in_command, self.in_write, self.in_update].into_iter().filter(|is_in| *is_in).count() > 1 {
+            return Err("power_cut: it is one of in_command, in_write and in_update".to_owned());
         }
         self.devices.check("power_cut.devices", devices)
     }
@@ -269,6 +311,22 @@ impl BrokerPowerCut {
             ));
         }
         Ok(())
+    }
+}
+
+impl Update {
+    pub(super) fn check(&self, devices: u32, end_s: u64) -> Result<(), String> {
+        within("update.at_s", self.at_s, 0, end_s)?;
+        // The image grows with its number, to half a slot.
+        within("update.release", self.release, 1, 300)?;
+        self.devices.check("update.devices", devices)
+    }
+}
+
+impl Nat {
+    pub(super) fn check(&self, end_s: u64) -> Result<(), String> {
+        within("nat.at_s", self.at_s, 0, end_s)?;
+        within("nat.timeout_s", self.timeout_s, 0, super::DURATION_MAX_S)
     }
 }
 

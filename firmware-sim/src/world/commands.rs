@@ -71,10 +71,16 @@ impl Cab {
     }
 
     /// Switches it on: the journal is read.
-    pub(super) fn boot(&mut self, id: &str, now_ms: u64) -> Result<(), JournalError> {
+    pub(super) fn boot(
+        &mut self,
+        id: &str,
+        now_ms: u64,
+        planted: Option<Planted>,
+    ) -> Result<(), JournalError> {
         let journal = CommandJournal::open_on(self.disk.clone(), SEGMENT_BYTES)?;
-        let rules =
-            GuardRules { margin_accuracies: MARGIN_ACCURACIES, ..GuardRules::inside(self.area.clone()) };
+        let is_careless = planted == Some(Planted::FenceWithoutMargin);
+        let margin_accuracies = if is_careless { 0.0 } else { MARGIN_ACCURACIES };
+        let rules = GuardRules { margin_accuracies, ..GuardRules::inside(self.area.clone()) };
         let feed = FixFeed::default();
         let guard = LockGuard::new(id, [UNLOCK], rules).fed_by(feed.clone());
         let mut clock = Clock::new(ClockRules::default());
@@ -123,9 +129,7 @@ impl Cab {
                 tracing::debug!(%error, "a device does not believe its receiver's time");
             }
         }
-        // As if every position were known to a hand's breadth.
-        let is_careless = planted == Some(Planted::FenceWithoutMargin);
-        let accuracy_m = if is_careless { 0.1 } else { fix.sigma_m() };
+        let accuracy_m = fix.sigma_m();
         let position = Position { lat: fix.lat, lon: fix.lon };
         let fix = GuardFix { monotonic_ms, position, accuracy_m, speed_mps: fix.speed_mps };
         desk.feed.observe(fix);
@@ -165,6 +169,9 @@ enum Stop {
 impl World<'_> {
     /// A message reaches the firmware of a device.
     pub(super) fn device_hears(&mut self, at: u32, mut incoming: Incoming) -> Result<(), String> {
+        if incoming.topic.ends_with("/update") {
+            return self.hear_manifest(at, incoming);
+        }
         let mut token = incoming.ack.take();
         let early = self.planted == Some(Planted::CommandAcknowledgedEarly);
         if early && let Some(token) = token.take() {
@@ -285,16 +292,11 @@ impl World<'_> {
     fn publish_reports(&mut self, at: u32) -> Result<(), String> {
         let topic = format!("dev/{}/cmd/result", self.id(at));
         loop {
-            let planted = self.planted;
             let Some(cab) = self.devices[at as usize].cab.as_mut() else { return Ok(()) };
             let Some(desk) = &mut cab.desk else { return Ok(()) };
             let Some(report) = desk.desk.poll_report() else { return Ok(()) };
             let payload = serde_json::to_vec(&report.result).map_err(|error| error.to_string())?;
-            let mut message = Message::new(topic.as_str(), payload).qos(QoS::AtLeastOnce);
-            if planted == Some(Planted::ResultNotQueued) {
-                desk.desk.told(&report).map_err(|error| error.to_string())?;
-                message = message.qos(QoS::AtMostOnce);
-            }
+            let message = Message::new(topic.as_str(), payload).qos(QoS::AtLeastOnce);
             cab.tokens += 1;
             let token = cab.tokens;
             desk.told.insert(token, report);

@@ -1,6 +1,7 @@
 //! A simulated device: the SDK's state machine, a flash, a clock, a receiver and a lock, and the firmware that joins them.
 
-use device_sdk::client::{Core, Input, Output};
+use device_sdk::client::{Core, Input, Output, Packet};
+use device_sdk::heartbeat::{AdaptiveKeepalive, KnownNetwork, ProbeOutcome};
 use device_sdk::{Backoff, Options, QoS, StartError};
 use serde::{Deserialize, Serialize};
 use tracks::Fix;
@@ -9,6 +10,8 @@ use super::commands::{Cab, OFF_MS, REPORT_TOKENS};
 use super::events::Event;
 use super::flash::{self, Flash, Halt, RESTART_MS};
 use super::link::{Link, Sent, Way};
+use super::probes::{self, Learning};
+use super::update::Slots;
 use super::{World, conn_of};
 use crate::gps::{Receiver, ReceiverOptions, unrolled_ms};
 use crate::ledger::Wrong;
@@ -37,6 +40,10 @@ pub(super) struct Device {
     pub(super) core: Option<Box<Core>>,
     pub(super) link: Option<Box<Link>>,
     pub(super) flash: Flash,
+    /// What its heartbeat has learned, if it learns.
+    pub(super) learning: Option<Box<Learning>>,
+    /// What its firmware starts from, if updates are to come.
+    pub(super) slots: Option<Box<Slots>>,
     /// What carries commands out, if any are to come.
     pub(super) cab: Option<Box<Cab>>,
     pub(super) ride: Ride,
@@ -74,6 +81,8 @@ impl Device {
             core: None,
             link: None,
             flash: Flash::new(flash_seed),
+            learning: None,
+            slots: None,
             cab,
             ride,
             receiver: Receiver::new(options, chance.u64(..)),
@@ -94,6 +103,16 @@ impl Device {
         i64::try_from(true_unix_ms).unwrap_or(i64::MAX).saturating_add(self.ahead_ms)
     }
 
+    pub(super) fn is_connected(&self) -> bool {
+        self.is_connected
+    }
+
+    /// The number of its next connection.
+    pub(super) fn next_link(&mut self) -> u32 {
+        self.links += 1;
+        self.links
+    }
+
     pub(super) fn lose_receiver(&mut self) {
         self.receiver.switch_off();
     }
@@ -107,21 +126,35 @@ impl Device {
     }
 }
 
-/// The core of a device as it is after being switched on.
-fn core(scenario: &Scenario, id: &str, planted: Option<Planted>) -> Result<Core, StartError> {
-    let keep_alive_s =
-        if planted == Some(Planted::NoPings) { NO_PINGS_S } else { scenario.fleet.keep_alive_s };
-    let options = Options {
+/// The options of a device's client.
+pub(super) fn options(scenario: &Scenario, id: &str, planted: Option<Planted>) -> Options {
+    let has_no_pings = planted == Some(Planted::NoPings);
+    let keep_alive_s = if has_no_pings { NO_PINGS_S } else { scenario.fleet.keep_alive_s };
+    let is_adaptive = scenario.fleet.adaptive_keep_alive && !has_no_pings;
+    Options {
         session_expiry_s: SESSION_EXPIRY_S,
         keep_alive_s,
+        adaptive_keepalive: is_adaptive.then(AdaptiveKeepalive::default),
         manual_ack: true,
         inflight_max: IN_FLIGHT_MAX,
         connect_timeout_ms: CONNECT_TIMEOUT_MS,
         ..Options::new("virtual:1883", id)
-    };
-    let mut core = Core::new(options.core_config()?);
+    }
+}
+
+/// The core of a device as it is after being switched on.
+fn core(
+    scenario: &Scenario,
+    id: &str,
+    known: Vec<KnownNetwork>,
+    planted: Option<Planted>,
+) -> Result<Core, StartError> {
+    let mut core = probes::core(&options(scenario, id, planted), known)?;
     if !scenario.commands.is_empty() {
         core.handle_input(0, Input::subscribe(u64::MAX, &format!("dev/{id}/cmd"), QoS::AtLeastOnce));
+    }
+    if !scenario.updates.is_empty() {
+        core.handle_input(0, Input::subscribe(u64::MAX - 1, &format!("dev/{id}/update"), QoS::AtLeastOnce));
     }
     Ok(core)
 }
@@ -131,9 +164,18 @@ impl World<'_> {
         let id = self.id(at);
         let wrong_s = self.scenario.clocks.iter().filter(|clock| clock.devices.contains(at + 1));
         let ahead_ms = wrong_s.map(|clock| clock.ahead_s * 1_000).next_back().unwrap_or(0);
-        let core = core(self.scenario, &id, self.planted).map_err(|error| error.to_string())?;
+        let known = self.devices[at as usize].known();
+        let core = core(self.scenario, &id, known, self.planted).map_err(|error| error.to_string())?;
+        if self.devices[at as usize].core.is_some() {
+            return Ok(());
+        }
+        let is_started = self.start_release(at)?;
         let device = &mut self.devices[at as usize];
-        if device.core.is_some() {
+        if !is_started {
+            if let Some(slots) = &mut device.slots {
+                slots.power_cut(&mut device.chance);
+            }
+            self.events.at(self.now_ms + OFF_MS, Event::Boot { device: at });
             return Ok(());
         }
         let options = flash::options(&self.scenario.fleet);
@@ -141,6 +183,9 @@ impl World<'_> {
             Ok(()) => {}
             Err(halt) => {
                 device.flash.power_cut(&mut device.chance);
+                if let Some(slots) = &mut device.slots {
+                    slots.power_cut(&mut device.chance);
+                }
                 let after_ms = if matches!(halt, Halt::Cut) { OFF_MS } else { RESTART_MS };
                 self.events.at(self.now_ms + after_ms, Event::Boot { device: at });
                 return Ok(());
@@ -152,7 +197,8 @@ impl World<'_> {
         device.ahead_ms = ahead_ms;
         device.lose_receiver();
         if let Some(cab) = &mut device.cab {
-            cab.boot(&id, self.now_ms).map_err(|error| format!("device {}: {error}", at + 1))?;
+            cab.boot(&id, self.now_ms, self.planted)
+                .map_err(|error| format!("device {}: {error}", at + 1))?;
         }
         let boot = device.boot;
         // Seconds of life are whole seconds of the run, so that records lie where they are meant.
@@ -175,6 +221,12 @@ impl World<'_> {
         let link = device.link.take().filter(|link| !link.is_dead() && has_signal);
         let left = link.filter(|_| device.chance.bool()).map(|mut link| (link.number, link.rest_up()));
         device.flash.power_cut(&mut device.chance);
+        if let Some(learning) = &mut device.learning {
+            learning.probes.clear();
+        }
+        if let Some(slots) = &mut device.slots {
+            slots.power_cut(&mut device.chance);
+        }
         if let Some(cab) = &mut device.cab {
             cab.power_cut(planted, &mut device.chance);
         }
@@ -206,6 +258,10 @@ impl World<'_> {
         let core = self.devices[at as usize].core.as_mut();
         if core.is_some_and(|core| core.next_deadline_ms().is_some_and(|due_ms| due_ms <= now_ms)) {
             self.give_core(at, Input::Tick)?;
+        }
+        self.tick_probes(at)?;
+        if !self.update(at)? {
+            return Ok(());
         }
         self.cut_by_chance(at)?;
         self.pump(at)
@@ -251,7 +307,7 @@ impl World<'_> {
 
     /// A link is cut by chance, as often as the scenario says.
     fn cut_by_chance(&mut self, at: u32) -> Result<(), String> {
-        let links = &self.scenario.link;
+        let links = &self.links;
         let (share, mode) = (links.cuts_per_hour / 3_600.0, links.cut);
         let is_trouble = self.now_ms < self.scenario.duration_s * 1_000;
         let device = &mut self.devices[at as usize];
@@ -274,7 +330,7 @@ impl World<'_> {
     }
 
     pub(super) fn dial(&mut self, at: u32, boot: u32) {
-        let (now_ms, delay_ms) = (self.now_ms, self.scenario.link.delay_ms);
+        let (now_ms, delay_ms) = (self.now_ms, self.links.delay_ms);
         let device = &mut self.devices[at as usize];
         if device.boot != boot || device.link.is_some() || device.core.is_none() {
             return;
@@ -288,9 +344,8 @@ impl World<'_> {
             let after_ms = if has_signal { 2 * delay_ms } else { CONNECT_TIMEOUT_MS };
             return self.dial_again(at, after_ms);
         }
-        device.links += 1;
-        device.link = Some(Box::new(Link::new(device.links, now_ms)));
-        let link = device.links;
+        let link = device.next_link();
+        device.link = Some(Box::new(Link::new(link, now_ms)));
         self.events.at(now_ms + 2 * delay_ms + 1, Event::Opened { device: at, link });
     }
 
@@ -308,15 +363,22 @@ impl World<'_> {
     }
 
     pub(super) fn opened(&mut self, at: u32, number: u32) -> Result<(), String> {
-        match self.devices[at as usize].link.as_mut().filter(|link| link.number == number) {
+        let device = &mut self.devices[at as usize];
+        match device.link_of(number) {
             Some(link) => link.is_open = true,
             None => return Ok(()),
+        }
+        if device.is_probe(number) {
+            return self.give_probe(at, number, Input::Opened);
         }
         self.give_core(at, Input::Opened)
     }
 
     /// A packet reaches the device.
     pub(super) fn down(&mut self, at: u32, number: u32) -> Result<(), String> {
+        if self.devices[at as usize].is_probe(number) {
+            return self.probe_hears(at, number);
+        }
         let link = self.devices[at as usize].link.as_mut().filter(|link| link.number == number);
         match link.and_then(|link| link.arrive(Way::Down)) {
             Some(packet) => {
@@ -330,11 +392,14 @@ impl World<'_> {
     /// The device is told that its connection is gone.
     pub(super) fn ended(&mut self, at: u32, number: u32) -> Result<(), String> {
         let device = &mut self.devices[at as usize];
+        if device.is_probe(number) {
+            return self.end_probe(at, number, Some(ProbeOutcome::Broken));
+        }
         if device.link.as_ref().is_none_or(|link| link.number != number) {
             return Ok(());
         }
         device.link = None;
-        self.give_core(at, Input::Closed { why: "reset by peer".to_owned() })?;
+        self.give_core(at, Input::Reset { why: "reset by peer".to_owned() })?;
         self.is_off_line(at)
     }
 
@@ -348,7 +413,8 @@ impl World<'_> {
         }
         if self.planted == Some(Planted::LostOnReconnect) {
             let id = self.id(at);
-            let core = core(self.scenario, &id, self.planted).map_err(|error| error.to_string())?;
+            let known = self.devices[at as usize].known();
+            let core = core(self.scenario, &id, known, self.planted).map_err(|error| error.to_string())?;
             let device = &mut self.devices[at as usize];
             device.flash.forget_sent(self.now_ms);
             device.core = Some(Box::new(core));
@@ -369,7 +435,13 @@ impl World<'_> {
 
     fn take_from_core(&mut self, at: u32, output: Output) -> Result<(), String> {
         match output {
-            Output::Send(packet) => self.send_up(at, packet),
+            Output::Send(packet) => {
+                let is_counted = self.now_ms <= self.scenario.duration_s * 1_000;
+                self.stats.pings += u64::from(is_counted && packet == Packet::PingReq);
+                if let Some(link) = self.devices[at as usize].link.as_ref().map(|link| link.number) {
+                    self.send_up(at, link, packet);
+                }
+            }
             Output::Close { .. } => {
                 let now_ms = self.now_ms;
                 let device = &mut self.devices[at as usize];
@@ -400,24 +472,25 @@ impl World<'_> {
             Output::SubscriptionRefused { reason, .. } => {
                 return Err(format!("device {}: its subscription was refused: {reason:?}", at + 1));
             }
-            // Nothing is learned here: the heartbeat is a fixed one. And nothing asks for identifiers to be kept.
-            Output::Refused { .. }
-            | Output::Keep(_)
-            | Output::Forget(_)
-            | Output::Answered { .. }
-            | Output::Referred { .. }
-            | Output::Heartbeat(_)
-            | Output::ReconnectAtOnce => {}
+            Output::Heartbeat(action) => self.take_from_heartbeat(at, action)?,
+            Output::ReconnectAtOnce => {
+                let boot = self.devices[at as usize].boot;
+                self.events.at(self.now_ms, Event::Dial { device: at, boot });
+            }
+            // Nothing asks for identifiers to be kept.
+            Output::Keep(_) | Output::Forget(_) => {}
+            Output::Refused { .. } | Output::Answered { .. } | Output::Referred { .. } => {}
         }
         Ok(())
     }
 
-    fn send_up(&mut self, at: u32, packet: device_sdk::client::Packet) {
-        let (now_ms, links) = (self.now_ms, &self.scenario.link);
+    /// Sends a packet on one of a device's connections.
+    pub(super) fn send_up(&mut self, at: u32, number: u32, packet: Packet) {
+        let (now_ms, links) = (self.now_ms, &self.links);
         let device = &mut self.devices[at as usize];
-        let Some(link) = device.link.as_mut() else { return };
-        let number = link.number;
-        match link.send(Way::Up, packet, now_ms, device.no_signal_until_ms, links, &mut device.chance) {
+        let no_signal_until_ms = device.no_signal_until_ms;
+        let Some((link, chance)) = device.link_and_chance(number) else { return };
+        match link.send(Way::Up, packet, now_ms, no_signal_until_ms, links, chance) {
             Sent::ArrivesAt(ms) => self.events.at(ms, Event::Up { device: at, link: number }),
             Sent::Vanished => {}
             Sent::Reset => {

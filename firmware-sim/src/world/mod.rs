@@ -11,7 +11,9 @@ mod events;
 mod flash;
 mod link;
 mod office;
+mod probes;
 mod trouble;
+mod update;
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -27,15 +29,18 @@ use crate::outcome::Evidence;
 use crate::planted::Planted;
 use crate::ride;
 use crate::route::Route;
-use crate::scenario::Scenario;
 use crate::scenario::timetable::{self, Happening};
+use crate::scenario::{Links, Scenario};
 use device::Device;
 use events::{Event, Events};
 use link::{Sent, Way};
 use office::Office;
+use update::{Releases, Slots};
 
 /// How long a run goes on after everything has ended, to see what comes twice, milliseconds.
 const WATCH_AFTER_MS: u64 = 30_000;
+/// Tells the chance of the slots' flash from that of the device.
+const SLOTS: u64 = 0x534c_4f54_5300;
 /// The name of a device is this and its number.
 const PREFIX: &str = "truck-";
 
@@ -94,6 +99,9 @@ struct World<'a> {
     now_ms: u64,
     events: Events,
     timetable: Vec<(u64, Happening)>,
+    /// As they are now.
+    links: Links,
+    releases: Releases,
     devices: Vec<Device>,
     office: Office,
     broker: &'a mut dyn Broker,
@@ -146,6 +154,8 @@ pub fn run(
         now_ms: 0,
         events: Events::default(),
         timetable: timetable::timetable(scenario, run.seed),
+        links: scenario.link.clone(),
+        releases: Releases::new(scenario, run.planted).map_err(|what| broken(0, what))?,
         devices,
         office: Office::new(&scenario.expect).map_err(|what| broken(0, what))?,
         broker,
@@ -161,6 +171,12 @@ pub fn run(
         arrived: BTreeSet::new(),
         settled_at_ms: None,
     };
+    if !scenario.updates.is_empty() {
+        for (device, number) in world.devices.iter_mut().zip(1u64..) {
+            let slots = Slots::new(&world.releases, mix(run.seed ^ SLOTS, number));
+            device.slots = Some(Box::new(slots.map_err(|what| broken(0, what))?));
+        }
+    }
     world.begin(run.seed);
     while let Some((ms, event)) = world.events.next(scenario.end_ms()) {
         world.now_ms = ms;
@@ -222,7 +238,8 @@ impl World<'_> {
         if self.now_ms <= self.scenario.duration_s * 1_000 {
             return false;
         }
-        if self.ledger.open() > 0 || !self.office.orders.is_settled() {
+        let is_settled = self.office.orders.is_settled() && self.updates_are_settled();
+        if self.ledger.open() > 0 || !is_settled {
             self.settled_at_ms = None;
             return false;
         }
@@ -261,7 +278,7 @@ impl World<'_> {
 
     /// A packet of a device reaches the broker.
     fn up(&mut self, at: u32, number: u32) -> Result<(), String> {
-        let link = self.devices[at as usize].link.as_mut().filter(|link| link.number == number);
+        let link = self.devices[at as usize].link_of(number);
         match link.and_then(|link| link.arrive(Way::Up)) {
             Some(packet) => self.give_broker(conn_of(at, number), packet),
             None => Ok(()),
@@ -341,10 +358,11 @@ impl World<'_> {
 
     fn send_down(&mut self, conn: u64, packet: Packet) {
         let (at, number) = ((conn & 0xffff_ffff) as u32 - 1, (conn >> 32) as u32);
-        let (now_ms, links) = (self.now_ms, &self.scenario.link);
+        let (now_ms, links) = (self.now_ms, &self.links);
         let device = &mut self.devices[at as usize];
-        let Some(link) = device.link.as_mut().filter(|link| link.number == number) else { return };
-        match link.send(Way::Down, packet, now_ms, device.no_signal_until_ms, links, &mut device.chance) {
+        let no_signal_until_ms = device.no_signal_until_ms;
+        let Some((link, chance)) = device.link_and_chance(number) else { return };
+        match link.send(Way::Down, packet, now_ms, no_signal_until_ms, links, chance) {
             Sent::ArrivesAt(ms) => self.events.at(ms, Event::Down { device: at, link: number }),
             Sent::Vanished => {}
             Sent::Reset => self.events.at(now_ms + 2 * links.delay_ms, Event::Gone { conn }),
@@ -354,10 +372,11 @@ impl World<'_> {
     /// The broker has closed a connection: the device sees it after all that was sent before.
     fn close_down(&mut self, conn: u64) {
         let (at, number) = ((conn & 0xffff_ffff) as u32 - 1, (conn >> 32) as u32);
-        let (now_ms, delay_ms) = (self.now_ms, self.scenario.link.delay_ms);
+        let (now_ms, delay_ms) = (self.now_ms, self.links.delay_ms);
         let device = &mut self.devices[at as usize];
-        if let Some(link) = device.link.as_mut().filter(|link| link.number == number && !link.is_dead()) {
-            let at_ms = link.down_done_ms(now_ms).max(device.no_signal_until_ms) + delay_ms;
+        let no_signal_until_ms = device.no_signal_until_ms;
+        if let Some(link) = device.link_of(number).filter(|link| !link.is_dead()) {
+            let at_ms = link.down_done_ms(now_ms).max(no_signal_until_ms) + delay_ms;
             self.events.at(at_ms, Event::Ended { device: at, link: number });
         }
     }
@@ -392,6 +411,7 @@ impl World<'_> {
     }
 
     fn end(mut self, seed: u64) -> Outcome {
+        self.find_wrong_releases();
         self.stats.deviations = self.office.watch.deviations;
         self.stats.refusals = self.office.orders.refusals;
         self.stats.arrivals = self.arrived.len() as u64;

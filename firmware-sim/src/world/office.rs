@@ -2,7 +2,7 @@
 //! client is the SDK's as well; only the broker's power cuts disturb it.
 
 use device_sdk::client::{Core, Input, Output};
-use device_sdk::{Incoming, Options, QoS};
+use device_sdk::{Incoming, Message, Options, QoS};
 
 use super::device::record_number;
 use super::events::Event;
@@ -122,10 +122,14 @@ impl World<'_> {
             let topic = format!("dev/{}/cmd", self.id(number - 1));
             let message =
                 self.office.orders.send(sending, number, topic).map_err(|error| error.to_string())?;
-            self.office.next_token += 1;
-            let token = self.office.next_token;
-            self.office_input(Input::publish(token, message))?;
+            self.office_publish(message)?;
         }
         Ok(())
+    }
+
+    pub(super) fn office_publish(&mut self, message: Message) -> Result<(), String> {
+        self.office.next_token += 1;
+        let token = self.office.next_token;
+        self.office_input(Input::publish(token, message))
     }
 }

@@ -3,6 +3,7 @@
 use super::commands::STEPS;
 use super::device::COLD_AFTER_MS;
 use super::events::Event;
+use super::update::UPDATE_STEPS;
 use super::{World, office_conn};
 use crate::scenario::OutageMode;
 use crate::scenario::timetable::Happening;
@@ -49,6 +50,8 @@ impl World<'_> {
                     let step = u64::from(number - 1) % STEPS + 1;
                     if let Some(cab) = device.cab.as_mut().filter(|_| cut.in_command) {
                         cab.cut_at(step);
+                    } else if let Some(slots) = device.slots.as_ref().filter(|_| cut.in_update) {
+                        slots.cut_at(device.chance.u64(1..=UPDATE_STEPS));
                     } else if cut.in_write {
                         device.flash.cut_at(step);
                     } else {
@@ -59,6 +62,9 @@ impl World<'_> {
             Happening::BrokerPowerCut(index) => {
                 self.cut_broker(scenario.broker_power_cuts[index].off_s * 1_000)?
             }
+            Happening::Nat(index) => self.links.nat_timeout_s = scenario.nats[index].timeout_s,
+            Happening::Update(index) => self.publish_release(index)?,
+            Happening::Heartbeats => self.look_at_heartbeats(),
             Happening::FlashFails(index) => self.set_flash(index, true),
             Happening::FlashWorks(index) => self.set_flash(index, false),
             Happening::Command { index, round, copy } => {

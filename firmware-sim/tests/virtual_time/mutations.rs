@@ -8,7 +8,8 @@ use firmware_sim::scenario::Scenario;
 use super::*;
 
 /// Scenarios that find bugs, the cheapest first.
-const HUNTERS: [&str; 9] = [
+const HUNTERS: [&str; 10] = [
+    "ota-bad-image.toml",
     "carrier-nat.toml",
     "wrong-clock.toml",
     "week-rollover.toml",

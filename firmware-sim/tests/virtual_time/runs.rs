@@ -35,3 +35,28 @@ fn policy_is_no_loss_and_must_be_expected() {
     let outcome = run_text(&format!("{short}[expect]\ndropped_max = 1000\n"), 1);
     assert_passed("expected", &outcome);
 }
+
+#[test]
+fn a_heartbeat_learns_on_connections_of_its_own_whatever_the_nat_does() {
+    for (timeout_s, nat) in [(60, "silent"), (300, "reset")] {
+        let text = format!(
+            "name = \"nat\"\nduration_s = {}\n[fleet]\ndevices = 3\nadaptive_keep_alive = true\n\
+             record_every_ms = 400000\n[link]\nnat_timeout_s = {timeout_s}\nnat = \"{nat}\"\n\
+             [expect]\nlink_drops_max = 0\nheartbeat_min_s = {}\nheartbeat_max_s = {}\n",
+            8 * timeout_s + 60,
+            timeout_s * 3 / 4,
+            timeout_s * 95 / 100
+        );
+        assert_passed(&format!("NAT of {timeout_s} s"), &run_text(&text, 2));
+    }
+}
+
+#[test]
+fn a_flash_that_fails_takes_nothing_and_loses_nothing_that_it_took() {
+    let text = format!(
+        "{SMALL}[[flash_fault]]\nat_s = 60\nfor_s = 60\ndevices = \"1-2\"\n[expect]\nrefused_max = 150\n"
+    );
+    let outcome = run_text(&text, 4);
+    assert_passed("flash", &outcome);
+    assert!((2..=150).contains(&outcome.counts.refused), "{:?}", outcome.counts);
+}
