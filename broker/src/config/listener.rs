@@ -247,6 +247,14 @@ pub(super) fn check(table: &Table) -> Result<ListenerConfig, String> {
             return Err(format!("`{key}` is missing, for instance {example}"));
         }
     }
+    let text = |key| table.get(key).and_then(Value::as_str);
+    if let (Some("unix"), Some(listen)) = (text("transport"), text("listen"))
+        && !listen.contains('/')
+    {
+        return Err(format!(
+            "listen = {listen:?} is no path, transport \"unix\" needs one with a `/`, for instance \"./mqtt.sock\""
+        ));
+    }
     let config: ListenerConfig = serde::Deserialize::deserialize(Value::Table(table.clone()))
         .map_err(|error: toml::de::Error| error.message().to_owned())?;
     for key in LISTENER_KEYS.iter().filter(|key| table.contains_key(key.name)) {
@@ -282,18 +290,12 @@ impl ListenerConfig {
         if matches!(name.as_str(), "mqtt" | "http") {
             return Err(format!("name = {name:?} is the name of the listener of [{name}], choose another"));
         }
-        match (transport, listen) {
-            (Transport::Unix, ListenAddress::Ip(_)) => {
-                return Err(format!(
-                    "listen = \"{listen}\" is no path, transport \"unix\" needs one with a `/`"
-                ));
-            }
-            (Transport::Unix, _) | (_, ListenAddress::Ip(_)) => {}
-            (_, ListenAddress::Unix(_)) => {
-                return Err(format!(
-                    "listen = \"{listen}\" is a path, transport \"{transport}\" needs HOST:PORT"
-                ));
-            }
+        if let ListenAddress::Unix(_) = listen
+            && *transport != Transport::Unix
+        {
+            return Err(format!(
+                "listen = \"{listen}\" is a path, transport \"{transport}\" needs HOST:PORT"
+            ));
         }
         if transport.is_tls() {
             for (key, value) in [("certificate", &self.certificate), ("key", &self.key)] {

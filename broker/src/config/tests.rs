@@ -346,6 +346,7 @@ fn a_wrong_listener_is_told_with_what_to_do() {
             "name = \"a\"\nlisten = \"127.0.0.1:1\"\ntransport = \"unix\"",
             "listen = \"127.0.0.1:1\" is no path",
         ),
+        ("name = \"a\"\nlisten = \"a.sock\"\ntransport = \"unix\"", "listen = \"a.sock\" is no path"),
         ("name = \"a\"\nlisten = \"/a\"", "listen = \"/a\" is a path, transport \"tcp\" needs HOST:PORT"),
         (
             "name = \"a\"\nlisten = \"127.0.0.1:1\"\ntransport = \"tls\"",

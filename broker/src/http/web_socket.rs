@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     extract::{ConnectInfo, Request, State},
-    http::{HeaderName, HeaderValue, StatusCode},
+    http::{HeaderName, HeaderValue, StatusCode, Version},
     response::{IntoResponse, Response},
 };
 use bytes::BytesMut;
@@ -48,6 +48,7 @@ pub(super) async fn open(
     let judged = UpgradeRequest {
         method: request.method().as_str().to_owned(),
         target: request.uri().path().to_owned(),
+        minor_version: u8::from(request.version() != Version::HTTP_10),
         headers: headers.collect(),
     };
     let accepted = match judged.judge(&entry.listener.web_rules()) {

@@ -29,6 +29,7 @@ mod status {
     pub(super) const NORMAL: u16 = 1000;
     pub(super) const PROTOCOL_ERROR: u16 = 1002;
     pub(super) const UNSUPPORTED: u16 = 1003;
+    pub(super) const INVALID_TEXT: u16 = 1007;
     pub(super) const TOO_BIG: u16 = 1009;
 }
 
@@ -229,6 +230,8 @@ impl Frames {
                     None => status::NORMAL,
                     // Codes that are never sent (section 7.4.2).
                     Some(0..1000 | 1004..1007 | 1015..3000 | 5000..) => status::PROTOCOL_ERROR,
+                    // Section 5.5.1: the reason behind the code is text.
+                    Some(_) if std::str::from_utf8(&self.control[2..]).is_err() => status::INVALID_TEXT,
                     Some(status) => status,
                 });
                 self.incoming = Incoming::Ended;

@@ -144,6 +144,8 @@ fn a_close_is_answered_once_and_nothing_is_read_after_it() {
         (&1005_u16.to_be_bytes(), 1002),
         (&999_u16.to_be_bytes(), 1002),
         (&2999_u16.to_be_bytes(), 1002),
+        (&[0x03, 0xe8, 0xc3, 0xa9], 1000),
+        (&[0x03, 0xe8, 0xed, 0xa0, 0x80], 1007),
     ] {
         let mut frames = frames();
         let stream = [frame(0x82, b"before"), frame(0x88, payload), frame(0x81, b"after")].concat();

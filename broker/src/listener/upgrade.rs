@@ -35,6 +35,8 @@ pub(crate) struct Request {
     pub(crate) method: String,
     /// Path and query.
     pub(crate) target: String,
+    /// That of HTTP/1.
+    pub(crate) minor_version: u8,
     /// Names in lower case, and values.
     pub(crate) headers: Vec<(String, String)>,
 }
@@ -78,6 +80,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Request, usize)>, Refusal> {
             let request = Request {
                 method: request.method.unwrap_or_default().to_owned(),
                 target: request.path.unwrap_or_default().to_owned(),
+                minor_version: request.version.unwrap_or_default(),
                 headers: headers.collect(),
             };
             Ok(Some((request, len)))
@@ -116,6 +119,10 @@ impl Request {
         if self.method != "GET" {
             let what = "a WebSocket begins with GET";
             return Err(Refusal::new(405, "Method Not Allowed", what).with("Allow", "GET"));
+        }
+        if self.minor_version == 0 {
+            let what = "a WebSocket begins with HTTP/1.1";
+            return Err(Refusal::new(426, "Upgrade Required", what).with("Upgrade", "websocket"));
         }
         let has = |name, wanted: &str| self.list(name).any(|member| member.eq_ignore_ascii_case(wanted));
         if !has("upgrade", "websocket") || !has("connection", "upgrade") {
@@ -266,6 +273,7 @@ mod tests {
             ("GET", "GET /other HTTP/1.1", 404),
             ("GET", "GET /mqtt/ HTTP/1.1", 404),
             ("GET", "POST /mqtt HTTP/1.1", 405),
+            ("GET", "GET /mqtt HTTP/1.0", 426),
             ("Upgrade", "", 426),
             ("Upgrade", "Upgrade: h2c", 426),
             ("Connection", "Connection: keep-alive", 426),

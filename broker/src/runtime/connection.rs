@@ -119,6 +119,8 @@ pub(super) struct Connection {
     pub(super) version_seen: Option<ProtocolVersion>,
     /// The largest packet that the client takes, as its CONNECT says.
     pub(super) takes_bytes_max: Option<NonZeroU32>,
+    /// Whether it wants to be told why, as its CONNECT says.
+    pub(super) wants_reasons: bool,
     /// What was read of a packet that has not come whole; in `Authenticating`, packets that wait.
     pub(super) cut: Buffer,
     /// Encoded packets, not sent.
@@ -172,6 +174,7 @@ impl Connection {
             decoder: Decoder::new(Role::Broker, None, packet_bytes_max),
             version_seen: None,
             takes_bytes_max: None,
+            wants_reasons: true,
             cut: Buffer::default(),
             out: Buffer::default(),
             waiting: None,

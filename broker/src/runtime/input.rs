@@ -229,6 +229,7 @@ impl Core {
         let Some(connection) = self.connection(id) else { return };
         if let Packet::Connect(connect) = &packet {
             connection.takes_bytes_max = connect.properties.packet_bytes_max;
+            connection.wants_reasons = connect.properties.request_problem_information.unwrap_or(true);
         }
         match packet {
             Packet::Connect(_) if connection.phase == Phase::New && stopping => {
@@ -288,7 +289,7 @@ impl Core {
         self.counts.refused += 1;
         let Some(connection) = self.connection(id) else { return };
         let (version, limit) = (connection.version(), connection.takes_bytes_max);
-        for reason_string in [Some(what.into()), None] {
+        for reason_string in [connection.wants_reasons.then(|| what.into()), None] {
             let properties = ConnAckProperties { reason_string, ..ConnAckProperties::default() };
             // [MQTT-3.2.2-6] a refusal never says that a session is present.
             let connack = ConnAck { session_present: false, reason, properties };

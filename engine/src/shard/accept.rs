@@ -565,8 +565,8 @@ impl Target {
     }
 
     pub(super) fn of(matches: &[Subscriber]) -> Self {
+        // One that several of them share comes as often (section 3.3.4).
         let mut identifiers: Vec<u32> = matches.iter().map(|m| m.identifier).filter(|i| *i != 0).collect();
-        identifiers.dedup();
         identifiers.truncate(usize::from(u16::MAX));
         Self {
             qos: matches.iter().map(|m| m.options.qos).max().unwrap_or_default(),

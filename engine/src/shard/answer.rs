@@ -43,8 +43,8 @@ impl Shard {
     }
 
     pub(super) fn send_disconnect(&mut self, conn: ConnId, reason: ReasonCode, what: &str) {
-        if self.conns.get(&conn).is_some_and(|c| c.version == ProtocolVersion::V5) {
-            let reason_string = Some(reason_string(what));
+        if let Some(c) = self.conns.get(&conn).filter(|c| c.version == ProtocolVersion::V5) {
+            let reason_string = c.problem_information.then(|| reason_string(what));
             let server_reference = self.server_reference(reason);
             let properties =
                 DisconnectProperties { reason_string, server_reference, ..DisconnectProperties::default() };

@@ -45,8 +45,9 @@ impl Shard {
         authentication: Option<Authentication>,
     ) {
         let (version, limit) = (connect.version, connect.properties.packet_bytes_max);
+        let is_told = connect.properties.request_problem_information.unwrap_or(true);
         if let Err(refusal) = self.try_connect(now, conn, connect, principal, authentication) {
-            self.refuse_connect(conn, version, limit, &refusal);
+            self.refuse_connect(conn, version, limit, is_told, &refusal);
             // [MQTT-3.2.2-7] the connection ends after a refusal.
             self.close(conn, CloseReason::Refused(refusal.what));
         }
@@ -58,13 +59,14 @@ impl Shard {
         conn: ConnId,
         version: ProtocolVersion,
         limit: Option<NonZeroU32>,
+        is_told: bool,
         refusal: &Refusal,
     ) {
         let without_reason = ConnAckProperties {
             server_reference: self.server_reference(refusal.reason),
             ..Default::default()
         };
-        let reason_string = Some(reason_string(&refusal.what));
+        let reason_string = is_told.then(|| reason_string(&refusal.what));
         let all = ConnAckProperties { reason_string, ..without_reason.clone() };
         for properties in [all, without_reason, ConnAckProperties::default()] {
             // [MQTT-3.2.2-6] a refusal never says that a session is present.

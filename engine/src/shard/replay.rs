@@ -270,7 +270,6 @@ impl Shard {
             identifiers.extend(subscription.identifier);
         }
         identifiers.sort_unstable();
-        identifiers.dedup();
         identifiers.truncate(usize::from(u16::MAX));
         qos.map(|qos| Merged { qos, identifiers })
     }

@@ -46,7 +46,7 @@ fn response_information_is_left_out_of_a_connack_that_it_makes_too_large() {
 }
 
 #[test]
-fn without_problem_information_only_publish_connack_and_disconnect_carry_reasons() {
+fn without_problem_information_nothing_but_publish_carries_strings() {
     // [MQTT-3.1.2-29]
     let mut node = Node::new();
     let mut connect = durable("truck");
@@ -76,10 +76,10 @@ fn without_problem_information_only_publish_connack_and_disconnect_carry_reasons
         };
         assert_eq!(*properties, AckProperties::default(), "{packet:?}");
     }
-    // A DISCONNECT may say why all the same.
+    // A DISCONNECT might say why all the same; who does not ask is not told.
     node.packet(1, Packet::PingResp);
     let seen = node.seen(1);
-    assert!(matches!(&seen[..], [Packet::Disconnect(d)] if d.properties.reason_string.is_some()), "{seen:?}");
+    assert!(matches!(&seen[..], [Packet::Disconnect(d)] if d.properties.reason_string.is_none()), "{seen:?}");
     // And others are told.
     node.packet(2, Packet::Publish(publish("$no", QoS::AtLeastOnce, 1, "x")));
     let seen = node.seen(2);

@@ -27,7 +27,7 @@ fn overlapping_subscriptions_bring_one_copy_at_the_highest_level_with_all_identi
         let publishes = node.publishes(2);
         assert_eq!(publishes.len(), 1);
         assert_eq!(publishes[0].qos, got);
-        assert_eq!(publishes[0].properties.subscription_identifiers, [1, 2]);
+        assert_eq!(publishes[0].properties.subscription_identifiers, [1, 1, 2]);
     }
 }
 

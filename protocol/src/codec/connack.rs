@@ -52,7 +52,7 @@ fn to_return_code(reason: ReasonCode) -> u8 {
         ReasonCode::UnsupportedProtocolVersion => 1,
         ReasonCode::ClientIdentifierNotValid => 2,
         ReasonCode::BadUserNameOrPassword | ReasonCode::BadAuthenticationMethod => 4,
-        ReasonCode::NotAuthorized | ReasonCode::Banned => 5,
+        ReasonCode::NotAuthorized | ReasonCode::Banned | ReasonCode::TopicNameInvalid => 5,
         _ => 3,
     }
 }
