@@ -6,6 +6,7 @@
 
 mod access;
 mod bans;
+mod connections;
 mod inbox;
 mod members;
 mod problem;
@@ -13,15 +14,7 @@ mod query;
 mod set_aside;
 mod web_socket;
 
-use std::{
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    thread,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use axum::{
     Router,
@@ -32,10 +25,8 @@ use axum::{
     routing::{any, delete, get, post, put},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-    time::{Instant, Sleep},
+    net::TcpListener,
+    sync::{mpsc, oneshot},
 };
 
 use self::{access::Access, bans::HttpPeer, web_socket::WebSocketEntry};
@@ -47,12 +38,6 @@ use crate::{
     metrics,
     runtime::{Ask, Snapshot},
 };
-
-/// Open HTTP connections; one more waits until another ends.
-const CONNECTIONS_MAX: usize = 256;
-
-/// A connection that neither reads nor writes for this long is closed.
-const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// The shard has this long to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
@@ -93,12 +78,13 @@ impl HttpServer {
         let web = web.map(|arrivals| WebSocketEntry::new(config, addr, arrivals));
         let access = Access::new(config, auth, ask);
         let listener = bound.listen()?;
+        let head_max = Duration::from_secs(config.mqtt.handshake_timeout_s.into());
         let executor =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("http".to_owned())
-            .spawn(move || executor.block_on(serve(listener, access, web, stopped)))
+            .spawn(move || executor.block_on(serve(listener, access, web, head_max, stopped)))
             .map_err(StartError::Thread)?;
         Ok(Self { addr, stop, thread })
     }
@@ -119,10 +105,11 @@ async fn serve(
     listener: std::net::TcpListener,
     access: Access,
     web: Option<WebSocketEntry>,
+    head_max: Duration,
     stopped: oneshot::Receiver<()>,
 ) {
     let listener = match TcpListener::from_std(listener) {
-        Ok(inner) => Limited { inner, permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)) },
+        Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "http cannot be served"),
     };
     let bans = Router::new()
@@ -149,11 +136,7 @@ async fn serve(
         None => app,
     };
     tokio::select! {
-        result = axum::serve(listener, app.into_make_service_with_connect_info::<HttpPeer>()).into_future() => {
-            if let Err(error) = result {
-                tracing::error!(%error, "http ended");
-            }
-        }
+        () = connections::serve(listener, app, head_max) => {}
         _ = stopped => {}
     }
 }
@@ -188,74 +171,5 @@ async fn metrics_text(State(ask): State<mpsc::Sender<Ask>>) -> Response {
     match snapshot(&ask).await {
         Ok(snapshot) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render(&snapshot)).into_response(),
         Err(what) => (StatusCode::SERVICE_UNAVAILABLE, what).into_response(),
-    }
-}
-
-/// A listener with a bounded number of open connections, each with an idle limit.
-struct Limited {
-    inner: TcpListener,
-    permits: Arc<Semaphore>,
-}
-
-impl axum::serve::Listener for Limited {
-    type Io = Idle;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Idle, SocketAddr) {
-        let permit = Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed");
-        // Axum's own listener waits when the process is out of file descriptors.
-        let (stream, addr) = axum::serve::Listener::accept(&mut self.inner).await;
-        (Idle { stream, sleep: Box::pin(tokio::time::sleep(IDLE_MAX)), _permit: permit }, addr)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local_addr()
-    }
-}
-
-/// A connection that fails when nothing happens on it.
-struct Idle {
-    stream: TcpStream,
-    sleep: Pin<Box<Sleep>>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Idle {
-    /// Puts the limit off when something happened; fails when it is reached.
-    fn check<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if polled.is_ready() {
-            self.sleep.as_mut().reset(Instant::now() + IDLE_MAX);
-            return polled;
-        }
-        match self.sleep.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
-        }
-    }
-}
-
-impl AsyncRead for Idle {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.check(cx, polled)
-    }
-}
-
-impl AsyncWrite for Idle {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.check(cx, polled)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -4,16 +4,15 @@ use std::net::SocketAddr;
 
 use axum::{
     Json,
-    extract::{ConnectInfo, Path, Request, State, connect_info::Connected},
+    extract::{ConnectInfo, Path, Request, State},
     http::StatusCode,
     middleware::Next,
     response::{IntoResponse, Response},
-    serve::IncomingStream,
 };
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Limited, access::Access, ask, problem::problem};
+use super::{access::Access, ask, problem::problem};
 use crate::{
     limits::{BanKey, BanView},
     runtime::Ask,
@@ -22,12 +21,6 @@ use crate::{
 /// Who is at the other end of an HTTP connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HttpPeer(pub(super) SocketAddr);
-
-impl Connected<IncomingStream<'_, Limited>> for HttpPeer {
-    fn connect_info(stream: IncomingStream<'_, Limited>) -> Self {
-        Self(*stream.remote_addr())
-    }
-}
 
 /// Lets only operators through.
 pub(super) async fn only_operators(

@@ -12,7 +12,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 
-use super::{HttpPeer, Idle};
+use super::{HttpPeer, connections::Idle};
 use crate::{
     Config,
     listener::{Arrival, Frames, HandshakeLimits, Layers, Listener, Refusal, UpgradeRequest},
@@ -86,11 +86,11 @@ async fn hand_over(entry: Arc<WebSocketEntry>, upgrade: OnUpgrade, address: Sock
         Ok(upgraded) => upgraded,
         Err(error) => return tracing::debug!(peer = %address, %error, "no websocket after all"),
     };
-    let parts = match hyper_util::server::conn::auto::upgrade::downcast::<TokioIo<Idle>>(upgraded) {
+    let parts = match upgraded.downcast::<TokioIo<Idle>>() {
         Ok(parts) => parts,
         Err(_) => return tracing::error!("a bug: the upgraded connection is of another type"),
     };
-    let stream = match parts.io.into_inner().stream.into_std() {
+    let stream = match parts.io.into_inner().into_stream().into_std() {
         Ok(stream) => stream,
         Err(error) => return tracing::debug!(peer = %address, %error, "the websocket was gone at once"),
     };
