@@ -13,7 +13,7 @@ use crate::{AckToken, ClientError, Incoming, Message, PublishError, Published};
 /// What a core is made with.
 #[derive(Clone, Debug)]
 pub struct CoreConfig {
-    /// The CONNECT to send. Its `clean_start` is for the first connection, see [`Core::new`].
+    /// The CONNECT to send. Its `clean_start` is for the first connection, see [`super::Core::new`].
     pub connect: Connect,
     /// Most unacknowledged QoS 1/2 publishes each way.
     pub inflight_max: u16,
@@ -87,7 +87,7 @@ pub enum Input {
     /// The program is leaving; a DISCONNECT goes out if there is a connection. The next [`Input::Opened`] goes on with the
     /// session.
     Disconnect,
-    /// A deadline of [`Core::next_deadline_ms`] may have passed.
+    /// A deadline of [`super::Core::next_deadline_ms`] may have passed.
     Tick,
 }
 
@@ -167,9 +167,9 @@ pub enum Output {
     Heartbeat(Action),
     /// The network had forgotten the connection that was closed before: the next one needs no pause.
     ReconnectAtOnce,
-    /// Keep this over restarts and answer with [`Input::Kept`]: its PUBREC waits for that. Only after [`Core::keep_received`].
+    /// Keep this over restarts and answer with [`Input::Kept`]: its PUBREC waits for that. Only after [`super::Core::keep_received`].
     Keep(Received),
     /// Forget what was kept of this identifier, if anything, and answer with [`Input::Forgotten`]: its PUBCOMP waits for that. Only after
-    /// [`Core::keep_received`].
+    /// [`super::Core::keep_received`].
     Forget(PacketId),
 }

@@ -236,6 +236,7 @@ fn told(ways: &[Way], failures: &[Failure]) -> String {
 
 /// What all attempts of one race need.
 struct Prepared {
+    #[cfg_attr(not(feature = "proxy"), expect(dead_code, reason = "only a proxy lies below TLS"))]
     layers: Arc<Layers>,
     #[cfg(feature = "tls")]
     tls: Option<(Arc<TlsSettings>, Arc<rustls::ClientConfig>)>,
