@@ -13,6 +13,7 @@ use crate::broker_process::Broker;
 use crate::raw_client::PATIENCE;
 use crate::transport::{connect_tcp, make_certificate, trusting};
 
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 #[path = "../../device-sdk/tests/sdk/proxies.rs"]
 mod proxies;
 
