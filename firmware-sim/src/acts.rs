@@ -41,17 +41,21 @@ impl Acts {
         if !self.done.insert((device, command.id.clone())) {
             ledger.wrong(Wrong::ActedTwice, device, number, format!("command {} again", command.id));
         }
-        if let Some(late_ms) = command.expires_at.and_then(|at_ms| act.unix_ms.checked_sub(at_ms)) {
-            let what = format!("{} was carried out {late_ms} ms after the command's expiry", command.name);
-            ledger.wrong(Wrong::ActedLate, device, number, what);
+        self.moved(act, &command.name, command.expires_at, ledger);
+    }
+
+    /// A lock moved for a command of this name and expiry.
+    pub(crate) fn moved(&mut self, act: Act<'_>, name: &str, expires_at: Option<u64>, ledger: &mut Ledger) {
+        if let Some(late_ms) = expires_at.and_then(|at_ms| act.unix_ms.checked_sub(at_ms)) {
+            let what = format!("{name} was carried out {late_ms} ms after the command's expiry");
+            ledger.wrong(Wrong::ActedLate, act.device, act.number, what);
         }
-        if command.name == UNLOCK {
+        if name == UNLOCK {
             self.opened(act, ledger);
         }
     }
 
-    /// A lock opened.
-    pub(crate) fn opened(&mut self, act: Act<'_>, ledger: &mut Ledger) {
+    fn opened(&mut self, act: Act<'_>, ledger: &mut Ledger) {
         let Act { device, number, ride, now_ms, .. } = act;
         let second = now_ms / 1_000;
         let (truth, before) = (ride.truth(second), ride.truth(second.saturating_sub(FIX_AGE_MAX_S)));

@@ -10,6 +10,7 @@ use tracks::geodesy::Plane;
 use tracks::{Fix, FixKind, LatLon};
 
 use crate::motion::Truth;
+use crate::scenario::Gps;
 
 /// The error of one axis at a dilution of 1, one standard deviation, in metres: with both axes 4.9 m, about
 /// [`tracks::fix::UERE_M`].
@@ -33,6 +34,10 @@ const COURSE_SIGMA_DEG: f64 = 1.0;
 /// A week, and after how many of them the week number of GPS is 0 again.
 const WEEK_MS: i64 = 7 * 24 * 3_600_000;
 const ROLLOVER_MS: i64 = 1_024 * WEEK_MS;
+/// When the firmware was made: no true date is before (1 January 2026).
+pub(crate) const FIRMWARE_MADE_MS: i64 = 1_767_225_600_000;
+/// A tunnel longer than that switches the receiver's memory of the sky off.
+pub(crate) const COLD_AFTER_MS: u64 = 60_000;
 /// The height of the streets, in metres.
 const GROUND_M: f64 = 12.0;
 
@@ -51,6 +56,20 @@ pub struct ReceiverOptions {
     pub white_m: f64,
     /// Weeks that its date lies in the past: after a rollover of the week number that its makers did not foresee.
     pub weeks_back: u32,
+}
+
+impl ReceiverOptions {
+    /// Receivers of a scenario.
+    pub(crate) fn of(gps: &Gps) -> ReceiverOptions {
+        ReceiverOptions {
+            first_fix_ms: gps.cold_start_s * 1_000,
+            jump_m: gps.multipath_m,
+            jump_every_s: gps.multipath_every_s,
+            drift_m: gps.drift_m,
+            white_m: gps.white_m,
+            weeks_back: gps.weeks_back,
+        }
+    }
 }
 
 impl Default for ReceiverOptions {

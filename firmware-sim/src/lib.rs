@@ -14,14 +14,17 @@ pub mod detour;
 pub mod fleet;
 pub mod gps;
 pub mod ledger;
+mod link_proxy;
 pub mod lock;
 pub mod motion;
 mod orders;
 mod outcome;
 mod pace;
+mod payload;
 pub mod plan;
 #[doc(hidden)]
 pub mod planted;
+pub mod real;
 pub mod report;
 mod ride;
 pub mod route;

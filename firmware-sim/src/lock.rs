@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use device_sdk::commands::{Actuator, Command};
+use device_sdk::guard::{Area, GuardFix, GuardRules, LockGuard, Position};
 use serde_json::{Value, json};
 use tracks::Fix;
 use tracks::fence::Fence;
@@ -15,6 +16,28 @@ use tracks::fence::Fence;
 pub const UNLOCK: &str = "unlock";
 /// The command that closes.
 pub const LOCK: &str = "lock";
+
+/// How many standard deviations inside its fence a truck of a scenario must be.
+pub(crate) const MARGIN_ACCURACIES: f64 = 3.0;
+
+/// A scenario's fence as the SDK's guard takes it; `None` for one that is no circle.
+pub(crate) fn area(fence: &Fence) -> Option<Area> {
+    let Fence::Circle(circle) = fence else { return None };
+    let centre = Position { lat: circle.centre().lat, lon: circle.centre().lon };
+    Area::circle(centre, circle.radius_m()).ok()
+}
+
+/// The SDK's guard in front of the lock of a scenario's truck.
+pub(crate) fn guard(device: &str, area: Area, margin_accuracies: f64) -> LockGuard {
+    let rules = GuardRules { margin_accuracies, ..GuardRules::inside(area) };
+    LockGuard::new(device, [UNLOCK], rules)
+}
+
+/// A fix as the guard takes it.
+pub(crate) fn guard_fix(fix: &Fix, monotonic_ms: u64) -> GuardFix {
+    let position = Position { lat: fix.lat, lon: fix.lon };
+    GuardFix { monotonic_ms, position, accuracy_m: fix.sigma_m(), speed_mps: fix.speed_mps }
+}
 
 /// When a lock opens.
 #[derive(Debug, Clone)]

@@ -25,6 +25,10 @@ struct Asked {
     /// Copies that the broker says it will not deliver.
     undelivered: u32,
     end: Option<Status>,
+    name: String,
+    expires_at: Option<u64>,
+    /// Whether an actuator that does not know ids has fired for it.
+    is_claimed: bool,
 }
 
 impl Asked {
@@ -63,13 +67,16 @@ impl Orders {
     ) -> Result<Message, serde_json::Error> {
         let Sending { command, round, copy, unix_ms } = sending;
         let id = format!("c{round}-{number}");
-        if copy == 0 {
-            let (device, copies) = (number - 1, command.copies);
-            let asked = Asked { device, number: round, copies, undelivered: 0, end: None };
-            self.asked.insert(id.clone(), asked);
-        }
         let sent_unix_ms = unix_ms - u64::from(copy) * command.copy_every_s * 1_000;
         let expires_at = (command.ttl_s > 0).then(|| sent_unix_ms + command.ttl_s * 1_000);
+        if copy == 0 {
+            let (device, copies) = (number - 1, command.copies);
+            let name = command.name.clone();
+            let (end, is_claimed) = (None, false);
+            let asked =
+                Asked { device, number: round, copies, undelivered: 0, end, name, expires_at, is_claimed };
+            self.asked.insert(id.clone(), asked);
+        }
         let payload =
             Command { id: id.clone(), name: command.name.clone(), args: serde_json::Value::Null, expires_at };
         let mut message = Message::new(topic, serde_json::to_vec(&payload)?)
@@ -117,6 +124,19 @@ impl Orders {
         }
     }
 
+    /// An actuator that does not know ids fired: for the first command of this name to this device for which none has yet, one
+    /// that has not expired before one that has. Returns its number and expiry.
+    pub(crate) fn claim(&mut self, device: u32, name: &str, unix_ms: u64) -> Option<(u64, Option<u64>)> {
+        let open = self
+            .asked
+            .values_mut()
+            .filter(|asked| asked.device == device && asked.name == name && !asked.is_claimed);
+        let is_late = |asked: &Asked| asked.expires_at.is_some_and(|at| at <= unix_ms);
+        let asked = open.min_by_key(|asked| (is_late(asked), asked.number))?;
+        asked.is_claimed = true;
+        Some((asked.number, asked.expires_at))
+    }
+
     /// The number of a command, for findings.
     pub(crate) fn number_of(&self, id: &str) -> u64 {
         self.asked.get(id).map_or(0, |asked| asked.number)
@@ -158,5 +178,28 @@ impl Orders {
                 ledger.wrong(Wrong::NoEnd, asked.device, asked.number, what);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Scenario;
+
+    #[test]
+    fn each_command_is_claimed_once_and_one_that_is_valid_first() {
+        let text = "name = \"a\"\nduration_s = 100\n[fleet]\ndevices = 2\n\
+                    [[command]]\nat_s = 1\nttl_s = 5\n[[command]]\nat_s = 2\nttl_s = 50\n[[command]]\nat_s = 3\nname = \"lock\"\n";
+        let scenario = Scenario::parse("a.toml", text).unwrap();
+        let mut orders = Orders::default();
+        for (round, command) in (1..).zip(&scenario.commands) {
+            let sending = Sending { command, round, copy: 0, unix_ms: command.at_s * 1_000 };
+            orders.send(sending, 2, "dev/b/cmd".to_owned()).unwrap();
+        }
+        assert_eq!(orders.claim(0, "unlock", 10_000), None);
+        assert_eq!(orders.claim(1, "unlock", 10_000), Some((2, Some(52_000))));
+        assert_eq!(orders.claim(1, "unlock", 10_000), Some((1, Some(6_000))));
+        assert_eq!(orders.claim(1, "unlock", 10_000), None);
+        assert_eq!(orders.claim(1, "lock", 10_000), Some((3, Some(63_000))));
     }
 }

@@ -53,6 +53,17 @@ impl Stats {
     }
 }
 
+/// How late a run in real time made its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Generator {
+    /// 99 of 100 records were no later than that, milliseconds.
+    pub p99_ms: u64,
+    /// The latest.
+    pub longest_ms: u64,
+    /// What is allowed.
+    pub allowed_ms: u64,
+}
+
 /// What came of a run.
 #[derive(Debug, Clone)]
 pub struct Outcome {
@@ -76,6 +87,8 @@ pub struct Outcome {
     pub bytes_per_device: u64,
     /// Bytes that the broker counts in its memory.
     pub broker_bytes: u64,
+    /// How late records were made, in real time.
+    pub generator: Option<Generator>,
     /// How often each rule was broken.
     pub broken: BTreeMap<Wrong, u64>,
     /// The first findings of each kind, in words.
@@ -119,6 +132,7 @@ impl Evidence<'_> {
             commands: self.orders.ends(),
             bytes_per_device: 0,
             broker_bytes: 0,
+            generator: None,
             broken,
             findings: findings.told().to_vec(),
             stats: self.stats,

@@ -1,6 +1,8 @@
 //! `postrider sim`: simulated trucks that run the real device SDK, against a broker or through a scenario.
 
 mod drive;
+mod own_broker;
+mod real;
 mod run;
 mod shard_broker;
 mod usage;
@@ -25,7 +27,7 @@ enum Command {
 /// Runs a scenario, or a fleet until a signal, its duration, or the last arrival.
 pub(crate) async fn run(args: SimArgs) -> anyhow::Result<ExitCode> {
     match args.command {
-        Some(Command::Run(args)) => run::run(&args),
+        Some(Command::Run(args)) => run::run(&args).await,
         None => drive::run(args.drive).await,
     }
 }

@@ -1,4 +1,4 @@
-//! `postrider sim run FILE`: a scenario on virtual time, to its verdict.
+//! `postrider sim run FILE`: a scenario on virtual time or in real time, to its verdict.
 
 use std::io::{IsTerminal, stderr};
 use std::path::{Path, PathBuf};
@@ -11,13 +11,14 @@ use firmware_sim::scenario::Scenario;
 use firmware_sim::world::{self, Outcome, Progress, Run};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::real::{self, Ended, RealArgs};
 use super::shard_broker::ShardBroker;
 use super::usage::Usage;
 use crate::terminal::{misused, say};
 
-/// Run a scenario on virtual time against the real engine, and tell whether every record is accounted for
+/// Run a scenario on virtual time against the real engine, or in real time against a broker, and tell whether every record is accounted for
 ///
-/// The same seed gives the same run, the same verdict and the same hash of the ledger. Exit code 1: something is wrong.
+/// The same seed gives the same records, the same verdict and, on virtual time, the same run and hash of the ledger. Exit code 1: something is wrong.
 #[derive(Debug, clap::Args)]
 pub(super) struct RunArgs {
     /// The scenario, see configs/scenarios and docs/simulator.md
@@ -38,6 +39,8 @@ pub(super) struct RunArgs {
     /// Show no progress
     #[arg(long, short)]
     quiet: bool,
+    #[command(flatten)]
+    real: RealArgs,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -48,7 +51,7 @@ enum Format {
 }
 
 /// Runs the scenario; the exit code is the verdict.
-pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let (mut scenario, routes) = match Scenario::load(&args.file) {
         Ok(loaded) => loaded,
         Err(error) => return Ok(misused(&error.to_string())),
@@ -60,26 +63,43 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
     let seed = args.seed.unwrap_or(scenario.seed);
     let begun = Instant::now();
-    let mut broker = ShardBroker::new(engine::Config::default(), seed, scenario.broker.keeps_log)
-        .map_err(anyhow::Error::msg)
-        .context("the broker cannot be started")?;
     let bar = progress_bar(args.quiet, &scenario);
     let (before, mut resident_most_bytes) = (Usage::now(), 0);
-    let outcome = world::run(Run::new(&scenario, &routes, seed), &mut broker, |progress| {
+    let repeat = repeat(args, seed);
+    let what = Run::new(&scenario, &routes, seed);
+    let tell_progress = |progress| {
         show(&bar, progress);
         let resident_bytes = Usage::now().map_or(0, Usage::resident_bytes);
         resident_most_bytes = resident_bytes.max(resident_most_bytes);
-    });
+    };
+    let ended = if args.real.is_asked_for() {
+        real::run(&args.real, what, tell_progress).await
+    } else {
+        in_virtual_time(what, tell_progress).map(Ended::Verdict)
+    };
     bar.finish_and_clear();
-    let repeat = repeat(args, seed);
-    let outcome = outcome.with_context(|| format!("{}; to repeat: {repeat}", scenario.name))?;
+    let ended = ended.with_context(|| format!("{}; to repeat: {repeat}", scenario.name))?;
+    let outcome = match ended {
+        Ended::Verdict(outcome) => outcome,
+        Ended::Misused(why) => return Ok(misused(&why)),
+        Ended::Stopped(signal) => anyhow::bail!("stopped by {signal}; to repeat: {repeat}"),
+    };
     let took_s = begun.elapsed().as_secs_f64();
     let subject = Subject { name: &scenario.name, about: &scenario.about, repeat: &repeat, took_s };
-    let usage = before
-        .zip(Usage::now())
+    // In real time the broker is a process of its own.
+    let usage = before.zip(Usage::now()).filter(|_| !args.real.is_asked_for());
+    let usage = usage
         .map(|(before, after)| after.line(before, resident_most_bytes, outcome.devices, outcome.counts.made));
     tell(args, &subject, &outcome, usage)?;
     Ok(if outcome.has_passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn in_virtual_time(run: Run<'_>, tell: impl FnMut(Progress)) -> anyhow::Result<Outcome> {
+    let keeps_log = run.scenario.broker.keeps_log;
+    let mut broker = ShardBroker::new(engine::Config::default(), run.seed, keeps_log)
+        .map_err(anyhow::Error::msg)
+        .context("the broker cannot be started")?;
+    Ok(world::run(run, &mut broker, tell)?)
 }
 
 fn tell(
@@ -110,7 +130,8 @@ fn tell(
 /// The one command that repeats a run.
 fn repeat(args: &RunArgs, seed: u64) -> String {
     let devices = args.devices.map(|devices| format!(" --devices {devices}")).unwrap_or_default();
-    format!("postrider sim run {} --seed {seed}{devices}", quoted(&args.file))
+    let real = args.real.repeat(quoted);
+    format!("postrider sim run {} --seed {seed}{devices}{real}", quoted(&args.file))
 }
 
 /// A path as a shell takes it.
@@ -139,20 +160,30 @@ fn show(bar: &ProgressBar, progress: Progress) {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: RunArgs,
+    }
+
+    fn repeated(words: &[&str], seed: u64) -> String {
+        let line = Line::try_parse_from(["run"].iter().chain(words)).expect("a command line");
+        repeat(&line.args, seed)
+    }
 
     #[test]
     fn the_command_that_repeats_a_run_can_be_pasted() {
-        let args = |file: &str, devices| RunArgs {
-            file: PathBuf::from(file),
-            seed: None,
-            devices,
-            report: None,
-            output: None,
-            quiet: true,
-        };
-        assert_eq!(repeat(&args("a/b.toml", None), 7), "postrider sim run a/b.toml --seed 7");
-        let odd = repeat(&args("it's a.toml", Some(9)), 1);
+        assert_eq!(repeated(&["a/b.toml"], 7), "postrider sim run a/b.toml --seed 7");
+        let odd = repeated(&["it's a.toml", "--devices", "9"], 1);
         assert_eq!(odd, "postrider sim run 'it'\\''s a.toml' --seed 1 --devices 9");
+        let real = repeated(&["a.toml", "--real", "--late-max", "900"], 2);
+        assert_eq!(real, "postrider sim run a.toml --seed 2 --real --late-max 900");
+        let words = ["a.toml", "--broker", "localhost:1883", "-u", "ann", "-P", "hunter2"];
+        let with_login = repeated(&words, 3);
+        assert_eq!(with_login, "postrider sim run a.toml --seed 3 --broker 'localhost:1883' --username ann");
     }
 }

@@ -33,13 +33,15 @@ pub enum Wrong {
     TwoEnds,
     /// A device runs another release than it should, or started one that nobody built so.
     WrongRelease,
+    /// The generator was late: what was measured says little.
+    Lagged,
     /// A command that should have been carried out was not, or a bound of the scenario was not kept.
     Unexpected,
 }
 
 impl Wrong {
     /// All kinds.
-    pub const ALL: [Wrong; 13] = [
+    pub const ALL: [Wrong; 14] = [
         Wrong::Lost,
         Wrong::Twice,
         Wrong::Changed,
@@ -52,6 +54,7 @@ impl Wrong {
         Wrong::NoEnd,
         Wrong::TwoEnds,
         Wrong::WrongRelease,
+        Wrong::Lagged,
         Wrong::Unexpected,
     ];
 
@@ -72,6 +75,7 @@ impl Wrong {
             Wrong::WrongRelease => {
                 "every device runs the release that it should, and none that was not signed"
             }
+            Wrong::Lagged => "the generator makes records at their time",
             Wrong::Unexpected => "the bounds of the scenario are kept",
         }
     }

@@ -21,6 +21,8 @@ use std::collections::VecDeque;
 pub use findings::{FINDINGS_TOLD_MAX, Finding, Findings, Wrong};
 pub use latency::Latency;
 
+use crate::scenario::Fleet;
+
 /// What became of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
@@ -74,7 +76,7 @@ struct Account {
 }
 
 /// The records of all devices, see the module.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Ledger {
     accounts: Vec<Account>,
     counts: Counts,
@@ -94,6 +96,12 @@ impl Ledger {
             latency: Latency::default(),
             findings: Findings::default(),
         }
+    }
+
+    /// Opens the accounts of a fleet.
+    pub(crate) fn of(fleet: &Fleet) -> Ledger {
+        let ledger = Ledger::new(fleet.devices);
+        if fleet.record_class.overtakes() { ledger.in_any_order() } else { ledger }
     }
 
     /// Lets records come after later ones of their device, where newer ones may overtake.
@@ -222,6 +230,27 @@ impl Ledger {
     /// What is wrong so far.
     pub fn findings(&self) -> &Findings {
         &self.findings
+    }
+
+    /// A device has given up so many of its records, and does not say which: the oldest that are open, at the end of a run.
+    pub(crate) fn give_up_oldest(&mut self, device: u32, count: u64, fate: Fate) {
+        for number in self.open_of(device).take(count as usize).collect::<Vec<_>>() {
+            self.given_up(device, number, fate);
+        }
+    }
+
+    /// The devices that have an account.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = u32> + use<> {
+        0..self.accounts.len() as u32
+    }
+
+    /// The numbers of a device's records that were accepted and have not ended, the oldest first.
+    pub(crate) fn open_of(&self, device: u32) -> impl Iterator<Item = u64> {
+        let account = self.accounts.get(device as usize).into_iter();
+        account.flat_map(|account| {
+            let entries = (account.first..).zip(&account.open);
+            entries.filter(|(_, entry)| entry.accepted && entry.fate.is_none()).map(|(number, _)| number)
+        })
     }
 
     /// Records that were accepted and have not ended.
@@ -374,6 +403,17 @@ mod tests {
         other.given_up(0, 1, Fate::Expired);
         other.arrived(0, 1, 5, &1u64.to_be_bytes(), false);
         assert_eq!((other.counts().expired, other.counts().delivered), (0, 1));
+    }
+
+    #[test]
+    fn what_a_device_gave_up_without_saying_which_are_its_oldest_open_records() {
+        let mut ledger = Ledger::new(1);
+        made(&mut ledger, 5);
+        ledger.arrived(0, 0, 1, &0u64.to_be_bytes(), false);
+        assert_eq!(ledger.open_of(0).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        ledger.give_up_oldest(0, 3, Fate::Expired);
+        ledger.close();
+        assert_eq!((ledger.counts().expired, wrongs(&ledger)), (3, vec![(Wrong::Lost, 4)]));
     }
 
     #[test]

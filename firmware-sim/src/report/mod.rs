@@ -32,8 +32,13 @@ pub fn lines(subject: &Subject<'_>, outcome: &Outcome) -> Vec<String> {
     let seconds = |ms: u64| ms as f64 / 1_000.0;
     let mut lines = vec![
         format!(
-            "{}: {} devices, {} simulated seconds, seed {}, {:.1} s",
-            subject.name, outcome.devices, outcome.seconds, outcome.seed, subject.took_s
+            "{}: {} devices, {} {} seconds, seed {}, {:.1} s",
+            subject.name,
+            outcome.devices,
+            outcome.seconds,
+            if outcome.generator.is_some() { "real" } else { "simulated" },
+            outcome.seed,
+            subject.took_s
         ),
         format!(
             "records    {} made, {} accepted, {} delivered, {} expired, {} dropped, {} refused",
@@ -58,6 +63,14 @@ pub fn lines(subject: &Subject<'_>, outcome: &Outcome) -> Vec<String> {
         let ends: Vec<String> =
             outcome.commands.iter().map(|(word, count)| format!("{count} {word}")).collect();
         lines.push(format!("commands   {}, {} locks opened", ends.join(", "), stats.unlocks));
+    }
+    if let Some(generator) = outcome.generator {
+        lines.push(format!(
+            "generator  records made {:.3} s late (p99), {:.3} s at most, {:.3} s allowed",
+            seconds(generator.p99_ms),
+            seconds(generator.longest_ms),
+            seconds(generator.allowed_ms)
+        ));
     }
     lines.push(format!("ledger     {:016x}", outcome.hash));
     for finding in &outcome.findings {
@@ -109,6 +122,9 @@ pub fn json(subject: &Subject<'_>, outcome: &Outcome) -> Value {
         "power_cuts": { "devices": stats.power_cuts, "broker": stats.broker_power_cuts },
         "commands": outcome.commands,
         "unlocks": stats.unlocks,
+        "generator_late_ms": outcome.generator.map(|generator| json!({
+            "p99": generator.p99_ms, "longest": generator.longest_ms, "allowed": generator.allowed_ms,
+        })),
         "memory": { "bytes_per_device": outcome.bytes_per_device, "broker_bytes": outcome.broker_bytes },
         "rules": Wrong::ALL.iter().map(rule).collect::<Vec<_>>(),
     })

@@ -21,6 +21,7 @@ fn outcome(wrong: bool) -> Outcome {
         commands: BTreeMap::from([("done", 2)]),
         bytes_per_device: 5_000,
         broker_bytes: 1_000,
+        generator: None,
         broken: if wrong { BTreeMap::from([(Wrong::Lost, 3)]) } else { BTreeMap::new() },
         findings: if wrong { vec![finding] } else { Vec::new() },
     }

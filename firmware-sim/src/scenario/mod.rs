@@ -491,19 +491,19 @@ fn keep_alive_s() -> u16 {
     30
 }
 
-fn queue_records_max() -> usize {
+pub(crate) fn queue_records_max() -> usize {
     300_000
 }
 
-fn queue_bytes_max() -> u64 {
+pub(crate) fn queue_bytes_max() -> u64 {
     16 * 1024 * 1024
 }
 
-fn backoff_min_ms() -> u64 {
+pub(crate) fn backoff_min_ms() -> u64 {
     500
 }
 
-fn backoff_max_ms() -> u64 {
+pub(crate) fn backoff_max_ms() -> u64 {
     60_000
 }
 

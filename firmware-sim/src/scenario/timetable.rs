@@ -7,6 +7,13 @@ use crate::ledger::mix;
 /// Tells the timetable's chance from that of the devices.
 const TIMETABLE: u64 = u64::MAX;
 
+/// When each device is switched on, milliseconds after the start: a moment later, so that the office hears the first.
+pub(crate) fn boots_ms(scenario: &Scenario, seed: u64) -> impl Iterator<Item = u64> {
+    let within_ms = scenario.fleet.start_within_s * 1_000;
+    let mut chance = fastrand::Rng::with_seed(mix(seed, 0));
+    (0..scenario.fleet.devices).map(move |_| 10 + chance.u64(0..=within_ms))
+}
+
 /// One entry of the timetable; numbers are places in the scenario's lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Happening {

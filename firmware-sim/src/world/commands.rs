@@ -12,7 +12,7 @@ use device_sdk::commands::{
     Arrival, Command, CommandDesk, CommandJournal, JournalError, LastLook, Report, Running, Taken,
 };
 use device_sdk::disk::SimDisk;
-use device_sdk::guard::{Area, FixFeed, GuardFix, GuardRules, LockGuard, Position};
+use device_sdk::guard::{Area, FixFeed, GuardFix};
 use device_sdk::{Incoming, Message, QoS};
 use serde_json::{Value, json};
 use tracks::Fix;
@@ -20,15 +20,13 @@ use tracks::fence::Fence;
 
 use super::World;
 use crate::acts::Act;
-use crate::lock::{LOCK, UNLOCK};
+use crate::lock::{self, LOCK, UNLOCK};
 use crate::planted::Planted;
 
 /// How long the power is away when it goes in the middle of a command, milliseconds.
 pub(super) const OFF_MS: u64 = 5_000;
 /// How exactly a receiver tells the time, in milliseconds.
 const GNSS_ERROR_MS: u64 = 50;
-/// How many standard deviations inside its fence a truck must be.
-const MARGIN_ACCURACIES: f64 = 3.0;
 /// One segment of a journal: a few hundred commands.
 const SEGMENT_BYTES: u64 = 128 * 1024;
 /// Reports have tokens from here on, records below.
@@ -63,9 +61,7 @@ struct Desk {
 impl Cab {
     /// Makes a closed one; `None` for a fence that is no area for the SDK's guard.
     pub(super) fn new(fence: &Fence, seed: u64) -> Option<Cab> {
-        let Fence::Circle(circle) = fence else { return None };
-        let centre = Position { lat: circle.centre().lat, lon: circle.centre().lon };
-        let area = Area::circle(centre, circle.radius_m()).ok()?;
+        let area = lock::area(fence)?;
         let disk = Arc::new(SimDisk::new(seed));
         Some(Cab { disk, desk: None, area, is_open: false, cut_after_acting: false, tokens: REPORT_TOKENS })
     }
@@ -79,10 +75,9 @@ impl Cab {
     ) -> Result<(), JournalError> {
         let journal = CommandJournal::open_on(self.disk.clone(), SEGMENT_BYTES)?;
         let is_careless = planted == Some(Planted::FenceWithoutMargin);
-        let margin_accuracies = if is_careless { 0.0 } else { MARGIN_ACCURACIES };
-        let rules = GuardRules { margin_accuracies, ..GuardRules::inside(self.area.clone()) };
-        let feed = FixFeed::default();
-        let guard = LockGuard::new(id, [UNLOCK], rules).fed_by(feed.clone());
+        let margin_accuracies = if is_careless { 0.0 } else { lock::MARGIN_ACCURACIES };
+        let guard = lock::guard(id, self.area.clone(), margin_accuracies);
+        let feed = guard.feed();
         let mut clock = Clock::new(ClockRules::default());
         clock.at_least(0, journal.reached_unix_ms());
         let desk = CommandDesk::new(journal, Some(Box::new(guard)));
@@ -129,9 +124,7 @@ impl Cab {
                 tracing::debug!(%error, "a device does not believe its receiver's time");
             }
         }
-        let accuracy_m = fix.sigma_m();
-        let position = Position { lat: fix.lat, lon: fix.lon };
-        let fix = GuardFix { monotonic_ms, position, accuracy_m, speed_mps: fix.speed_mps };
+        let fix = lock::guard_fix(fix, monotonic_ms);
         desk.feed.observe(fix);
         desk.last_fix = Some(fix);
     }

@@ -3,26 +3,22 @@
 use device_sdk::client::{Core, Input, Output, Packet};
 use device_sdk::heartbeat::{AdaptiveKeepalive, KnownNetwork, ProbeOutcome};
 use device_sdk::{Backoff, Options, QoS, StartError};
-use serde::{Deserialize, Serialize};
 use tracks::Fix;
 
 use super::commands::{Cab, OFF_MS, REPORT_TOKENS};
 use super::events::Event;
-use super::flash::{self, Flash, Halt, RESTART_MS};
+use super::flash::{Flash, Halt, RESTART_MS};
 use super::link::{Link, Sent, Way};
 use super::probes::{self, Learning};
 use super::update::Slots;
 use super::{World, conn_of};
-use crate::gps::{Receiver, ReceiverOptions, unrolled_ms};
+use crate::gps::{FIRMWARE_MADE_MS, Receiver, ReceiverOptions, unrolled_ms};
 use crate::ledger::Wrong;
+use crate::payload;
 use crate::planted::Planted;
 use crate::ride::Ride;
 use crate::scenario::{OutageMode, Scenario};
 
-/// When the firmware was made: no true date is before (1 January 2026).
-const FIRMWARE_MADE_MS: i64 = 1_767_225_600_000;
-/// A tunnel longer than that switches the receiver's memory of the sky off.
-pub(super) const COLD_AFTER_MS: u64 = 60_000;
 /// How long a session lasts without its device, seconds.
 const SESSION_EXPIRY_S: u32 = 14 * 24 * 3_600;
 /// How long a device waits for a connection to open, and for CONNACK, milliseconds.
@@ -64,15 +60,6 @@ pub(super) struct Device {
 impl Device {
     pub(super) fn new(scenario: &Scenario, ride: Ride, seed: u64) -> Device {
         let mut chance = fastrand::Rng::with_seed(seed);
-        let gps = &scenario.gps;
-        let options = ReceiverOptions {
-            first_fix_ms: gps.cold_start_s * 1_000,
-            jump_m: gps.multipath_m,
-            jump_every_s: gps.multipath_every_s,
-            drift_m: gps.drift_m,
-            white_m: gps.white_m,
-            weeks_back: gps.weeks_back,
-        };
         let disk_seed = chance.u64(..);
         let flash_seed = chance.u64(..);
         let has_commands = !scenario.commands.is_empty();
@@ -85,7 +72,7 @@ impl Device {
             slots: None,
             cab,
             ride,
-            receiver: Receiver::new(options, chance.u64(..)),
+            receiver: Receiver::new(ReceiverOptions::of(&scenario.gps), chance.u64(..)),
             chance,
             boot: 0,
             links: 0,
@@ -178,7 +165,7 @@ impl World<'_> {
             self.events.at(self.now_ms + OFF_MS, Event::Boot { device: at });
             return Ok(());
         }
-        let options = flash::options(&self.scenario.fleet);
+        let options = payload::queue(&self.scenario.fleet, "/");
         match device.flash.boot(self.now_ms, &options, self.planted, &mut device.chance) {
             Ok(()) => {}
             Err(halt) => {
@@ -294,7 +281,7 @@ impl World<'_> {
 
     fn record(&mut self, at: u32, fix: &Fix) {
         let number = self.ledger.next_number(at);
-        let Ok(payload) = serde_json::to_vec(&Numbered { number, fix }) else { return };
+        let payload = payload::written(number, fix);
         let now_ms = self.now_ms;
         self.ledger.made(at, now_ms, &payload);
         let off_ms = fix.ts_ms - i64::try_from(self.unix_ms()).unwrap_or(i64::MAX);
@@ -498,23 +485,4 @@ impl World<'_> {
             }
         }
     }
-}
-
-/// A record's payload: a fix with its number in the ledger, by which the office knows it again. The queue names it
-/// by ids of its own.
-#[derive(Serialize)]
-struct Numbered<'a> {
-    #[serde(rename = "n")]
-    number: u64,
-    #[serde(flatten)]
-    fix: &'a Fix,
-}
-
-/// Reads the number of a record from its payload.
-pub(super) fn record_number(payload: &[u8]) -> Option<u64> {
-    #[derive(Deserialize)]
-    struct Number {
-        n: u64,
-    }
-    serde_json::from_slice(payload).ok().map(|Number { n }| n)
 }

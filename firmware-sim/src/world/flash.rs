@@ -12,8 +12,8 @@ use device_sdk::{Class, DropReason, Event, Message, QueueError, QueueOptions};
 use super::World;
 use super::commands::OFF_MS;
 use crate::ledger::Fate;
+use crate::payload;
 use crate::planted::Planted;
-use crate::scenario::{Fleet, RecordClass};
 
 /// How soon a device is started again whose flash has failed, milliseconds.
 pub(super) const RESTART_MS: u64 = 10_000;
@@ -221,34 +221,12 @@ impl Planted {
     }
 }
 
-/// The queue's options of a fleet.
-pub(super) fn options(fleet: &Fleet) -> QueueOptions {
-    QueueOptions {
-        entries_max: fleet.queue_records_max as u64,
-        ..QueueOptions::new("/", fleet.queue_bytes_max)
-    }
-}
-
-/// The queue's class of a fleet's records.
-fn class(fleet: &Fleet) -> Class {
-    match fleet.record_class {
-        RecordClass::Event => Class::Event,
-        RecordClass::Live => Class::Live,
-        RecordClass::Track => Class::Track,
-        RecordClass::Debug => Class::Debug,
-    }
-}
-
 impl World<'_> {
     /// Hands a record to a device's queue.
-    pub(super) fn keep(&mut self, at: u32, number: u64, payload: Vec<u8>) {
+    pub(super) fn keep(&mut self, at: u32, number: u64, bytes: Vec<u8>) {
         let (now_ms, fleet) = (self.now_ms, &self.scenario.fleet);
-        let topic = format!("dev/{}/telemetry/gps", self.id(at));
-        let mut message = Message::new(topic, payload);
-        if let Ok(expiry_s @ 1..) = u32::try_from(fleet.record_expiry_s) {
-            message = message.expiry_s(expiry_s);
-        }
-        if !self.devices[at as usize].flash.enqueue(now_ms, number, class(fleet), message) {
+        let message = payload::message(fleet, &self.id(at), bytes);
+        if !self.devices[at as usize].flash.enqueue(now_ms, number, payload::class(fleet), message) {
             self.ledger.given_up(at, number, Fate::Refused);
         }
     }

@@ -19,7 +19,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use device_sdk::client::{Input, Packet};
 
-pub use crate::outcome::{Outcome, Stats};
+pub use crate::outcome::{Generator, Outcome, Stats};
 pub use crate::ride::RideError;
 pub use broker::{Broker, FromBroker, Moment, ToBroker};
 
@@ -42,7 +42,7 @@ const WATCH_AFTER_MS: u64 = 30_000;
 /// Tells the chance of the slots' flash from that of the device.
 const SLOTS: u64 = 0x534c_4f54_5300;
 /// The name of a device is this and its number.
-const PREFIX: &str = "truck-";
+pub(crate) const PREFIX: &str = "truck-";
 
 /// What is run.
 #[derive(Debug, Clone, Copy)]
@@ -119,11 +119,6 @@ struct World<'a> {
     settled_at_ms: Option<u64>,
 }
 
-fn ledger(scenario: &Scenario) -> Ledger {
-    let ledger = Ledger::new(scenario.fleet.devices);
-    if scenario.fleet.record_class.overtakes() { ledger.in_any_order() } else { ledger }
-}
-
 /// The number of a device's connection at the broker.
 fn conn_of(at: u32, link: u32) -> u64 {
     (u64::from(link) << 32) | (u64::from(at) + 1)
@@ -165,7 +160,7 @@ pub fn run(
         commit_at_ms: None,
         timer_at_ms: None,
         taken: (0, 0),
-        ledger: ledger(scenario),
+        ledger: Ledger::of(&scenario.fleet),
         stats: Stats::default(),
         acts: Acts::default(),
         arrived: BTreeSet::new(),
@@ -195,11 +190,8 @@ pub fn run(
 impl World<'_> {
     /// Puts what is certain into the queue.
     fn begin(&mut self, seed: u64) {
-        let mut chance = fastrand::Rng::with_seed(mix(seed, 0));
         self.events.at(0, Event::OfficeDials);
-        for device in 0..self.scenario.fleet.devices {
-            // A moment later, so that the office hears the first.
-            let at_ms = 10 + chance.u64(0..=self.scenario.fleet.start_within_s * 1_000);
+        for (device, at_ms) in (0u32..).zip(timetable::boots_ms(self.scenario, seed)) {
             self.events.at(at_ms, Event::Boot { device });
         }
         for (index, (ms, _)) in (0u32..).zip(&self.timetable) {

@@ -4,11 +4,11 @@
 use device_sdk::client::{Core, Input, Output};
 use device_sdk::{Incoming, Message, Options, QoS};
 
-use super::device::record_number;
 use super::events::Event;
 use super::{World, office_conn};
 use crate::ledger::Wrong;
 use crate::orders::{Orders, Sending};
+use crate::payload::record_number;
 use crate::scenario::{self, Expect};
 use crate::watch::Watch;
 

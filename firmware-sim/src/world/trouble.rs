@@ -1,10 +1,10 @@
 //! What a scenario does to the world.
 
 use super::commands::STEPS;
-use super::device::COLD_AFTER_MS;
 use super::events::Event;
 use super::update::UPDATE_STEPS;
 use super::{World, office_conn};
+use crate::gps::COLD_AFTER_MS;
 use crate::scenario::OutageMode;
 use crate::scenario::timetable::Happening;
 
