@@ -18,6 +18,7 @@ pub use crate::sinks::{
     alertmanager::Alertmanager,
     dingtalk::DingTalk,
     discord::Discord,
+    email::{Email, SmtpTls},
     feishu::Feishu,
     file::FileSettings,
     matrix::Matrix,

@@ -13,6 +13,7 @@ use crate::{
         alertmanager::{self, Alertmanager},
         dingtalk::{self, DingTalk},
         discord::{self, Discord},
+        email::{self, Email},
         feishu::{self, Feishu},
         file::FileSettings,
         matrix::{self, Matrix},
@@ -94,6 +95,8 @@ pub enum SinkKind {
     Webhook(Webhook),
     /// A topic of ntfy.
     Ntfy(Ntfy),
+    /// An SMTP server.
+    Email(Email),
     /// A file.
     File(FileSettings),
     /// A channel of Slack.
@@ -119,7 +122,7 @@ pub enum SinkKind {
 }
 
 /// The types as they are written.
-const TYPES: &str = "webhook, ntfy, slack, discord, teams, telegram, dingtalk, feishu, wecom, matrix, pagerduty, alertmanager, file";
+const TYPES: &str = "webhook, ntfy, slack, discord, teams, telegram, dingtalk, feishu, wecom, matrix, pagerduty, alertmanager, email, file";
 
 impl SinkRule {
     /// Makes a sink with the defaults of all sinks.
@@ -201,6 +204,11 @@ impl SinkKind {
             "matrix" => SinkKind::Matrix(read(table)?),
             "pagerduty" => SinkKind::PagerDuty(read(table)?),
             "alertmanager" => SinkKind::Alertmanager(read(table)?),
+            "email" => {
+                let email: Email = read(table)?;
+                email.check()?;
+                SinkKind::Email(email)
+            }
             "file" => {
                 let file: FileSettings = read(table)?;
                 file.check()?;
@@ -231,6 +239,8 @@ impl SinkKind {
             // What a server allows is its own affair; Synapse's default is one in five seconds and ten at once.
             SinkKind::Matrix(_) => a_minute(12),
             SinkKind::PagerDuty(_) => a_minute(120),
+            // Nobody reads more.
+            SinkKind::Email(_) => a_minute(30),
         }
     }
 
@@ -248,6 +258,7 @@ impl SinkKind {
             SinkKind::Webhook(_) => 64 * 1_024,
             SinkKind::Ntfy(_) => ntfy::MESSAGE_BYTES_MAX,
             SinkKind::File(_) => 64 * 1_024,
+            SinkKind::Email(_) => email::TEXT_BYTES_MAX,
             SinkKind::Slack(_) => slack::TEXT_BYTES_MAX,
             SinkKind::Discord(_) => discord::TEXT_BYTES_MAX,
             SinkKind::Teams(_) => teams::TEXT_BYTES_MAX,
@@ -266,6 +277,7 @@ impl SinkKind {
         match self {
             SinkKind::Webhook(webhook) => webhook.url.origin(),
             SinkKind::Ntfy(ntfy) => format!("ntfy {}", ntfy.url.origin()),
+            SinkKind::Email(email) => format!("email {}", email.host),
             SinkKind::File(file) => format!("file {}", file.path.display()),
             SinkKind::Slack(_) => "slack".to_owned(),
             SinkKind::Discord(_) => "discord".to_owned(),

@@ -7,6 +7,7 @@ pub(crate) mod broker;
 mod channel;
 pub(crate) mod dingtalk;
 pub(crate) mod discord;
+pub(crate) mod email;
 pub(crate) mod feishu;
 pub(crate) mod file;
 mod guard;
@@ -15,6 +16,8 @@ mod markup;
 pub(crate) mod matrix;
 pub(crate) mod ntfy;
 pub(crate) mod pagerduty;
+#[cfg(test)]
+mod peer_tests;
 #[cfg(test)]
 mod signature_tests;
 pub(crate) mod slack;
@@ -25,7 +28,7 @@ pub(crate) mod tests;
 pub(crate) mod webhook;
 pub(crate) mod wecom;
 
-use self::{channel::ChannelSink, file::FileSink, ntfy::NtfySink, webhook::WebhookSink};
+use self::{channel::ChannelSink, email::EmailSink, file::FileSink, ntfy::NtfySink, webhook::WebhookSink};
 use crate::{
     config::{SinkKind, SinkRule},
     outbox::{Attempt, Verdict},
@@ -38,6 +41,7 @@ pub(crate) enum AnySink {
     Webhook(WebhookSink),
     Ntfy(NtfySink),
     File(FileSink),
+    Email(EmailSink),
     Channel(ChannelSink),
 }
 
@@ -50,6 +54,7 @@ impl AnySink {
         Ok(match &rule.kind {
             SinkKind::Webhook(webhook) => AnySink::Webhook(WebhookSink::new(rule, webhook)?),
             SinkKind::Ntfy(ntfy) => AnySink::Ntfy(NtfySink::new(rule, ntfy)?),
+            SinkKind::Email(email) => AnySink::Email(EmailSink::new(rule, email)?),
             SinkKind::File(file) => AnySink::File(FileSink::new(file)),
             SinkKind::Slack(it) => AnySink::Channel(ChannelSink::new(rule, &it.url.0, it.clone())?),
             SinkKind::Discord(it) => AnySink::Channel(ChannelSink::new(rule, &it.url.0, it.clone())?),
@@ -71,6 +76,7 @@ impl Attempt for AnySink {
             AnySink::Webhook(sink) => sink.attempt(entry).await,
             AnySink::Ntfy(sink) => sink.attempt(entry).await,
             AnySink::File(sink) => sink.attempt(entry).await,
+            AnySink::Email(sink) => sink.attempt(entry).await,
             AnySink::Channel(sink) => sink.attempt(entry).await,
         }
     }
