@@ -22,6 +22,7 @@ pub use crate::sinks::{
     feishu::Feishu,
     file::FileSettings,
     matrix::Matrix,
+    mqtt::Mqtt,
     ntfy::Ntfy,
     pagerduty::PagerDuty,
     slack::Slack,

@@ -17,6 +17,7 @@ use crate::{
         feishu::{self, Feishu},
         file::FileSettings,
         matrix::{self, Matrix},
+        mqtt::Mqtt,
         ntfy::{self, Ntfy},
         pagerduty::{self, PagerDuty},
         slack::{self, Slack},
@@ -97,6 +98,8 @@ pub enum SinkKind {
     Ntfy(Ntfy),
     /// An SMTP server.
     Email(Email),
+    /// Another MQTT broker.
+    Mqtt(Mqtt),
     /// A file.
     File(FileSettings),
     /// A channel of Slack.
@@ -122,7 +125,7 @@ pub enum SinkKind {
 }
 
 /// The types as they are written.
-const TYPES: &str = "webhook, ntfy, slack, discord, teams, telegram, dingtalk, feishu, wecom, matrix, pagerduty, alertmanager, email, file";
+const TYPES: &str = "webhook, ntfy, slack, discord, teams, telegram, dingtalk, feishu, wecom, matrix, pagerduty, alertmanager, email, mqtt, file";
 
 impl SinkRule {
     /// Makes a sink with the defaults of all sinks.
@@ -209,6 +212,11 @@ impl SinkKind {
                 email.check()?;
                 SinkKind::Email(email)
             }
+            "mqtt" => {
+                let mqtt: Mqtt = read(table)?;
+                mqtt.check()?;
+                SinkKind::Mqtt(mqtt)
+            }
             "file" => {
                 let file: FileSettings = read(table)?;
                 file.check()?;
@@ -223,7 +231,7 @@ impl SinkKind {
         let a_minute = |count| Some(Quota { count, per_ms: 60_000 });
         match self {
             SinkKind::Webhook(_) => None,
-            SinkKind::File(_) | SinkKind::Alertmanager(_) => None,
+            SinkKind::File(_) | SinkKind::Alertmanager(_) | SinkKind::Mqtt(_) => None,
             // Its limit on visitors: 60 at once, then one every 5 s.
             SinkKind::Ntfy(_) => a_minute(12),
             // One message a second and webhook.
@@ -257,7 +265,7 @@ impl SinkKind {
         match self {
             SinkKind::Webhook(_) => 64 * 1_024,
             SinkKind::Ntfy(_) => ntfy::MESSAGE_BYTES_MAX,
-            SinkKind::File(_) => 64 * 1_024,
+            SinkKind::File(_) | SinkKind::Mqtt(_) => 64 * 1_024,
             SinkKind::Email(_) => email::TEXT_BYTES_MAX,
             SinkKind::Slack(_) => slack::TEXT_BYTES_MAX,
             SinkKind::Discord(_) => discord::TEXT_BYTES_MAX,
@@ -278,6 +286,7 @@ impl SinkKind {
             SinkKind::Webhook(webhook) => webhook.url.origin(),
             SinkKind::Ntfy(ntfy) => format!("ntfy {}", ntfy.url.origin()),
             SinkKind::Email(email) => format!("email {}", email.host),
+            SinkKind::Mqtt(mqtt) => format!("mqtt {}", mqtt.client_id),
             SinkKind::File(file) => format!("file {}", file.path.display()),
             SinkKind::Slack(_) => "slack".to_owned(),
             SinkKind::Discord(_) => "discord".to_owned(),

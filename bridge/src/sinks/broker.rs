@@ -27,7 +27,8 @@ impl Attempt for BrokerSink {
     }
 }
 
-fn judge(error: PublishError) -> Verdict {
+/// What a failed publish means.
+pub(super) fn judge(error: PublishError) -> Verdict {
     let why = error.to_string();
     match error {
         PublishError::Refused { reason: ReasonCode::QuotaExceeded, .. } => {

@@ -14,6 +14,7 @@ mod guard;
 mod http;
 mod markup;
 pub(crate) mod matrix;
+pub(crate) mod mqtt;
 pub(crate) mod ntfy;
 pub(crate) mod pagerduty;
 #[cfg(test)]
@@ -28,7 +29,10 @@ pub(crate) mod tests;
 pub(crate) mod webhook;
 pub(crate) mod wecom;
 
-use self::{channel::ChannelSink, email::EmailSink, file::FileSink, ntfy::NtfySink, webhook::WebhookSink};
+use self::{
+    channel::ChannelSink, email::EmailSink, file::FileSink, mqtt::MqttSink, ntfy::NtfySink,
+    webhook::WebhookSink,
+};
 use crate::{
     config::{SinkKind, SinkRule},
     outbox::{Attempt, Verdict},
@@ -41,6 +45,7 @@ pub(crate) enum AnySink {
     Webhook(WebhookSink),
     Ntfy(NtfySink),
     File(FileSink),
+    Mqtt(MqttSink),
     Email(EmailSink),
     Channel(ChannelSink),
 }
@@ -55,6 +60,7 @@ impl AnySink {
             SinkKind::Webhook(webhook) => AnySink::Webhook(WebhookSink::new(rule, webhook)?),
             SinkKind::Ntfy(ntfy) => AnySink::Ntfy(NtfySink::new(rule, ntfy)?),
             SinkKind::Email(email) => AnySink::Email(EmailSink::new(rule, email)?),
+            SinkKind::Mqtt(mqtt) => AnySink::Mqtt(MqttSink::new(mqtt)),
             SinkKind::File(file) => AnySink::File(FileSink::new(file)),
             SinkKind::Slack(it) => AnySink::Channel(ChannelSink::new(rule, &it.url.0, it.clone())?),
             SinkKind::Discord(it) => AnySink::Channel(ChannelSink::new(rule, &it.url.0, it.clone())?),
@@ -76,6 +82,7 @@ impl Attempt for AnySink {
             AnySink::Webhook(sink) => sink.attempt(entry).await,
             AnySink::Ntfy(sink) => sink.attempt(entry).await,
             AnySink::File(sink) => sink.attempt(entry).await,
+            AnySink::Mqtt(sink) => sink.attempt(entry).await,
             AnySink::Email(sink) => sink.attempt(entry).await,
             AnySink::Channel(sink) => sink.attempt(entry).await,
         }

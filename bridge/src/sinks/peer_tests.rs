@@ -1,4 +1,4 @@
-//! Sinks against the real programs: an SMTP server (aiosmtpd) and Prometheus Alertmanager. A program that is not installed is said to be skipped; scripts/test
+//! Sinks against the real programs: an SMTP server (aiosmtpd), Prometheus Alertmanager and mosquitto. A program that is not installed is said to be skipped; scripts/test
 //! installs them.
 
 use std::{
@@ -14,6 +14,7 @@ use super::{
     AnySink,
     alertmanager::Alertmanager,
     email::{Email, SmtpTls},
+    mqtt::Mqtt,
 };
 use crate::{
     config::{SecretUrl, SinkKind, SinkRule},
@@ -134,4 +135,39 @@ async fn alertmanager_shows_an_alert_until_its_end_is_told() {
         assert!(begin.elapsed() < PATIENCE, "it is still shown");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+#[tokio::test]
+async fn mosquitto_has_an_alert_that_was_delivered_even_after_it_was_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let config = dir.path().join("mosquitto.conf");
+    std::fs::write(&config, format!("listener {port} 127.0.0.1\nallow_anonymous true\n")).unwrap();
+    let file = config.display().to_string();
+    let program = Path::new("/usr/sbin/mosquitto");
+    let settings = Mqtt {
+        address: format!("127.0.0.1:{port}"),
+        client_id: "bridge".into(),
+        topic: "fleet/{device}/{kind}".into(),
+        retain: true,
+        tls: false,
+        ca_file: None,
+        username: None,
+        password: None,
+    };
+    let mut sink = AnySink::new(&SinkRule::new("other", SinkKind::Mqtt(settings))).unwrap();
+    // It is not there yet: the message waits for it.
+    let alert = entry(r#"{"device":"truck-7","text":"truck-7 left"}"#);
+    let attempt = tokio::spawn(async move { (sink.attempt(&alert).await, sink) });
+    let Some(_server) = start(program, &["-c", &file]) else { return };
+    let (verdict, _sink) = tokio::time::timeout(PATIENCE, attempt).await.expect("in time").unwrap();
+    assert_eq!(verdict, Verdict::Delivered);
+    let port = port.to_string();
+    let args = ["-h", "127.0.0.1", "-p", &port, "-t", "fleet/#", "-v", "-C", "1", "-W", "10"];
+    let heard = Command::new("mosquitto_sub").args(args).output().unwrap();
+    let heard = String::from_utf8(heard.stdout).unwrap();
+    assert!(
+        heard.starts_with("fleet/truck-7/route_deviation {") && heard.contains("truck-7 left"),
+        "{heard}"
+    );
 }
