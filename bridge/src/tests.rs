@@ -25,6 +25,8 @@ async fn config(dir: &Path, port: u16) -> Config {
     let webhook = Webhook {
         url: SecretUrl(format!("http://127.0.0.1:{port}/hook?key=s3cret").parse().unwrap()),
         headers: [("x-token".to_owned(), Secret("t".into()))].into(),
+        secret: None,
+        format: Default::default(),
     };
     config.sinks = vec![SinkRule::new("ops", SinkKind::Webhook(webhook))];
     config.outbox = OutboxSettings { retry_min_ms: 10, retry_max_ms: 50, ..OutboxSettings::default() };

@@ -28,7 +28,7 @@ pub use crate::sinks::{
     slack::Slack,
     teams::Teams,
     telegram::{ChatId, Telegram},
-    webhook::Webhook,
+    webhook::{Webhook, WebhookFormat},
     wecom::WeCom,
 };
 pub use route_file::{NamedLine, RouteFileError, lines};

@@ -193,7 +193,7 @@ impl SinkKind {
         Ok(match kind {
             "webhook" => {
                 let webhook: Webhook = read(table)?;
-                webhook.header_map()?;
+                webhook.check()?;
                 SinkKind::Webhook(webhook)
             }
             "ntfy" => SinkKind::Ntfy(read(table)?),

@@ -308,6 +308,8 @@ fn secrets_of_sinks_are_not_shown() {
     let webhook = Webhook {
         url: crate::config::SecretUrl("http://x/T0K3N".parse().unwrap()),
         headers: [("authorization".to_owned(), Secret("hunter2".into()))].into(),
+        secret: Some(Secret("whsec_hunter2".into())),
+        format: Default::default(),
     };
     let shown = format!("{:?}", SinkRule::new("ops", SinkKind::Webhook(webhook)));
     assert!(!shown.contains("T0K3N") && !shown.contains("hunter2"), "{shown}");

@@ -95,7 +95,12 @@ pub(super) fn config() -> Config {
     let mut config = Config::new("localhost:1", "b", "/nowhere");
     config.vehicles = vec![rule()];
     config.commands = vec![CommandRule { name: "unlock".into(), ttl_s: 60 }];
-    let webhook = Webhook { url: SecretUrl("http://x/".parse().unwrap()), headers: Default::default() };
+    let webhook = Webhook {
+        url: SecretUrl("http://x/".parse().unwrap()),
+        headers: Default::default(),
+        secret: None,
+        format: Default::default(),
+    };
     config.sinks = vec![SinkRule::new("ops", SinkKind::Webhook(webhook))];
     config
 }

@@ -43,8 +43,12 @@ impl Stub {
 
     /// A rule for a sink that speaks to it.
     pub(crate) fn rule(&self) -> SinkRule {
-        let kind =
-            SinkKind::Webhook(super::webhook::Webhook { url: self.url("/"), headers: Default::default() });
+        let kind = SinkKind::Webhook(super::webhook::Webhook {
+            url: self.url("/"),
+            headers: Default::default(),
+            secret: None,
+            format: Default::default(),
+        });
         SinkRule::new("test", kind)
     }
 
