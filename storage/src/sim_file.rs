@@ -180,9 +180,9 @@ impl Image {
         self.length = self.length.max(end);
         if self.bytes.len() < end {
             if self.bytes.capacity() < end {
-                // Whole sectors, and the more the larger the file is.
+                // A little, and the more the larger the file is.
                 let more = (end - self.bytes.len()).max(self.bytes.len() / 8);
-                self.bytes.reserve_exact(more.next_multiple_of(SECTOR_BYTES));
+                self.bytes.reserve_exact(more.next_multiple_of(64));
             }
             self.bytes.resize(end, 0);
         }

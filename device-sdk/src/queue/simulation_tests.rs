@@ -453,7 +453,7 @@ fn what_a_run_sent_again_is_sent_again_by_the_next_one_however_much_came_meanwhi
             next += 1;
         }
         for _ in 0..40 {
-            let entry = life.shared.lock().windows[Class::Live.index()].pop().expect("there are thousands");
+            let entry = life.shared.lock().window(Class::Live).pop().expect("there are thousands");
             unacknowledged.insert(entry.0);
         }
         places = places.crash(&mut fastrand::Rng::with_seed(6));

@@ -107,7 +107,8 @@ pub(super) struct Arriving {
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    pub(super) windows: [Window; Class::ALL.len()],
+    /// Of the classes that have been used.
+    pub(super) windows: [Option<Box<Window>>; Class::ALL.len()],
     pace: Pace,
     pub(super) arriving: Vec<Arriving>,
     pub(super) arriving_bytes: usize,
@@ -182,7 +183,7 @@ impl State {
                 }
                 note_ahead(store, log.class, log.clock_s, &log.ahead, &mut window);
             }
-            state.windows[log.class.index()] = window;
+            state.windows[log.class.index()] = Some(Box::new(window));
         }
         state.status.bytes = store.disk_bytes();
         (state.status.bytes_max, state.status.entries_max) = (options.bytes_max, options.entries_max);
@@ -190,11 +191,13 @@ impl State {
     }
 
     pub(super) fn window(&mut self, class: Class) -> &mut Window {
-        &mut self.windows[class.index()]
+        self.windows[class.index()].get_or_insert_default()
     }
 
     pub(super) fn known(&self, class: Class) -> Known {
-        self.windows[class.index()].known()
+        self.windows[class.index()]
+            .as_ref()
+            .map_or_else(|| Window::default().known(), |window| window.known())
     }
 
     pub(super) fn arrive(&mut self, entry: Arriving) {
@@ -203,7 +206,7 @@ impl State {
     }
 
     pub(super) fn wants_load(&self) -> bool {
-        !self.is_unreadable && self.windows.iter().any(Window::wants_load)
+        !self.is_unreadable && self.windows.iter().flatten().any(|window| window.wants_load())
     }
 
     /// An entry is on disk.
@@ -239,7 +242,7 @@ impl State {
 
     fn next(&mut self, now_ms: u64, slots: Slots) -> Option<(Class, u64, Waiting)> {
         for class in Class::ALL {
-            let window = self.window(class);
+            let Some(window) = &mut self.windows[class.index()] else { continue };
             let next = match class {
                 Class::Alarm | Class::Result => window.pop(),
                 Class::Event | Class::Live | Class::Track => window.pop_young(now_ms),
@@ -253,7 +256,7 @@ impl State {
             return None;
         }
         Class::ALL.into_iter().find_map(|class| {
-            let (number, waiting) = self.window(class).pop()?;
+            let (number, waiting) = self.windows[class.index()].as_mut()?.pop()?;
             self.pace.sent((class.index(), number), now_ms, waiting.bytes);
             Some((class, number, waiting))
         })
@@ -306,7 +309,7 @@ impl State {
     /// Makes a mistake on purpose.
     pub(super) fn plant(&mut self, planted: Option<Planted>) {
         self.planted = planted;
-        for window in &mut self.windows {
+        for window in self.windows.iter_mut().flatten() {
             match planted {
                 Some(Planted::CursorSkips) => window.plant_skip(),
                 Some(Planted::NewestFirst) => window.plant_newest_first(),

@@ -50,7 +50,8 @@ pub(super) struct Store<P: Places> {
     pub(super) limits: Limits,
     written: Arc<AtomicU64>,
     names: Names<Metered<P::Disk>>,
-    lanes: [Option<Lane<P::Disk>>; Class::ALL.len()],
+    /// Most queues have one or two.
+    lanes: [Option<Box<Lane<P::Disk>>>; Class::ALL.len()],
     planted_skip_sync: bool,
 }
 
@@ -118,13 +119,13 @@ impl<P: Places> Store<P> {
             NamesError::Record(what) => unreadable(NAMES_DIR, what),
         })?;
         let mut lanes = [const { None }; Class::ALL.len()];
-        lanes[Class::Event.index()] = Some(Lane::new(events));
+        lanes[Class::Event.index()] = Some(Box::new(Lane::new(events)));
         let mut found = Vec::new();
         for class in Class::ALL {
             let lane = &mut lanes[class.index()];
             if lane.is_none() && places.exists(class.dir()) {
                 let log = open_log(&places, class.dir(), segment_bytes(limits.bytes_max), &written)?;
-                *lane = Some(Lane::new(log));
+                *lane = Some(Box::new(Lane::new(log)));
             }
             if let Some(lane) = lane {
                 found.push(lane.find(class).map_err(|what| unreadable(class.dir(), what))?);
@@ -306,11 +307,11 @@ impl<P: Places> Store<P> {
     }
 
     pub(super) fn lane(&self, class: Class) -> Option<&Lane<P::Disk>> {
-        self.lanes[class.index()].as_ref()
+        self.lanes[class.index()].as_deref()
     }
 
     pub(super) fn lane_mut(&mut self, class: Class) -> Option<&mut Lane<P::Disk>> {
-        self.lanes[class.index()].as_mut()
+        self.lanes[class.index()].as_deref_mut()
     }
 
     /// Returns the class's log with its share of the quota, made where it is missing.
@@ -323,7 +324,7 @@ impl<P: Places> Store<P> {
             if self.planted_skip_sync {
                 lane.log.plant_skip_sync();
             }
-            self.lanes[class.index()] = Some(lane);
+            self.lanes[class.index()] = Some(Box::new(lane));
         }
         self.share_quota(class, 0);
         let lane = self.lane_mut(class).expect("it was made where it was missing");

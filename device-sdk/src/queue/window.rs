@@ -149,6 +149,9 @@ impl Window {
             self.let_oldest_age();
         }
         if let Some((number, waiting)) = self.fresh.pop_first() {
+            if self.fresh.is_empty() {
+                self.fresh = BTreeMap::new();
+            }
             self.fresh_bytes -= waiting.cost();
             self.sent.insert(number);
             return Some((number, waiting));
@@ -165,6 +168,10 @@ impl Window {
         }
         let next = if self.planted_newest_first { self.ready.pop_last() } else { self.ready.pop_first() };
         let (number, waiting) = next?;
+        if self.ready.is_empty() {
+            // An empty map keeps a node, room for eleven entries.
+            self.ready = BTreeMap::new();
+        }
         self.ready_bytes -= waiting.cost();
         self.sent.insert(number);
         Some((number, waiting))

@@ -169,6 +169,9 @@ impl<P: Places> Writer<P> {
         let now_s = self.shared.now_ms() / 1_000;
         for class in Class::ALL {
             let last = self.store.last(class);
+            if last == 0 {
+                continue;
+            }
             let (done, watermark) = {
                 let mut state = self.shared.lock();
                 let window = state.window(class);
@@ -361,8 +364,10 @@ fn take(state: &mut State, takes_arriving: bool, writes_acks: bool) -> Work {
     let loads = if state.is_unreadable {
         Vec::new()
     } else {
-        let windows = Class::ALL.into_iter().zip(&state.windows).filter(|(_, window)| window.wants_load());
-        windows.map(|(class, window)| (class, window.loaded_to(), window.room_bytes())).collect()
+        let windows = Class::ALL.into_iter().zip(&state.windows);
+        let used = windows.filter_map(|(class, window)| Some((class, window.as_ref()?)));
+        let wanting = used.filter(|(_, window)| window.wants_load());
+        wanting.map(|(class, window)| (class, window.loaded_to(), window.room_bytes())).collect()
     };
     let arriving = if takes_arriving {
         state.arriving_bytes = 0;
