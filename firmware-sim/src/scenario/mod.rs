@@ -496,7 +496,7 @@ pub(crate) fn queue_records_max() -> usize {
 }
 
 pub(crate) fn queue_bytes_max() -> u64 {
-    16 * 1024 * 1024
+    1024 * 1024
 }
 
 pub(crate) fn backoff_min_ms() -> u64 {
