@@ -54,7 +54,7 @@ const PURE: &[(&str, &[&str])] = &[
             "serde_json",
         ],
     ),
-    ("postrider-tracks", &["thiserror", "serde", "serde_json"]),
+    ("postrider-tracks", &["thiserror", "serde", "serde_json", "rstar"]),
 ];
 
 fn metadata() -> Metadata {

@@ -227,7 +227,7 @@ mod tests {
     use std::sync::Arc;
 
     use tracks::corridor::{Watcher, WatcherOptions};
-    use tracks::plausibility::{Gate, GateOptions};
+    use tracks::filter::{Filter, FilterOptions};
 
     use super::*;
     use crate::motion::{Drive, DriveOptions};
@@ -362,13 +362,15 @@ mod tests {
         for route in route::builtin() {
             let corridor = Arc::new(route.corridor());
             for seed in 0..50 {
-                let mut gate = Gate::new(GateOptions::default());
+                let mut filter = Filter::new(FilterOptions::default());
                 let mut watcher = Watcher::new(corridor.clone(), WatcherOptions::default());
                 let mut refused = 0;
                 for (_, fix) in drive(&route.name, ReceiverOptions::default(), seed) {
                     let Some(fix) = fix else { continue };
-                    match gate.push(&fix, fix.ts_ms) {
-                        Ok(()) => assert_eq!(watcher.push(&fix), None, "{} seed {seed}", route.name),
+                    match filter.push(&fix, fix.ts_ms) {
+                        Ok(estimate) => {
+                            assert_eq!(watcher.push(&estimate.fix(&fix)), [], "{} seed {seed}", route.name);
+                        }
                         Err(_) => refused += 1,
                     }
                 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tracks::Fix;
 use tracks::corridor::{CorridorEvent, Watcher, WatcherOptions};
-use tracks::plausibility::{Gate, GateOptions};
+use tracks::filter::{Filter, FilterOptions};
 
 use crate::route::Route;
 use crate::scenario::Expect;
@@ -13,7 +13,7 @@ use crate::scenario::Expect;
 /// Those who look.
 pub(crate) struct Watch {
     is_wanted: bool,
-    watchers: BTreeMap<u32, (Gate, Watcher)>,
+    watchers: BTreeMap<u32, (Filter, Watcher)>,
     /// Trucks seen off their route so far.
     pub(crate) deviations: u64,
 }
@@ -30,15 +30,14 @@ impl Watch {
             return;
         }
         let Ok(fix) = serde_json::from_slice::<Fix>(payload) else { return };
-        let (gate, watcher) = self.watchers.entry(device).or_insert_with(|| {
+        let (filter, watcher) = self.watchers.entry(device).or_insert_with(|| {
             let watcher = Watcher::new(Arc::new(route.corridor()), WatcherOptions::default());
-            (Gate::new(GateOptions::default()), watcher)
+            (Filter::new(FilterOptions::default()), watcher)
         });
         let arrived_ms = i64::try_from(arrived_unix_ms).unwrap_or(i64::MAX);
-        if gate.push(&fix, arrived_ms).is_ok()
-            && let Some(CorridorEvent::Deviated { .. }) = watcher.push(&fix)
-        {
-            self.deviations += 1;
-        }
+        let Ok(estimate) = filter.push(&fix, arrived_ms) else { return };
+        let events = watcher.push(&estimate.fix(&fix));
+        let departures = events.iter().filter(|event| matches!(event, CorridorEvent::Deviated { .. }));
+        self.deviations += departures.count() as u64;
     }
 }

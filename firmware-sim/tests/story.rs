@@ -9,7 +9,7 @@ use firmware_sim::lock::{Lock, LockRules, UNLOCK};
 use firmware_sim::plan::{DetourChoice, FleetOptions, PlannedTruck, TruckOverride};
 use tracks::corridor::{self, CorridorEvent};
 use tracks::fence::{self, FenceEvent};
-use tracks::plausibility::{Gate, GateOptions};
+use tracks::filter::{Filter, FilterOptions};
 
 const START_MS: i64 = 1_800_000_000_000;
 
@@ -17,10 +17,11 @@ const START_MS: i64 = 1_800_000_000_000;
 /// X an exit from the arrival fence, U the first second at which the lock would open, K the truck standing at its end.
 fn story(truck: &PlannedTruck) -> String {
     let mut body = truck.body();
-    let mut gate = Gate::new(GateOptions::default());
+    let mut filter = Filter::new(FilterOptions::default());
     let mut route =
         corridor::Watcher::new(Arc::new(truck.route.corridor()), corridor::WatcherOptions::default());
-    let mut yard = fence::Watcher::new(truck.arrival.clone().into(), fence::WatcherOptions::default());
+    let mut yard =
+        fence::Watcher::new(fence::Fence::from(truck.arrival.clone()), fence::WatcherOptions::default());
     let mut lock = Lock::new(LockRules::inside(truck.fence.clone()));
     let unlock = Command {
         id: "c".to_owned(),
@@ -40,16 +41,20 @@ fn story(truck: &PlannedTruck) -> String {
         if !story.contains('U') && lock.check(&unlock, ts_ms as u64).is_ok() {
             story.push('U');
         }
-        if let Some(fix) = tick.fix.filter(|fix| gate.push(fix, ts_ms).is_ok()) {
-            match route.push(&fix) {
-                Some(CorridorEvent::Deviated { .. }) => story.push('D'),
-                Some(CorridorEvent::Returned { .. }) => story.push('R'),
-                None => {}
+        if let Some(fix) = tick.fix.and_then(|fix| Some(filter.push(&fix, ts_ms).ok()?.fix(&fix))) {
+            for event in route.push(&fix) {
+                match event {
+                    CorridorEvent::Deviated { .. } => story.push('D'),
+                    CorridorEvent::Returned { .. } => story.push('R'),
+                    _ => {}
+                }
             }
-            match yard.push(&fix) {
-                Some(FenceEvent::Entered(_)) => story.push('A'),
-                Some(FenceEvent::Exited(_)) => story.push('X'),
-                None => {}
+            for event in yard.push(&fix) {
+                match event {
+                    FenceEvent::Entered(_) => story.push('A'),
+                    FenceEvent::Exited(_) => story.push('X'),
+                    _ => {}
+                }
             }
         }
         parked_s += i64::from(tick.is_finished);

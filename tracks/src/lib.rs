@@ -9,11 +9,11 @@
 //! | [`fix`] | what a device said, in the JSON of `dev/{id}/telemetry/gps` |
 //! | [`geodesy`] | distances, bearings, and a flat plane around a place |
 //! | [`route`] | a line on the ground: length, point at a distance, nearest point |
-//! | [`plausibility`] | can this fix be true, after the ones before it? |
+//! | [`plausibility`] | which fixes cannot be true |
 //! | [`filter`] | where is the vehicle, how does it move, is it parked, how far did it drive? |
 //! | [`smooth`] | the same for a trip that is over, with all of it known |
 //! | [`datum`] | the map datums of China, to and from WGS 84 |
-//! | [`corridor`] | has the vehicle left its route, is it back? |
+//! | [`corridor`] | has the vehicle left its route, is it back, on its way, in time? |
 //! | [`fence`] | has the vehicle entered or left an area? |
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]

@@ -74,6 +74,7 @@ struct Node {
 
 /// The best segment of a search so far.
 struct Best {
+    cost_m: f64,
     distance_m: f64,
     segment: usize,
     share: f64,
@@ -117,6 +118,31 @@ impl Polyline {
         Ok(Polyline { points: kept, along_m, tree })
     }
 
+    /// The same line with more points, at these distances along it in growing order.
+    pub(crate) fn with_points_at(&self, along_m: impl IntoIterator<Item = f64>) -> Polyline {
+        let (mut points, mut lengths_m) = (Vec::with_capacity(self.points.len()), Vec::new());
+        let mut next = 0;
+        for at_m in along_m.into_iter().filter(|at_m| *at_m < self.length_m()) {
+            let before = self.along_m.partition_point(|&point_m| point_m < at_m);
+            points.extend_from_slice(&self.points[next..before]);
+            lengths_m.extend_from_slice(&self.along_m[next..before]);
+            next = before;
+            if self.along_m[before] > at_m {
+                let (a, b) = (self.points[before - 1], self.points[before]);
+                let share =
+                    (at_m - self.along_m[before - 1]) / (self.along_m[before] - self.along_m[before - 1]);
+                let mix = |from: f64, to: f64| from * (1.0 - share) + to * share;
+                points.push(LatLon::new(mix(a.lat, b.lat), mix(a.lon, b.lon)));
+                lengths_m.push(at_m);
+            }
+        }
+        points.extend_from_slice(&self.points[next..]);
+        lengths_m.extend_from_slice(&self.along_m[next..]);
+        let mut tree = Vec::with_capacity(2 * points.len() / LEAF_SEGMENTS + 1);
+        build(&points, 0, points.len() - 1, &mut tree);
+        Polyline { points, along_m: lengths_m, tree }
+    }
+
     /// The length in metres.
     pub fn length_m(&self) -> f64 {
         self.along_m[self.along_m.len() - 1]
@@ -150,21 +176,76 @@ impl Polyline {
     /// Distances are those of the flat plane at the place: exact to 0.2 % within 10 km. For a place that is not valid the
     /// distance is not a number or infinite.
     pub fn nearest(&self, place: LatLon) -> Nearest {
-        // The turn of the Earth in which the line was unwrapped.
-        let middle = self.points[self.points.len() / 2].lon;
-        let origin = LatLon::new(place.lat, middle + wrap_longitude_deg(place.lon - middle));
-        let plane = Plane::at(origin);
-        let mut best = Best { distance_m: f64::INFINITY, segment: 0, share: 0.0 };
-        self.search(0, &plane, &mut best);
-        let start_m = self.along_m[best.segment];
-        Nearest {
-            distance_m: best.distance_m,
-            along_m: start_m + best.share * (self.along_m[best.segment + 1] - start_m),
-            point: self.on_segment(best.segment, best.share),
+        self.nearest_less(place, 0.0, |_| 0.0).0
+    }
+
+    /// The point of the line for which the distance less an allowance is the least, and how far along the middle of its
+    /// segment is: on that the allowance depends, and it is never more than `allowance_max_m`.
+    pub(crate) fn nearest_less(
+        &self,
+        place: LatLon,
+        allowance_max_m: f64,
+        allowance_m: impl Fn(f64) -> f64,
+    ) -> (Nearest, f64) {
+        let plane = self.plane_at(place);
+        let mut best = Best { cost_m: f64::INFINITY, distance_m: f64::INFINITY, segment: 0, share: 0.0 };
+        self.search(0, &plane, allowance_max_m, &allowance_m, &mut best);
+        (self.nearest_on(best.segment, best.share, best.distance_m), self.middle_m(best.segment))
+    }
+
+    fn middle_m(&self, segment: usize) -> f64 {
+        (self.along_m[segment] + self.along_m[segment + 1]) / 2.0
+    }
+
+    /// Calls `see` with the nearest point of every segment between two distances along the line, in their order, and with a
+    /// way to ask for the direction there.
+    pub(crate) fn for_nearest_between(
+        &self,
+        place: LatLon,
+        from_m: f64,
+        to_m: f64,
+        mut see: impl FnMut(Nearest, &dyn Fn() -> f64),
+    ) {
+        let plane = self.plane_at(place);
+        for segment in self.segment_at(from_m)..=self.segment_at(to_m) {
+            let (a, b) = (self.points[segment], self.points[segment + 1]);
+            let (a_xy, b_xy) = (plane.xy_unwrapped_m(a.lat, a.lon), plane.xy_unwrapped_m(b.lat, b.lon));
+            let (start_m, end_m) = (self.along_m[segment], self.along_m[segment + 1]);
+            let share_of = |along_m: f64| ((along_m - start_m) / (end_m - start_m)).clamp(0.0, 1.0);
+            let (mut distance_m, mut share) = nearest_on_segment(a_xy, b_xy);
+            let kept = share.clamp(share_of(from_m), share_of(to_m).max(share_of(from_m)));
+            if kept != share {
+                share = kept;
+                let mix = |a: f64, b: f64| a * (1.0 - share) + b * share;
+                distance_m = mix(a_xy.0, b_xy.0).hypot(mix(a_xy.1, b_xy.1));
+            }
+            see(self.nearest_on(segment, share, distance_m), &|| a.bearing_deg(b));
         }
     }
 
-    fn search(&self, index: usize, plane: &Plane, best: &mut Best) {
+    /// The plane at a place, in the turn of the Earth in which the line was unwrapped.
+    fn plane_at(&self, place: LatLon) -> Plane {
+        let middle = self.points[self.points.len() / 2].lon;
+        Plane::at(LatLon::new(place.lat, middle + wrap_longitude_deg(place.lon - middle)))
+    }
+
+    fn nearest_on(&self, segment: usize, share: f64, distance_m: f64) -> Nearest {
+        let start_m = self.along_m[segment];
+        Nearest {
+            distance_m,
+            along_m: start_m + share * (self.along_m[segment + 1] - start_m),
+            point: self.on_segment(segment, share),
+        }
+    }
+
+    fn search(
+        &self,
+        index: usize,
+        plane: &Plane,
+        allowance_max_m: f64,
+        allowance_m: &impl Fn(f64) -> f64,
+        best: &mut Best,
+    ) {
         let node = &self.tree[index];
         let Some(right) = node.right else {
             for segment in node.start as usize..node.end as usize {
@@ -173,8 +254,9 @@ impl Polyline {
                     plane.xy_unwrapped_m(a.lat, a.lon),
                     plane.xy_unwrapped_m(b.lat, b.lon),
                 );
-                if distance_m < best.distance_m {
-                    *best = Best { distance_m, segment, share };
+                let cost_m = distance_m - allowance_m(self.middle_m(segment));
+                if cost_m < best.cost_m {
+                    *best = Best { cost_m, distance_m, segment, share };
                 }
             }
             return;
@@ -187,8 +269,8 @@ impl Polyline {
             [(left, to_left_m), (right, to_right_m)]
         };
         for (child, to_child_m) in nearer_first {
-            if to_child_m < best.distance_m {
-                self.search(child, plane, best);
+            if to_child_m - allowance_max_m < best.cost_m {
+                self.search(child, plane, allowance_max_m, allowance_m, best);
             }
         }
     }

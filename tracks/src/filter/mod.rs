@@ -143,7 +143,7 @@ pub struct Filter {
     stop: Option<Stop>,
     /// What the last accepted fix said of its velocity.
     reported: Reported,
-    /// The place before the last one, and one that was found to be stale.
+    /// The place before the last one, and one that came back.
     older: Spot,
     stale: Spot,
     /// Fixes in a row that agreed with their reported velocity; below [`VELOCITY_TRUST_AFTER`] it is not asked.
@@ -251,7 +251,7 @@ impl Filter {
             self.check_reported_velocity(first, seen)?;
         }
         let spot = Spot::of(seen.place);
-        if spot != first.raw && (spot == self.older || spot == self.stale) {
+        if spot != first.raw && spot == self.stale {
             let speed_mps = seen.speed_mps.unwrap_or(0.0).max(first.speed_mps());
             if speed_mps > NO_RETURN_MPS {
                 return Err(Rejected::Stale { lat: seen.place.lat, lon: seen.place.lon });
@@ -332,6 +332,10 @@ impl Filter {
             }
         }
         if is_new {
+            // Who turns round comes by a place once more; it takes a tracker to come back to it again and again.
+            if Spot::of(seen.place) == self.older {
+                self.stale = self.older;
+            }
             self.older = before.raw;
         }
         let mut body = predicted;

@@ -46,7 +46,6 @@ fn a_fix_that_cannot_be_true_is_refused_with_the_values() {
         (fix(60, 660.0), "χ²"),
         (fix(61, 560.0), "χ²"),
         (fix(60, 500.0), "impossible"),
-        (Fix { lat: fix(58, 580.0).lat, lon: fix(58, 580.0).lon, ..fix(60, 0.0) }, "exactly where"),
     ];
     for (fix, want) in table {
         let why = driving(60).push(&fix, i64::MAX).unwrap_err().to_string();
@@ -54,6 +53,21 @@ fn a_fix_that_cannot_be_true_is_refused_with_the_values() {
     }
     let future = driving(60).push(&fix(120, 1_200.0), NOW_MS + 60_000).unwrap_err().to_string();
     assert!(future.contains("60000 ms in the future"), "{future}");
+}
+
+#[test]
+fn a_place_that_comes_back_again_while_the_vehicle_drives_is_stale_and_a_way_back_is_not() {
+    let mut filter = driving(60);
+    let left = fix(59, 590.0);
+    let again = |s| Fix { lat: left.lat, lon: left.lon, ..fix(s, 0.0) };
+    filter.push(&fix(60, 600.0), i64::MAX).unwrap();
+    assert!(filter.push(&again(61), i64::MAX).is_ok());
+    filter.push(&fix(62, 605.0), i64::MAX).unwrap();
+    let why = filter.push(&again(63), i64::MAX).unwrap_err().to_string();
+    assert!(why.contains("exactly where"), "{why}");
+    let mut filter = driving(60);
+    let there_and_back = (60..70).map(|s| fix(s, 1_180.0 - 10.0 * s as f64));
+    assert!(there_and_back.map(|fix| filter.push(&fix, i64::MAX)).all(|outcome| outcome.is_ok()));
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod corridor;
 mod driving;
 mod parked;
 mod roads;
+mod shapely;
 mod sky;
 mod stale;

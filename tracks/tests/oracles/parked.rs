@@ -1,7 +1,7 @@
 //! A truck that stands for a day, and what its receiver makes of it.
 
 use postrider_tracks::LatLon;
-use postrider_tracks::fence::{self, Circle};
+use postrider_tracks::fence::{self, Circle, Fence};
 use postrider_tracks::filter::{Filter, FilterOptions};
 
 use crate::sky::{Receiver, Sky, Truth};
@@ -22,8 +22,10 @@ fn parked_for_a_day(sky: Sky, every_s: i64, seed: u64) -> Day {
     let mut filter = Filter::new(FilterOptions::default());
     // The truck stands 20 m from the fence's border.
     let centre = YARD.destination(90.0, 80.0);
-    let mut watcher =
-        fence::Watcher::new(Circle::new(centre, 100.0).unwrap().into(), fence::WatcherOptions::default());
+    let mut watcher = fence::Watcher::new(
+        Fence::from(Circle::new(centre, 100.0).unwrap()),
+        fence::WatcherOptions::default(),
+    );
     let mut day = Day { raw_m: 0.0, odometer_m: 0.0, fence_events: 0 };
     let mut last = None::<LatLon>;
     for at_s in (0..DAY_S).step_by(every_s as usize) {
@@ -32,7 +34,7 @@ fn parked_for_a_day(sky: Sky, every_s: i64, seed: u64) -> Day {
         day.raw_m += last.replace(fix.position()).map_or(0.0, |last| last.distance_m(fix.position()));
         let Ok(estimate) = filter.push(&fix, fix.ts_ms) else { continue };
         day.odometer_m = day.odometer_m.max(estimate.odometer_m);
-        day.fence_events += usize::from(watcher.push(&estimate.fix(&fix)).is_some());
+        day.fence_events += usize::from(!watcher.push(&estimate.fix(&fix)).is_empty());
     }
     day
 }
