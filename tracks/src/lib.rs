@@ -11,6 +11,7 @@
 //! | [`route`] | a line on the ground: length, point at a distance, nearest point |
 //! | [`plausibility`] | which fixes cannot be true |
 //! | [`filter`] | where is the vehicle, how does it move, is it parked, how far did it drive? |
+//! | [`trip`] | when did it set out, where did it stop, did it speed? |
 //! | [`smooth`] | the same for a trip that is over, with all of it known |
 //! | [`datum`] | the map datums of China, to and from WGS 84 |
 //! | [`corridor`] | has the vehicle left its route, is it back, on its way, in time? |
@@ -27,6 +28,7 @@ pub mod geodesy;
 pub mod plausibility;
 pub mod route;
 pub mod smooth;
+pub mod trip;
 
 pub use fix::{Fix, FixKind};
 pub use geodesy::LatLon;
