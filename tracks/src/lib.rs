@@ -19,11 +19,13 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod calendar;
 pub mod corridor;
 pub mod datum;
 pub mod fence;
 pub mod filter;
 pub mod fix;
+pub mod formats;
 pub mod geodesy;
 pub mod plausibility;
 pub mod route;
