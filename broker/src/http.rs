@@ -19,7 +19,7 @@ use std::{net::SocketAddr, sync::Arc, thread, time::Duration};
 use axum::{
     Router,
     extract::State,
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{Method, StatusCode, Uri, header::CONTENT_TYPE},
     middleware,
     response::{IntoResponse, Response},
     routing::{any, delete, get, post, put},
@@ -29,7 +29,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use self::{access::Access, bans::HttpPeer, web_socket::WebSocketEntry};
+use self::{access::Access, bans::HttpPeer, problem::problem, web_socket::WebSocketEntry};
 use crate::{
     Config, StartError,
     auth::Auth,
@@ -130,7 +130,9 @@ async fn serve(
         .route("/metrics", get(metrics_text))
         .nest("/api/v1/bans", bans)
         .with_state(ask)
-        .nest("/api/v1", of_users);
+        .nest("/api/v1", of_users)
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed);
     let app = match web {
         Some(web) => app.route("/mqtt", any(web_socket::open).with_state(Arc::new(web))),
         None => app,
@@ -139,6 +141,15 @@ async fn serve(
         () = connections::serve(listener, app, head_max) => {}
         _ = stopped => {}
     }
+}
+
+async fn not_found(uri: Uri) -> Response {
+    problem(StatusCode::NOT_FOUND, &format!("nothing is served at {:?}", uri.path()))
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> Response {
+    let detail = format!("{method} is not served at {:?}; the header Allow names what is", uri.path());
+    problem(StatusCode::METHOD_NOT_ALLOWED, &detail)
 }
 
 async fn snapshot(to: &mpsc::Sender<Ask>) -> Result<Snapshot, &'static str> {

@@ -119,7 +119,7 @@ fn main() {
     let posting = node.publish(1, "im/00007".to_owned());
     let (took, bytes) = node.pass_ms(101);
     println!("a message in one of them: {posting:?}, the change: {took:?}, {bytes} bytes");
-    let took = node.ask(Question::Inbox { user: "bob".into(), cursor: None, limit: 200 });
+    let took = node.ask(Question::Inbox { user: "bob".into(), by: None, cursor: None, limit: 200 });
     println!("a page over HTTP: {took:?}");
 
     let mut node = Node::new();

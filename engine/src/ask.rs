@@ -50,6 +50,8 @@ pub enum Question {
     Inbox {
         /// The user.
         user: ByteString,
+        /// Who asks, where its rights decide what is shown.
+        by: Option<Box<Principal>>,
         /// Where the answer before ended; `None` begins with the newest conversation.
         cursor: Option<ByteString>,
         /// Most entries wanted; 200 are the most there are.

@@ -14,7 +14,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::conversation::Head;
 use crate::inbox::{Reading, Tally};
 use crate::memory::{Account, Held, MEMBER_BYTES, READER_BYTES, ROLL_BYTES, RUN_BYTES};
-use crate::message::compact;
+use crate::message::{MsgNo, compact};
 use crate::names::ByName;
 use crate::places::Places;
 use crate::route::{Keyed, Listed, SessionKey, Subscriber};
@@ -67,6 +67,8 @@ pub(crate) struct Roll {
     pub(crate) last: Option<Last>,
     /// When the newest message was accepted, kept or not.
     pub(crate) ts_unix_ms: u64,
+    /// Its number among all messages, 0 = not known: it is not kept, or there is none.
+    pub(crate) newest: MsgNo,
     /// The last change that every member sees.
     pub(crate) version: u64,
     /// Whether it waits to be told to those who watch.
@@ -387,11 +389,17 @@ impl Members {
     }
 
     /// Takes a message of a conversation with members.
-    pub(crate) fn post(&mut self, roll: RollKey, head: Head, expiry_unix_ms: Option<u64>, from: &str) {
+    pub(crate) fn post(
+        &mut self,
+        roll: RollKey,
+        (message, head): (MsgNo, Head),
+        expiry_unix_ms: Option<u64>,
+        from: &str,
+    ) {
         let by = self.by_user.get(from).copied();
         let at = &mut self.rolls[roll];
         let seq = head.seq;
-        at.ts_unix_ms = head.ts_unix_ms;
+        (at.ts_unix_ms, at.newest) = (head.ts_unix_ms, message);
         let by = by.filter(|by| at.members.contains_key(by));
         let before = at.tally.len();
         at.tally.post(seq, expiry_unix_ms, by);
@@ -478,6 +486,7 @@ impl Members {
             tally: Tally::new(head.seq),
             last: None,
             ts_unix_ms: head.ts_unix_ms,
+            newest: MsgNo(0),
             version: 0,
             is_changed: false,
             hearers: Listed::default(),

@@ -28,8 +28,8 @@ pub(crate) enum Deadline {
     WillDelay(SessionNo),
     /// The sender of a message whose receipts are counted is to hear of new ones.
     Count(MsgNo),
-    /// Senders are to hear how many have read messages of the conversation with members at this place.
-    ReadCount(u64),
+    /// Senders are to hear how many have read their messages.
+    ReadCounts,
     /// A message whose sender wants to know may have expired in a queue.
     MessageExpiry(MsgNo),
     /// The retained message that expires first has expired.
@@ -57,11 +57,6 @@ impl Timers {
             self.in_order.remove(&(before, deadline));
         }
         self.in_order.insert((at_monotonic_ms, deadline));
-    }
-
-    /// Whether a deadline is set.
-    pub(crate) fn has(&self, deadline: Deadline) -> bool {
-        self.due_ms.contains_key(&deadline)
     }
 
     /// Forgets a deadline; one that is not set is ignored.

@@ -8,7 +8,13 @@ use axum::{
 use engine::Question;
 use protocol::{ByteString, im::INBOX_ENTRIES_MAX};
 
-use super::{HttpPeer, access::Access, members::answer, problem::problem, query::Query};
+use super::{
+    HttpPeer,
+    access::{Access, Caller},
+    members::answer,
+    problem::problem,
+    query::Query,
+};
 
 /// `GET /api/v1/inbox?cursor=&limit=`; operators name the user with `user=`.
 pub(super) async fn page(
@@ -25,14 +31,20 @@ pub(super) async fn page(
         Ok(query) => query,
         Err(what) => return problem(StatusCode::BAD_REQUEST, &what),
     };
-    let user: ByteString = match (query.get("user"), caller.user()) {
-        (Some(user), own) if caller.is_operator() || own.is_some_and(|own| **own == *user) => user.into(),
+    let named = query.get("user").map(ByteString::from);
+    // Who asks for its own sees what it may read, an operator who asks for another's all of it.
+    let (user, by) = match (named, caller) {
+        (named, Caller::User { user, principal, .. })
+            if named.as_ref().is_none_or(|named| *named == user) =>
+        {
+            (user, Some(principal))
+        }
+        (Some(named), caller) if caller.is_operator() => (named, None),
         (Some(_), _) => {
             let detail = "the inbox of another user needs a group of http.admin_groups";
             return problem(StatusCode::FORBIDDEN, detail);
         }
-        (None, Some(own)) => own.clone(),
-        (None, None) => return problem(StatusCode::BAD_REQUEST, "say whose inbox: ?user=NAME"),
+        (None, _) => return problem(StatusCode::BAD_REQUEST, "say whose inbox: ?user=NAME"),
     };
     let limit = match query.get("limit").map(str::parse) {
         None => INBOX_ENTRIES_MAX,
@@ -43,5 +55,5 @@ pub(super) async fn page(
         }
     };
     let cursor = query.get("cursor").filter(|cursor| !cursor.is_empty()).map(ByteString::from);
-    answer(&access, Question::Inbox { user, cursor, limit }).await
+    answer(&access, Question::Inbox { user, by, cursor, limit }).await
 }

@@ -116,11 +116,18 @@ fn what_cannot_be_done_is_a_problem_that_says_why() {
         ("GET", "/api/v1/inbox?user=bob&limit=0".to_owned(), 400, "1 to 200"),
         ("GET", "/api/v1/inbox?user=bob&cursor=x".to_owned(), 400, "cursor"),
         ("GET", "/api/v1/inbox?user=bob&page=2".to_owned(), 400, "known are cursor, limit, user"),
-        ("POST", member("im/room", "bob"), 405, ""),
+        ("POST", member("im/room", "bob"), 405, "POST is not served"),
+        ("DELETE", "/healthz".to_owned(), 405, "Allow names what is"),
+        ("GET", "/nowhere".to_owned(), 404, "nothing is served"),
+        ("GET", "/api/v1/nothing".to_owned(), 404, "nothing is served"),
     ] {
         let (got, body) = request(addr, method, &path, "");
         assert_eq!(got, status, "{method} {path}: {body}");
         assert!(body.contains(detail), "{method} {path}: {body}");
+        if status >= 400 {
+            let problem: serde_json::Value = serde_json::from_str(&body).expect("a problem document");
+            assert_eq!(problem["status"], status, "{body}");
+        }
     }
     // A page that a browser here has open is not the operator.
     for (host, headers) in [("localhost", "Origin: http://evil.example\r\n"), ("evil.example", "")] {

@@ -69,6 +69,9 @@ pub(super) mod kind {
     /// What is waited for to be read by so many that they are counted.
     pub(in crate::record) const READ_WISHED_COUNTED: u8 = 46;
     pub(in crate::record) const READER_LEFT: u8 = 47;
+    /// What is waited for to be read by others than members.
+    pub(in crate::record) const READ_WISHED_OPEN: u8 = 56;
+    pub(in crate::record) const GUEST_READ: u8 = 57;
     pub(in crate::record) const BEHIND: u8 = 48;
     pub(in crate::record) const PRESENCE_FORGOTTEN: u8 = 49;
     /// A message that waits at many sessions, and what was dropped at each to make room.

@@ -404,6 +404,12 @@ pub(crate) enum Entry {
         joined: u64,
         read: u64,
     },
+    /// A user who is no member of a conversation has read up to this number.
+    GuestRead {
+        topic: ByteString,
+        user: ByteString,
+        read: u64,
+    },
     /// Nobody waits any more for a conversation's messages up to this number to be read.
     ReadSettled {
         topic: ByteString,

@@ -235,7 +235,7 @@ fn entries_added_by_version_3() -> Vec<Entry> {
         Entry::TakenBack { session: SessionNo(7), message: MsgNo(9) },
         Entry::ReadWished {
             topic: "im/room".into(),
-            wish: Wish { seq: 3, id: "id-1".into(), sender: "s".into(), of: 0, left: 0 },
+            wish: Wish { seq: 3, id: "id-1".into(), sender: "s".into(), of: 0, left: 0, is_open: false },
         },
         Entry::ReadSettled { topic: "im/room".into(), to_seq: 3 },
         Entry::Head(Box::new(HeadEntry { message: head, needed: 3 })),
@@ -267,7 +267,7 @@ fn counts_added_by_version_3() -> Vec<Entry> {
         },
         Entry::ReadWished {
             topic: "im/room".into(),
-            wish: Wish { seq: 3, id: "id-1".into(), sender: "s".into(), of: 60, left: 2 },
+            wish: Wish { seq: 3, id: "id-1".into(), sender: "s".into(), of: 60, left: 2, is_open: false },
         },
         Entry::ReaderLeft { topic: "im/room".into(), user: "u".into(), joined: 1, read: 3 },
         Entry::Behind {
@@ -278,6 +278,11 @@ fn counts_added_by_version_3() -> Vec<Entry> {
             ]),
         },
         Entry::PresenceForgotten { epoch: 1_800_000_000_001 },
+        Entry::ReadWished {
+            topic: "im/room".into(),
+            wish: Wish { seq: 3, id: "id-1".into(), sender: "s".into(), of: 60, left: 2, is_open: true },
+        },
+        Entry::GuestRead { topic: "im/room".into(), user: "u".into(), read: 3 },
     ]
 }
 

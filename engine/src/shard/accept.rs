@@ -213,8 +213,9 @@ impl Shard {
         }
         self.posted(now, &message);
         if plan.read_wanted {
-            let recipients = plan.targets.iter().filter(|t| t.is_other_than(offer.by.session)).count();
-            self.wish_read(now, &message, &id.text(), &offer.by.user, recipients);
+            let others = plan.targets.iter().filter(|t| t.is_other_than(offer.by.session));
+            let others: Vec<_> = others.map(|target| target.session).collect();
+            self.wish_read(now, &message, &id.text(), &offer.by.user, &others);
         }
         if let Some((packet_id, key)) = offer.incoming.zip(offer.by.session) {
             self.take_incoming(key, packet_id, message.seq, id.clone());

@@ -103,6 +103,12 @@ impl Shard {
         self.members(&mut out);
         self.groups(&mut out);
         self.ids(&mut out);
+        // Before the wishes: these know already which guests have read them.
+        let guests: BTreeSet<_> = self.read_wishes.guests().collect();
+        for (topic, user, read) in guests {
+            out.push(&Entry::GuestRead { topic: topic.clone(), user: user.clone(), read });
+            out.close_if_full();
+        }
         let mut wishes: Vec<_> = self.read_wishes.iter().collect();
         wishes.sort_unstable_by_key(|(topic, wish)| (*topic, wish.seq));
         for (topic, wish) in wishes {

@@ -2,26 +2,30 @@
 //!
 //! Nothing of it is stored or queued: a session is sent the whole list when it subscribes and when it comes back,
 //! then what changed since it was told last, at most every `CHANGES_EVERY_MS`. A message costs one mark at its
-//! conversation; who watches it is looked at when the changes are told, in portions.
+//! conversation; who watches it is looked at when the changes are told, in portions. Conversations that the user may not
+//! read are not shown, and their messages not counted.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytestring::ByteString;
 use protocol::QoS;
-use protocol::im::{INBOX_ENTRIES_MAX, INBOX_TOPIC, Inbox, InboxEntry, InboxLast, ReadRequest};
-use rustc_hash::FxHashMap;
+use protocol::im::{INBOX_ENTRIES_MAX, INBOX_TOPIC, Inbox, ReadRequest};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Shard;
 use super::accept::Refused;
 use super::backlog::Work;
+use super::inbox_list::Place;
 use super::preview::{PreviewFor, Previews};
 use super::queue::Way;
 use crate::ask::{Answer, AskId};
 use crate::conversation::Head;
 use crate::member::{Last, Member, Roll, RollKey};
 use crate::message::{Delivery, Message, Origin};
+use crate::principal::Principal;
 use crate::record::Entry;
+use crate::rights::Rights;
 use crate::route::SessionKey;
 use crate::timers::Deadline;
 use crate::{ConnId, Now};
@@ -52,8 +56,20 @@ struct Watching {
     told: Option<u64>,
     /// Conversations that its user left since.
     left: Vec<ByteString>,
+    /// Conversations of its user that it may not read. A place in it may have become nobody's.
+    hidden: FxHashSet<RollKey>,
     /// Previews are being read for it.
     is_reading: bool,
+}
+
+/// What is asked over HTTP.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) user: ByteString,
+    /// Who asks, where its rights decide what is shown.
+    pub(super) by: Option<Box<Principal>>,
+    pub(super) cursor: Option<ByteString>,
+    pub(super) limit: usize,
 }
 
 impl Shard {
@@ -150,18 +166,24 @@ impl Shard {
     /// Tells a session what changed, or the whole list. One that is away or reads too slowly is told later what it
     /// has missed until then.
     fn tell_inbox(&mut self, now: Now, key: SessionKey) {
-        let Some(watching) = self.inboxes.sessions.get(&key) else { return };
+        if !self.inboxes.sessions.contains_key(&key) {
+            return;
+        }
         let Way::Send(conn) = self.way(key, QoS::AtMostOnce, false) else { return };
-        let (told, is_list) = (watching.told, watching.told.is_none());
         let user = self.sessions[key].user.clone();
         self.effort += self.members.conversations_of(&user).count() / 4;
+        self.find_hidden(key, conn, &user);
+        let Some(watching) = self.inboxes.sessions.get(&key) else { return };
+        let (told, is_list) = (watching.told, watching.told.is_none());
+        let is_seen = |roll: RollKey, _: &Roll| !watching.hidden.contains(&roll);
+        let list = || self.list((&user, &is_seen), None, INBOX_ENTRIES_MAX, self.list_bytes_max(conn));
         let inbox = match told {
-            Some(told) => match self.changes(&user, told, &watching.left) {
+            Some(told) => match self.changes((&user, &is_seen), told, &watching.left) {
                 Some(changes) if changes.conversations.is_empty() => None,
                 Some(changes) => Some(changes),
-                None => Some(self.list(&user, None, INBOX_ENTRIES_MAX, self.list_bytes_max(conn))),
+                None => Some(list()),
             },
-            None => Some(self.list(&user, None, INBOX_ENTRIES_MAX, self.list_bytes_max(conn))),
+            None => Some(list()),
         };
         let unknown = inbox.as_ref().map_or(Vec::new(), |inbox| self.unknown_previews(now, inbox));
         if !unknown.is_empty() {
@@ -174,9 +196,48 @@ impl Shard {
         let Some(inbox) = inbox else { return };
         if !self.send_inbox(now, key, conn, &inbox) && !is_list {
             // Too large as changes: as a list it is cut to what the client takes.
-            let list = self.list(&user, None, INBOX_ENTRIES_MAX, self.list_bytes_max(conn));
+            let Some(Watching { hidden, .. }) = self.inboxes.sessions.get(&key) else { return };
+            let is_seen = |roll: RollKey, _: &Roll| !hidden.contains(&roll);
+            let list = self.list((&user, &is_seen), None, INBOX_ENTRIES_MAX, self.list_bytes_max(conn));
             self.send_inbox(now, key, conn, &list);
         }
+    }
+
+    /// Finds which conversations a session may not read, of those that are new to it or changed; all of them where it is
+    /// to be told the whole list.
+    fn find_hidden(&mut self, key: SessionKey, conn: ConnId, user: &str) {
+        // Brings them up to the rules of now.
+        self.may_send(conn, INBOX_TOPIC);
+        let Some(rights) = self.conns.get(&conn).map(|c| &c.rights) else { return };
+        let Some(watching) = self.inboxes.sessions.get_mut(&key) else { return };
+        if watching.told.is_none() {
+            watching.hidden.clear();
+        }
+        if rights.is_unrestricted() {
+            return;
+        }
+        let mut asked = 0;
+        for (roll, at, member) in self.members.conversations_of(user) {
+            if watching.told.is_some_and(|told| at.version.max(member.version) <= told) {
+                continue;
+            }
+            asked += 1;
+            match rights.may_read(&at.topic) {
+                true => watching.hidden.remove(&roll),
+                false => watching.hidden.insert(roll),
+            };
+        }
+        self.effort += asked * (1 + rights.rules()) / 8;
+    }
+
+    /// The node's rules changed, or those of one session: who watches is told the list by those of now.
+    pub(super) fn show_inboxes_again(&mut self, now: Now, only: Option<SessionKey>) {
+        let sessions = self.inboxes.sessions.iter_mut();
+        for (key, watching) in sessions.filter(|(key, _)| only.is_none_or(|only| only == **key)) {
+            watching.told = None;
+            self.inboxes.due.insert(*key);
+        }
+        self.tell_changes_soon(now);
     }
 
     /// Has previews read that a session is to be told, unless that is under way.
@@ -212,89 +273,9 @@ impl Shard {
         self.turn.sends.len() > sent
     }
 
-    /// Bytes that a list may have for a client.
-    fn list_bytes_max(&self, conn: ConnId) -> usize {
-        let limit = self.conns.get(&conn).and_then(|c| c.packet_bytes_max);
-        limit.map_or(usize::MAX, |limit| (limit.get() as usize).saturating_sub(LIST_OVERHEAD_BYTES))
-    }
-
-    /// What changed for a user after a change; `None` when that is so much that the list says it better.
-    fn changes(&self, user: &str, told: u64, left: &[ByteString]) -> Option<Inbox> {
-        let (mut unread, mut changed) = (0, Vec::new());
-        for (_, roll, member) in self.members.conversations_of(user) {
-            unread += roll.tally.unread(&member.reading);
-            if roll.version.max(member.version) > told {
-                changed.push((roll, member));
-            }
-        }
-        if changed.len() + left.len() > INBOX_ENTRIES_MAX {
-            return None;
-        }
-        changed.sort_unstable_by(|(a, _), (b, _)| order(a).cmp(&order(b)));
-        let gone = left.iter().filter(|topic| !self.members.is_member(topic, user));
-        let gone = gone.map(|topic| InboxEntry {
-            topic: topic.to_string(),
-            last_seq: 0,
-            read_seq: 0,
-            unread: 0,
-            last: None,
-            left: true,
-        });
-        let conversations =
-            changed.into_iter().map(|(roll, member)| entry(roll, member)).chain(gone).collect();
-        Some(Inbox { unread, conversations, next: None })
-    }
-
-    /// The next entries of a user's list, the newest first.
-    pub(super) fn list(
-        &self,
-        user: &str,
-        after: Option<(u64, &str)>,
-        entries_max: usize,
-        bytes_max: usize,
-    ) -> Inbox {
-        let (mut unread, mut all) = (0, Vec::new());
-        for (_, roll, member) in self.members.conversations_of(user) {
-            unread += roll.tally.unread(&member.reading);
-            let is_after = after.is_none_or(|(ts, topic)| order(roll) > (std::cmp::Reverse(ts), topic));
-            if is_after {
-                all.push((roll, member));
-            }
-        }
-        let by_order = |(a, _): &(&Roll, &Member), (b, _): &(&Roll, &Member)| order(a).cmp(&order(b));
-        let mut more = all.len() > entries_max;
-        if more {
-            all.select_nth_unstable_by(entries_max, by_order);
-            all.truncate(entries_max);
-        }
-        all.sort_unstable_by(by_order);
-        let (mut conversations, mut bytes, mut last) = (Vec::with_capacity(all.len()), 0, None);
-        for (roll, member) in all {
-            let entry = entry(roll, member);
-            bytes += entry_bytes(&entry);
-            // The cursor is written with two digits a byte.
-            if bytes + 2 * roll.topic.len() > bytes_max {
-                more = true;
-                break;
-            }
-            conversations.push(entry);
-            last = Some(roll);
-        }
-        let beginning = || cursor(u64::MAX, "");
-        let next = more.then(|| last.map_or_else(beginning, |last| cursor(last.ts_unix_ms, &last.topic)));
-        Inbox { unread, conversations, next: Some(next) }
-    }
-
     /// Answers who asks over HTTP.
-    pub(super) fn answer_inbox(
-        &mut self,
-        now: Now,
-        ask: AskId,
-        user: ByteString,
-        cursor: Option<ByteString>,
-        limit: usize,
-    ) {
-        let after = match cursor.as_deref().map(parse_cursor) {
+    pub(super) fn answer_inbox(&mut self, now: Now, ask: AskId, page: Page) {
+        let after = match page.cursor.as_deref().map(Place::parse) {
             None => None,
             Some(Some(after)) => Some(after),
             Some(None) => {
@@ -302,16 +283,17 @@ impl Shard {
                 return self.answer(ask, Answer::Invalid(what.to_owned()));
             }
         };
-        let limit = limit.clamp(1, INBOX_ENTRIES_MAX);
-        let after = after.as_ref().map(|(ts, topic)| (*ts, topic.as_str()));
-        let page = self.list(&user, after, limit, usize::MAX);
-        let messages = self.unknown_previews(now, &page);
+        let limit = page.limit.clamp(1, INBOX_ENTRIES_MAX);
+        let rights = page.by.as_ref().map(|by| Rights::new(&self.rules, by, "", &page.user));
+        let is_seen = |_, roll: &Roll| rights.as_ref().is_none_or(|rights| rights.may_read(&roll.topic));
+        let list = self.list((&page.user, &is_seen), after.as_ref(), limit, usize::MAX);
+        let messages = self.unknown_previews(now, &list);
         if !messages.is_empty() {
-            let waiting = PreviewFor::Page { ask, user, cursor, limit };
+            let waiting = PreviewFor::Page(ask, page);
             return self.fetch_previews(Previews { messages, waiting });
         }
-        let page = serde_json::to_string(&page).expect("a struct of strings and numbers is JSON");
-        self.answer(ask, Answer::Json(page));
+        let list = serde_json::to_string(&list).expect("a struct of strings and numbers is JSON");
+        self.answer(ask, Answer::Json(list));
     }
 
     /// Moves a user's read position; the change is in the turn's record.
@@ -322,11 +304,12 @@ impl Shard {
         if !self.may_send(conn, topic) {
             return Err(Refused::not_authorized(&format!("{topic:?} may not be read")));
         }
-        if self.conversations.rule(topic).is_none() {
+        if topic.contains(['+', '#']) || self.conversations.rule(topic).is_none() {
             return Err(Refused::request(format!("{topic:?} is no conversation")));
         }
         let Some(roll) = self.members.roll(topic).filter(|_| self.members.is_member(topic, &user)) else {
-            return Err(Refused::request(format!("{user:?} is no member of {topic:?}")));
+            self.guest_reached(now, &user, &ByteString::from(topic), request.seq);
+            return Ok(());
         };
         let Some(before) = self.members.read(topic, &user, request.seq) else { return Ok(()) };
         let topic = self.members.get(roll).topic.clone();
@@ -379,7 +362,7 @@ impl Shard {
                 let head = Head { seq: stored.seq, ts_unix_ms: stored.ts_unix_ms };
                 let expiry = Some(stored.expiry_unix_ms).filter(|at| *at > 0);
                 let from = self.conversations.sender(stored.sender).map_or("", |name| name);
-                self.members.post(roll, head, expiry, from);
+                self.members.post(roll, (stored.no, head), expiry, from);
             }
             if next <= end.seq {
                 self.members.miss(roll, next, end.seq);
@@ -453,60 +436,3 @@ impl Shard {
 
 /// Conversations that are gone through in one turn, as effort.
 const EFFORT_PER_TURN: usize = 2_000;
-
-/// Bytes of a PUBLISH with a list besides its entries: header, topic, properties, total and cursor.
-const LIST_OVERHEAD_BYTES: usize = 512;
-
-/// Where a conversation stands in the list: the newest message first, then by topic.
-fn order(roll: &Roll) -> (std::cmp::Reverse<u64>, &str) {
-    (std::cmp::Reverse(roll.ts_unix_ms), &roll.topic)
-}
-
-fn entry(roll: &Roll, member: &Member) -> InboxEntry {
-    InboxEntry {
-        topic: roll.topic.to_string(),
-        last_seq: roll.tally.last(),
-        read_seq: member.reading.read,
-        unread: roll.tally.unread(&member.reading),
-        last: roll.last.as_ref().map(|last| InboxLast {
-            from: last.from.to_string(),
-            ts: last.ts_unix_ms,
-            preview: last.preview.as_ref().map(ToString::to_string),
-        }),
-        left: false,
-    }
-}
-
-/// Bytes of an entry as JSON, at most.
-fn entry_bytes(entry: &InboxEntry) -> usize {
-    let escaped = |text: &str| {
-        text.chars()
-            .map(|c| if c.is_control() || c == '"' || c == '\\' { 6 } else { c.len_utf8() })
-            .sum::<usize>()
-    };
-    let last = entry
-        .last
-        .as_ref()
-        .map_or(0, |last| 60 + escaped(&last.from) + last.preview.as_deref().map_or(0, escaped));
-    140 + escaped(&entry.topic) + last
-}
-
-/// Says where the list goes on after a conversation. Only digits, letters and a dash, so that it can stand in an URL.
-fn cursor(ts_unix_ms: u64, topic: &str) -> String {
-    let mut cursor = format!("{ts_unix_ms}-");
-    for byte in topic.bytes() {
-        let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or('0');
-        cursor.extend([digit(byte >> 4), digit(byte & 15)]);
-    }
-    cursor
-}
-
-fn parse_cursor(cursor: &str) -> Option<(u64, String)> {
-    let (ts, hex) = cursor.split_once('-')?;
-    if !hex.is_ascii() || hex.len() % 2 != 0 {
-        return None;
-    }
-    let digits = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
-    let topic: Option<Vec<u8>> = (0..hex.len()).step_by(2).map(digits).collect();
-    Some((ts.parse().ok()?, String::from_utf8(topic?).ok()?))
-}

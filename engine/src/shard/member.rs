@@ -4,6 +4,7 @@ use bytestring::ByteString;
 use protocol::filter_matches;
 
 use super::backlog::{ENDS_PER_TURN_MAX, Work};
+use super::inbox::Page;
 use super::share::Load;
 use super::{Shard, Wait};
 use crate::ask::{Answer, AskId, Question};
@@ -34,8 +35,9 @@ impl Shard {
             Question::SetAside { client } => self.list_set_aside(&client),
             Question::Replay { client, message } => self.replay_set_aside(now, &client, message),
             Question::Drop { client, message } => self.drop_set_aside(&client, message),
-            Question::Inbox { user, cursor, limit } => {
-                return self.answer_inbox(now, ask, user, cursor, limit);
+            Question::Inbox { user, by, cursor, limit } => {
+                let page = Page { user, by, cursor, limit };
+                return self.answer_inbox(now, ask, page);
             }
         };
         self.answer(ask, answer);
@@ -133,7 +135,7 @@ impl Shard {
         let head = Head { seq, ts_unix_ms: message.ts_unix_ms };
         let from = message.from();
         let by = if self.has_planted(Planted::OwnCountedAsUnread) { "" } else { &*from };
-        self.members.post(roll, head, message.expiry.map(|e| e.unix_ms()), by);
+        self.members.post(roll, (message.no, head), message.expiry.map(|e| e.unix_ms()), by);
         let body = message.body.load();
         let preview = body.as_deref().and_then(|body| protocol::im::preview(&body.payload));
         let preview = preview.map(ByteString::from);

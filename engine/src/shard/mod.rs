@@ -20,6 +20,7 @@ mod fetch;
 mod gap;
 mod heard;
 mod inbox;
+mod inbox_list;
 mod incoming;
 mod inform;
 mod keepalive;
@@ -324,7 +325,7 @@ impl Shard {
             Input::Acl { acl } => {
                 // What waits there is of the rules before.
                 self.finish_fanning_out(now);
-                self.set_acl(acl);
+                self.set_acl(now, acl);
             }
             Input::Refused { conn, publish, reason, what } => {
                 self.refused_by_caller(now, conn, *publish, reason, what);
@@ -522,7 +523,7 @@ impl Shard {
                 Deadline::RetainedExpiry => self.retained_expiry_due(now),
                 Deadline::Retention => self.retention_due(now),
                 Deadline::Count(message) => self.count_due(now, message),
-                Deadline::ReadCount(roll) => self.read_count_due(now, roll as usize),
+                Deadline::ReadCounts => self.read_counts_due(now),
                 Deadline::DedupExpiry => self.dedup_expiry_due(now),
                 Deadline::Inboxes => self.inboxes_due(now),
                 Deadline::Unread(roll) => self.unread_due(now, roll as usize),

@@ -10,6 +10,7 @@ use protocol::im::Inbox;
 
 use super::Shard;
 use super::fetch::{AHEAD_BYTES, AHEAD_MESSAGES};
+use super::inbox::Page;
 use crate::Now;
 use crate::ask::AskId;
 use crate::member::{Last, RollKey};
@@ -29,7 +30,7 @@ pub(super) enum PreviewFor {
     /// A session that watches its inbox.
     Session(SessionNo),
     /// Who asked over HTTP.
-    Page { ask: AskId, user: ByteString, cursor: Option<ByteString>, limit: usize },
+    Page(AskId, Page),
 }
 
 impl Shard {
@@ -71,9 +72,7 @@ impl Shard {
                     self.go_on_telling_inbox(now, key);
                 }
             }
-            PreviewFor::Page { ask, user, cursor, limit } => {
-                self.answer_inbox(now, ask, user, cursor, limit);
-            }
+            PreviewFor::Page(ask, page) => self.answer_inbox(now, ask, page),
         }
     }
 }

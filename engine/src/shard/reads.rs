@@ -5,16 +5,19 @@ use protocol::im::{Receipt, ReceiptState};
 
 use super::Shard;
 use crate::Now;
-use crate::member::RollKey;
-use crate::message::Message;
+use crate::message::{Message, compact};
 use crate::planted::Planted;
-use crate::reads::{ReadCount, Wish};
+use crate::reads::{Reached, ReadCount, Wish};
 use crate::receipt::Told;
 use crate::record::Entry;
+use crate::route::SessionKey;
 use crate::timers::Deadline;
 
 /// Readers that are counted are told no more often.
 const COUNT_EVERY_MS: u64 = 1_000;
+
+/// Conversations whose counts are told in one turn.
+const COUNTED_PER_TURN: usize = 32;
 
 impl Shard {
     /// Remembers a conversation's message whose sender wants to hear who read it, in its record. Readers are counted
@@ -25,26 +28,33 @@ impl Shard {
         message: &Message,
         id: &ByteString,
         sender: &ByteString,
-        recipients: usize,
+        recipients: &[SessionKey],
     ) {
         let Some(seq) = message.seq else { return };
-        // Only members have read positions, and a new one has read all that is there.
-        let Some(roll) = self.members.roll(&message.topic) else { return };
-        let members = &self.members.get(roll).members;
-        let readers = members.len() - usize::from(self.members.is_member(&message.topic, sender));
-        let is_listed = self.receipts.are_listed(readers.max(recipients));
-        let of = if is_listed { 0 } else { readers as u32 };
         let topic = message.topic.clone();
+        let members = self.members.roll(&topic).map_or(0, |roll| self.members.get(roll).members.len());
+        let readers = members - usize::from(self.members.is_member(&topic, sender));
+        let mut users = recipients.iter().map(|key| &self.sessions[*key].user);
+        let is_open = users.any(|user| user != sender && !self.members.is_member(&topic, user));
+        if members == 0 && !is_open {
+            return;
+        }
+        let is_listed = self.receipts.are_listed(readers.max(recipients.len()));
+        let of = match (is_listed, is_open) {
+            (true, _) => 0,
+            (false, true) => readers.max(recipients.len()) as u32,
+            (false, false) => readers as u32,
+        };
         if let Some(to_seq) = self.read_wishes.too_many(&topic) {
             self.settle_reads(now, &topic, to_seq);
         }
-        let wish = Wish { seq, id: id.clone(), sender: sender.clone(), of, left: 0 };
+        let wish = Wish { seq, id: id.clone(), sender: sender.clone(), of, left: 0, is_open };
         self.write(&Entry::ReadWished { topic: topic.clone(), wish: wish.clone() });
         self.read_wishes.add(&topic, wish);
     }
 
     /// Tells the senders whose messages a user's read position passed, each of its highest one, and forgets those
-    /// that every member has read.
+    /// that every member has read and nobody else may.
     pub(super) fn read_reached(
         &mut self,
         now: Now,
@@ -60,6 +70,36 @@ impl Shard {
         let Some(roll) = self.members.roll(topic) else { return };
         let joined = self.members.member(topic, user).map_or(0, |member| member.joined);
         let reached = self.read_wishes.reach(topic, user, joined, after_seq, to_seq);
+        self.tell_reached(now, user, topic, to_seq, reached);
+        // Who was before the first may have been the last to pass it.
+        if after_seq < first {
+            let lowest = self.read_wishes.closed_up_to(topic, self.members.get(roll).lowest_read());
+            self.settle_reads(now, topic, lowest);
+        }
+    }
+
+    /// A user who is no member has read a conversation up to a number: its position is kept where somebody waits for it.
+    pub(super) fn guest_reached(&mut self, now: Now, user: &ByteString, topic: &ByteString, to_seq: u64) {
+        let to_seq = to_seq.min(self.conversations.end(topic).seq);
+        if !self.read_wishes.waits(topic, to_seq) || self.has_planted(Planted::ReadNotTold) {
+            return;
+        }
+        if let Some(reached) = self.read_wishes.guest_read(topic, user, to_seq) {
+            if self.read_wishes.guest(topic, user) == Some(to_seq) {
+                self.write(&Entry::GuestRead { topic: compact(topic), user: user.clone(), read: to_seq });
+            }
+            self.tell_reached(now, user, topic, to_seq, reached);
+        }
+    }
+
+    fn tell_reached(
+        &mut self,
+        now: Now,
+        user: &ByteString,
+        topic: &ByteString,
+        to_seq: u64,
+        reached: Reached,
+    ) {
         for Wish { seq, id, sender, .. } in reached.named {
             let receipt = Receipt {
                 topic: topic.to_string(),
@@ -78,43 +118,46 @@ impl Shard {
         if reached.is_complete {
             self.tell_read_counts(now, topic, to_seq, true);
         }
-        if reached.is_counted && !self.timers.has(Deadline::ReadCount(roll as u64)) {
-            self.timers.set(Deadline::ReadCount(roll as u64), now.monotonic_ms + COUNT_EVERY_MS);
-        }
-        // Who was before the first may have been the last to pass it.
-        if after_seq < first {
-            let lowest = self.members.get(roll).lowest_read();
-            self.settle_reads(now, topic, lowest);
+        if reached.is_counted {
+            self.tell_read_counts_later(now, topic);
         }
     }
 
-    /// Who leaves a conversation has read what it read.
+    fn tell_read_counts_later(&mut self, now: Now, topic: &ByteString) {
+        if self.read_wishes.is_due(topic) {
+            self.timers.set(Deadline::ReadCounts, now.monotonic_ms + COUNT_EVERY_MS);
+        }
+    }
+
+    /// Who leaves a conversation has read what it read, and may read on.
     pub(super) fn reader_leaves(&mut self, user: &ByteString, topic: &ByteString) {
         let Some(member) = self.members.member(topic, user) else { return };
         let (joined, read) = (member.joined, member.reading.read);
-        if self.read_wishes.reader_left(topic, user, joined, read) {
+        if self.read_wishes.waits(topic, read) {
+            self.read_wishes.reader_left(topic, user, joined, read);
             let (topic, user) = (topic.clone(), user.clone());
             self.write(&Entry::ReaderLeft { topic, user, joined, read });
         }
     }
 
-    /// Tells how many have read the messages of the conversation at this place.
-    pub(super) fn read_count_due(&mut self, now: Now, roll: RollKey) {
-        if self.members.has_roll(roll) {
-            let topic = self.members.get(roll).topic.clone();
+    /// Tells how many have read the messages of conversations where that changed.
+    pub(super) fn read_counts_due(&mut self, now: Now) {
+        for _ in 0..COUNTED_PER_TURN {
+            let Some(topic) = self.read_wishes.next_due() else { return };
             self.tell_read_counts(now, &topic, u64::MAX, false);
         }
+        self.timers.set(Deadline::ReadCounts, now.monotonic_ms);
     }
 
     /// Counts again after a restart who has read what, and has it told: nobody knows what senders heard of it.
     pub(super) fn recount_reads(&mut self, now: Now) {
         for topic in self.read_wishes.counted() {
-            let Some(roll) = self.members.roll(&topic) else { continue };
-            let readers: Vec<_> = self.members.readers(roll).collect();
+            let roll = self.members.roll(&topic);
+            let readers: Vec<_> = roll.into_iter().flat_map(|roll| self.members.readers(roll)).collect();
             for (user, joined, read) in readers {
                 self.read_wishes.reach(&topic, &user, joined, joined, read);
             }
-            self.timers.set(Deadline::ReadCount(roll as u64), now.monotonic_ms + COUNT_EVERY_MS);
+            self.tell_read_counts_later(now, &topic);
         }
     }
 

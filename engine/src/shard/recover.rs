@@ -244,6 +244,9 @@ impl Shard {
             Entry::ReaderLeft { topic, user, joined, read } => {
                 self.read_wishes.reader_left(&topic, &user, joined, read);
             }
+            Entry::GuestRead { topic, user, read } => {
+                self.read_wishes.guest_read(&topic, &user, read);
+            }
             Entry::ReadSettled { topic, to_seq } => drop(self.read_wishes.forget(&topic, to_seq)),
             Entry::Presence { client, state } => self.presences.restore(&client, &state),
             Entry::PresenceCleared { client } => self.presences.cleared(&client),

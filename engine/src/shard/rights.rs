@@ -40,10 +40,11 @@ const CHECKS_PER_TURN: usize = 32;
 
 impl Shard {
     /// Takes the node's rules; every session is checked again.
-    pub(super) fn set_acl(&mut self, acl: Arc<Acl>) {
+    pub(super) fn set_acl(&mut self, now: Now, acl: Arc<Acl>) {
         self.rules = Arc::new(NodeRules::new(acl));
         self.rights_epoch += 1;
         self.checks.push_back(Work::CheckAll { next: 0, epoch: self.rights_epoch });
+        self.show_inboxes_again(now, None);
     }
 
     /// Takes another principal of a connection. Its user is the same, or the connection ends: a session
@@ -64,6 +65,7 @@ impl Shard {
             c.rights = rights;
             c.window = c.receive_maximum_of_client.min(window_max);
         }
+        self.show_inboxes_again(now, Some(key));
     }
 
     /// Notes who a session's client is now, and has what it holds checked if it could have been another's.

@@ -1,10 +1,13 @@
 //! What single entries say to rows: of a message, of receipts.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::row_of;
 use crate::body::BodySlot;
 use crate::message::{Flag, Message, MsgNo};
+use crate::reads::Wish;
 use crate::record::{Entry, KeptMessage, MessageEntry, RecordBuilder, read_record};
 
 /// What is kept of a message that was written.
@@ -49,25 +52,43 @@ pub(super) fn retained_no(row: &Bytes) -> Result<MsgNo, String> {
     no.ok_or_else(|| "the row of a retained message has no message".into())
 }
 
-/// Makes the row of what is waited for to be read of a conversation from the row as it was and what happened since.
+/// Makes the row of what is waited for to be read of a conversation from the row as it was and what happened since:
+/// guests first, for the wishes know already which of them have read them.
 pub(super) fn read_wishes(before: Option<&Bytes>, steps: Vec<Entry>) -> Result<Option<Bytes>, String> {
-    let mut now = before.map_or(Ok(Vec::new()), read_record)?;
-    for step in steps {
-        match step {
+    let (mut guests, mut wishes) = (BTreeMap::new(), Vec::new());
+    let before = before.map_or(Ok(Vec::new()), read_record)?;
+    let count = before.len();
+    for (at, entry) in before.into_iter().chain(steps).enumerate() {
+        match entry {
+            Entry::ReadWished { topic, wish } => wishes.push((topic, wish)),
             Entry::ReadSettled { to_seq, .. } => {
-                now.retain(|entry| matches!(entry, Entry::ReadWished { wish, .. } if wish.seq > to_seq));
+                wishes.retain(|(_, wish): &(_, Wish)| wish.seq > to_seq);
+                let first = wishes.first().map_or(u64::MAX, |(_, wish)| wish.seq);
+                guests.retain(|_, (_, read)| *read >= first);
             }
-            Entry::ReaderLeft { user, joined, read, .. } => {
-                for entry in &mut now {
-                    if let Entry::ReadWished { wish, .. } = entry {
-                        wish.reader_left(&user, joined, read);
+            Entry::ReaderLeft { topic, user, joined, read } => {
+                for (_, wish) in &mut wishes {
+                    wish.reader_left(&user, joined, read);
+                }
+                let (_, known) = guests.entry(user).or_insert((topic, 0));
+                *known = read.max(*known);
+            }
+            Entry::GuestRead { topic, user, read } => {
+                let (_, known) = guests.entry(user.clone()).or_insert((topic, 0));
+                if at >= count {
+                    for (_, wish) in &mut wishes {
+                        wish.reader_left(&user, *known, read);
                     }
                 }
+                *known = read.max(*known);
             }
-            wished => now.push(wished),
+            other => return Err(format!("{other:?} in the row of what waits to be read")),
         }
     }
-    Ok((!now.is_empty()).then(|| row_of(&now)))
+    let guests = guests.into_iter().map(|(user, (topic, read))| Entry::GuestRead { topic, user, read });
+    let wishes: Vec<_> = wishes.into_iter().map(|(topic, wish)| Entry::ReadWished { topic, wish }).collect();
+    let row: Vec<_> = guests.chain(wishes.iter().cloned()).collect();
+    Ok((!wishes.is_empty()).then(|| row_of(&row)))
 }
 
 /// Makes the row of a message's receipts from the row as it was and what happened since.

@@ -282,7 +282,8 @@ impl Projector {
             }
             Entry::ReadWished { ref topic, .. }
             | Entry::ReadSettled { ref topic, .. }
-            | Entry::ReaderLeft { ref topic, .. } => {
+            | Entry::ReaderLeft { ref topic, .. }
+            | Entry::GuestRead { ref topic, .. } => {
                 self.read_wishes.entry(topic.clone()).or_default().push(entry);
             }
             Entry::Tracked { message, .. } => self.tracked.entry(message).or_default().push(entry),

@@ -218,6 +218,7 @@ impl Row {
             | Entry::ReadWished { .. }
             | Entry::ReadSettled { .. }
             | Entry::ReaderLeft { .. }
+            | Entry::GuestRead { .. }
             | Entry::Counters { .. } => return None,
         })
     }

@@ -1,7 +1,9 @@
 //! The list of a user's conversations, what is unread in them, and read positions (docs/protocol.md section 6).
 
 use crate::node::*;
-use engine::{Answer, Config, ConversationRule, Question, Retention};
+use engine::{
+    Access, Acl, AclRule, Answer, Config, ConversationRule, Input, Principal, Question, Retention, Who,
+};
 use protocol::im::Inbox;
 use protocol::*;
 
@@ -193,8 +195,8 @@ fn read_requests_that_cannot_be_met_say_why() {
     user(&mut node, 1, "phone", "bob");
     user(&mut node, 2, "alice", "alice");
     for (conn, payload) in [
-        (2, r#"{"topic":"im/a","seq":1}"#),
-        (1, r#"{"topic":"im/b","seq":1}"#),
+        (2, r#"{"topic":"im/#","seq":1}"#),
+        (1, r#"{"topic":"im/+","seq":1}"#),
         (1, r#"{"topic":"elsewhere","seq":1}"#),
         (1, r#"{"topic":"im/a"}"#),
         (1, "x"),
@@ -205,6 +207,10 @@ fn read_requests_that_cannot_be_met_say_why() {
         let refused = seen.iter().any(|p| matches!(p, Packet::PubAck(ack) if ack.reason.is_failure()));
         let told = seen.iter().any(|p| matches!(p, Packet::Publish(p) if p.topic == "$im/errors"));
         assert!(refused && told, "{payload}: {seen:?}");
+    }
+    // Nobody has to be a member, and nothing need be there to be read.
+    for payload in [r#"{"topic":"im/a","seq":1}"#, r#"{"topic":"im/b","seq":1}"#] {
+        assert_eq!(read(&mut node, 2, payload), ReasonCode::Success);
     }
 }
 
@@ -287,7 +293,8 @@ fn a_long_list_comes_in_pages_the_newest_first() {
         let topic = format!("im/{n:03}");
         node.join(&topic, "bob");
         post(&mut node, 2, &topic, "x");
-        node.pass_ms(1 + n % 2);
+        // Several come in one moment.
+        node.pass_ms(u64::from(n % 4 == 0));
     }
     user(&mut node, 1, "phone", "bob");
     node.packet(1, subscribe("$im/inbox", options(QoS::AtMostOnce)));
@@ -296,7 +303,12 @@ fn a_long_list_comes_in_pages_the_newest_first() {
     let mut topics: Vec<_> = list.conversations.iter().map(|c| c.topic.clone()).collect();
     let mut next = list.next.unwrap();
     while let Some(cursor) = next {
-        let page = node.ask(Question::Inbox { user: "bob".into(), cursor: Some(cursor.into()), limit: 100 });
+        let page = node.ask(Question::Inbox {
+            user: "bob".into(),
+            by: None,
+            cursor: Some(cursor.into()),
+            limit: 100,
+        });
         let Some(Answer::Json(json)) = page else { panic!("{page:?}") };
         let page: Inbox = serde_json::from_str(&json).unwrap();
         assert!(page.unread == 450 && page.conversations.len() <= 100);
@@ -305,8 +317,8 @@ fn a_long_list_comes_in_pages_the_newest_first() {
     }
     let expected: Vec<_> = (0..450).rev().map(|n| format!("im/{n:03}")).collect();
     assert_eq!(topics, expected);
-    for cursor in ["x", "5", "5-6", "5-zz", "-6d"] {
-        let page = Question::Inbox { user: "bob".into(), cursor: Some(cursor.into()), limit: 100 };
+    for cursor in ["x", "5", "5-6", "5-6d", "5-1-6", "5-1-zz", "-1-6d", "5--6d"] {
+        let page = Question::Inbox { user: "bob".into(), by: None, cursor: Some(cursor.into()), limit: 100 };
         assert!(matches!(node.ask(page), Some(Answer::Invalid(_))), "{cursor}");
     }
 }
@@ -476,7 +488,7 @@ fn previews_are_read_from_the_log_when_memory_has_forgotten_them() {
         }
         let expected: Vec<_> = (1..CONVERSATIONS).rev().map(|n| format!("text {n:03}")).collect();
         let page = |node: &mut Node| -> Option<Inbox> {
-            let question = Question::Inbox { user: "bob".into(), cursor: None, limit: 200 };
+            let question = Question::Inbox { user: "bob".into(), by: None, cursor: None, limit: 200 };
             node.ask(question).map(|answer| match answer {
                 Answer::Json(json) => serde_json::from_str(&json).unwrap(),
                 other => panic!("{other:?}"),
@@ -510,4 +522,43 @@ fn who_joins_a_conversation_sees_its_newest_message() {
     node.packet(1, subscribe("$im/inbox", options(QoS::AtMostOnce)));
     let list = told(&mut node, 1);
     assert_eq!((show(&list), previews(&list[0])), (vec!["all 0: im/room 0/1(1)".to_owned()], vec!["hello"]));
+}
+
+#[test]
+fn what_a_member_may_not_read_is_neither_shown_nor_counted() {
+    let mut node = Node::new();
+    user(&mut node, 2, "alice", "alice");
+    user(&mut node, 1, "phone", "bob");
+    for topic in ["im/open", "im/shut"] {
+        node.join(topic, "bob");
+        post(&mut node, 2, topic, "x");
+    }
+    node.packet(1, subscribe("$im/inbox", options(QoS::AtMostOnce)));
+    assert_eq!(show(&told(&mut node, 1)), ["all 2: im/shut 1/1(0), im/open 1/1(0)"]);
+    let rule = |allow, filter: &'static str| AclRule {
+        allow,
+        who: Who::All,
+        access: Access::Both,
+        filter: filter.into(),
+    };
+    let set = |node: &mut Node, rules| {
+        node.input(Input::Acl { acl: std::sync::Arc::new(Acl { rules }) });
+        node.pass_ms(0);
+    };
+    set(&mut node, vec![rule(true, "im/open"), rule(true, "im/+/new")]);
+    assert_eq!(show(&told(&mut node, 1)), ["all 1: im/open 1/1(0)"]);
+    // Alice may write to neither now, the broker's own change is one that she may not see.
+    node.join("im/shut", "cid");
+    node.join("im/a/new", "bob");
+    assert_eq!(show(&told(&mut node, 1)), ["changed 1: im/a/new 0/0(0)"]);
+    let ask = |node: &mut Node, by: Option<&'static str>| {
+        let by = by.map(|user| Box::new(Principal { user: Some(user.into()), ..Principal::default() }));
+        let question = Question::Inbox { user: "bob".into(), by, cursor: None, limit: 10 };
+        let Some(Answer::Json(json)) = node.ask(question) else { panic!("no page") };
+        shown(&serde_json::from_str(&json).unwrap())
+    };
+    assert_eq!(ask(&mut node, Some("bob")), "all 1: im/open 1/1(0), im/a/new 0/0(0)");
+    assert_eq!(ask(&mut node, None), "all 2: im/shut 1/1(0), im/open 1/1(0), im/a/new 0/0(0)");
+    set(&mut node, vec![rule(true, "#")]);
+    assert_eq!(show(&told(&mut node, 1)), ["all 2: im/shut 1/1(0), im/open 1/1(0), im/a/new 0/0(0)"]);
 }

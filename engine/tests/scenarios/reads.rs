@@ -205,3 +205,104 @@ fn what_is_given_up_is_counted_to_the_end() {
     post(&mut node, 11, "a2", "read");
     assert_eq!(counted(&mut node, 11), ["a1 1 5"], "nobody will read it any more");
 }
+
+/// Ann writes on connection 1 and hears receipts; eve and those behind her read by subscriptions of their own.
+fn node_with_guests(config: Config, members: &[&str], guests: &[&'static str]) -> Node {
+    let mut node = Node::with(config);
+    for user in members {
+        node.join("im/room", user);
+    }
+    guests_come(&mut node, 1, guests);
+    node
+}
+
+fn guests_come(node: &mut Node, first_conn: u64, guests: &[&'static str]) {
+    for (conn, user) in (first_conn..).zip(["ann"].iter().chain(guests)) {
+        node.connect_as(conn, durable(user), Some(user));
+        node.seen(conn);
+        let filter = if *user == "ann" { "$im/receipts" } else { "im/room" };
+        node.subscribe(conn, filter, QoS::AtLeastOnce);
+    }
+}
+
+#[test]
+fn who_reads_without_being_a_member_has_a_position_too() {
+    let mut node = node_with_guests(Config::default(), &[], &["eve", "dan"]);
+    for id in ["a1", "a2", "a3"] {
+        post(&mut node, 1, id, "read");
+    }
+    read(&mut node, 2, 2);
+    assert_eq!(told(&mut node, 1), ["a2 2 eve"]);
+    // Back, and no further.
+    for seq in [1, 2] {
+        read(&mut node, 2, seq);
+    }
+    assert_eq!(told(&mut node, 1), [""; 0]);
+    for (first_conn, from_view) in [(11, false), (21, true)] {
+        match from_view {
+            true => node.restart_from_view(&[4, 7]),
+            false => node.restart(usize::MAX),
+        }
+        guests_come(&mut node, first_conn, &["eve", "dan"]);
+        told(&mut node, first_conn);
+        read(&mut node, first_conn + 1, 2);
+        assert_eq!(told(&mut node, first_conn), [""; 0], "her position is known");
+        let (reader, expected) = if from_view { (1, "a3 3 eve") } else { (2, "a3 3 dan") };
+        read(&mut node, first_conn + reader, 99);
+        assert_eq!(told(&mut node, first_conn), [expected]);
+    }
+    node.restart_from_checkpoint();
+    guests_come(&mut node, 31, &["eve", "dan"]);
+    told(&mut node, 31);
+    for conn in [32, 33] {
+        read(&mut node, conn, 3);
+    }
+    assert_eq!(told(&mut node, 31), [""; 0], "all have read all");
+}
+
+#[test]
+fn what_all_members_have_read_waits_for_those_who_are_none() {
+    let mut node = node_with_guests(Config::default(), &["ann", "bob"], &["eve"]);
+    node.connect_as(9, durable("bob"), Some("bob"));
+    post(&mut node, 1, "a1", "read");
+    read(&mut node, 9, 1);
+    read(&mut node, 1, 1);
+    assert_eq!(told(&mut node, 1), ["a1 1 bob"]);
+    read(&mut node, 2, 1);
+    assert_eq!(told(&mut node, 1), ["a1 1 eve"]);
+    // Who leaves goes on from where it was.
+    post(&mut node, 1, "a2", "read");
+    node.leave("im/room", "bob");
+    read(&mut node, 9, 1);
+    assert_eq!(told(&mut node, 1), [""; 0]);
+    read(&mut node, 9, 2);
+    assert_eq!(told(&mut node, 1), ["a2 2 bob"]);
+}
+
+#[test]
+fn many_who_are_no_members_are_counted_and_counted_once() {
+    let config = Config { receipts_listed_max: 2, ..Config::default() };
+    let guests = ["eve", "dan", "fay"];
+    let mut node = node_with_guests(config, &[], &guests);
+    post(&mut node, 1, "a1", "read");
+    for _ in 0..2 {
+        read(&mut node, 2, 1);
+        read(&mut node, 3, 1);
+    }
+    node.pass_s(1);
+    assert_eq!(counted(&mut node, 1), ["a1 2 3"]);
+    for (first_conn, from_view) in [(11, false), (21, true)] {
+        match from_view {
+            true => node.restart_from_view(&[3, 5, 8]),
+            false => node.restart(usize::MAX),
+        }
+        guests_come(&mut node, first_conn, &guests);
+        node.pass_s(1);
+        assert_eq!(counted(&mut node, first_conn), ["a1 2 3"], "told again, and no more");
+        read(&mut node, first_conn + 1, 1);
+        node.pass_s(1);
+        assert_eq!(counted(&mut node, first_conn), [""; 0]);
+    }
+    read(&mut node, 24, 1);
+    assert_eq!(counted(&mut node, 21), ["a1 3 3"], "the last one at once");
+}

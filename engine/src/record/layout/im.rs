@@ -32,13 +32,19 @@ pub(super) fn write_entry(w: &mut Writer<'_>, entry: &Entry) {
                 w.published(id);
             }
         }
-        Entry::ReadWished { topic, wish: Wish { seq, id, sender, of, left } } => {
-            let is_listed = *of == 0;
-            w.u8(if is_listed { kind::READ_WISHED } else { kind::READ_WISHED_COUNTED });
-            w.str(topic).u64(*seq).str(id).str(sender);
-            if !is_listed {
+        Entry::ReadWished { topic, wish: Wish { seq, id, sender, of, left, is_open } } => {
+            let kind = match (is_open, of) {
+                (true, _) => kind::READ_WISHED_OPEN,
+                (false, 0) => kind::READ_WISHED,
+                (false, _) => kind::READ_WISHED_COUNTED,
+            };
+            w.u8(kind).str(topic).u64(*seq).str(id).str(sender);
+            if kind != kind::READ_WISHED {
                 w.u32(*of).u32(*left);
             }
+        }
+        Entry::GuestRead { topic, user, read } => {
+            w.u8(kind::GUEST_READ).str(topic).str(user).u64(*read);
         }
         Entry::ReaderLeft { topic, user, joined, read } => {
             w.u8(kind::READER_LEFT).str(topic).str(user).u64(*joined).u64(*read);
@@ -94,11 +100,13 @@ pub(super) fn read_entry(r: &mut Reader<'_>, kind: u8) -> Result<Entry, String> 
             let ids = (0..count).map(|_| r.published()).collect::<Result<_, _>>()?;
             Entry::Published { user, first, ids }
         }
-        kind::READ_WISHED | kind::READ_WISHED_COUNTED => {
+        kind::READ_WISHED | kind::READ_WISHED_COUNTED | kind::READ_WISHED_OPEN => {
             let (topic, seq, id, sender) = (r.str()?, r.u64()?, r.str()?, r.str()?);
             let (of, left) = if kind == kind::READ_WISHED { (0, 0) } else { (r.u32()?, r.u32()?) };
-            Entry::ReadWished { topic, wish: Wish { seq, id, sender, of, left } }
+            let is_open = kind == kind::READ_WISHED_OPEN;
+            Entry::ReadWished { topic, wish: Wish { seq, id, sender, of, left, is_open } }
         }
+        kind::GUEST_READ => Entry::GuestRead { topic: r.str()?, user: r.str()?, read: r.u64()? },
         kind::READER_LEFT => {
             Entry::ReaderLeft { topic: r.str()?, user: r.str()?, joined: r.u64()?, read: r.u64()? }
         }
