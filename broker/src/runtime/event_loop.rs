@@ -36,8 +36,9 @@ struct EventLoop {
     /// Wakes the loop.
     waker: Waker,
     asked: Option<mpsc::Receiver<Ask>>,
-    /// None when the broker ends; then nobody is let in.
-    doors: Option<(Vec<Door>, mpsc::Receiver<Arrival>)>,
+    /// They stay open while the broker ends: who comes then is told so.
+    doors: Vec<Door>,
+    arrivals: mpsc::Receiver<Arrival>,
 }
 
 /// Runs the shard until it is stopped or fails.
@@ -52,8 +53,7 @@ pub(crate) fn run(look: Look, parts: Parts) -> Result<(), FatalError> {
     drop(door);
     let ended = doors.map_err(FatalError::Socket).and_then(|doors| {
         let waker = Waker::from(Arc::clone(&inbox));
-        let mut event_loop =
-            EventLoop { look, inbox, waker, asked: Some(asked), doors: Some((doors, arrivals)) };
+        let mut event_loop = EventLoop { look, inbox, waker, asked: Some(asked), doors, arrivals };
         // What is half done is not served on; what was handed over is stored.
         catch_unwind(AssertUnwindSafe(|| event_loop.serve(&mut core))).unwrap_or(Err(FatalError::Panicked))
     });
@@ -87,11 +87,8 @@ impl EventLoop {
             core.end_turn();
             core.serve_slices();
             self.accept(core);
-            if self.inbox.is_stopping() {
-                self.doors = None;
-                if core.go_on_stopping() {
-                    return Ok(());
-                }
+            if self.inbox.is_stopping() && core.go_on_stopping() {
+                return Ok(());
             }
         }
     }
@@ -101,9 +98,7 @@ impl EventLoop {
         for (Token(token), readiness) in self.look.ready() {
             if token >= 1 << SLOT_BITS {
                 core.readiness(ConnId(token as u64), readiness);
-            } else if let Some((doors, _)) = &mut self.doors
-                && let Some(door) = doors.get_mut(token - FIRST_DOOR)
-            {
+            } else if let Some(door) = self.doors.get_mut(token - FIRST_DOOR) {
                 door.ring();
             }
         }
@@ -128,9 +123,7 @@ impl EventLoop {
             }
         }
         let mut left = BUNCH;
-        while let Some((_, arrivals)) = &mut self.doors
-            && let Poll::Ready(Some(arrival)) = arrivals.poll_recv(&mut cx)
-        {
+        while let Poll::Ready(Some(arrival)) = self.arrivals.poll_recv(&mut cx) {
             core.arrive(self.look.registry(), arrival);
             left -= 1;
             if left == 0 {
@@ -141,15 +134,12 @@ impl EventLoop {
     }
 
     fn accept(&mut self, core: &mut Core) {
-        if let Some((doors, _)) = &mut self.doors {
-            doors.iter_mut().for_each(|door| door.accept(core, self.look.registry()));
-        }
+        self.doors.iter_mut().for_each(|door| door.accept(core, self.look.registry()));
     }
 
     /// Says in how many milliseconds a listener may go on that has somebody waiting.
     fn next_door_ms(&self, core: &Core) -> u64 {
-        let doors = self.doors.iter().flat_map(|(doors, _)| doors);
-        let next_ms = doors.filter_map(Door::next_ms).min();
+        let next_ms = self.doors.iter().filter_map(Door::next_ms).min();
         next_ms.map_or(u64::MAX, |next_ms| next_ms.saturating_sub(core.clock.now().monotonic_ms))
     }
 }

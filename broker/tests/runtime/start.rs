@@ -52,6 +52,32 @@ fn at_the_end_connected_clients_are_told() {
     three.expect_end();
 }
 
+/// docs/protocol.md section 10
+#[test]
+fn who_comes_while_the_broker_ends_is_told() {
+    let broker = TestBroker::start_with(|config| config.mqtt.close_timeout_s = 60);
+    let addr = broker.addr();
+    // It does not take what it is sent, so that the broker waits for it.
+    let mut stuck = broker.connected("stuck");
+    stuck.subscribe("a", QoS::AtMostOnce);
+    let mut connected = broker.connected("connected");
+    let payload = [0; 64 * 1024];
+    for _ in 0..256 {
+        connected.send(&publish("a", QoS::AtMostOnce, 0, &payload));
+    }
+    connected.ping();
+    let ending = std::thread::spawn(move || broker.stop());
+    connected.expect_disconnect(ReasonCode::ServerShuttingDown);
+    for version in [ProtocolVersion::V5, ProtocolVersion::V311] {
+        let mut new = RawClient::new(addr, version);
+        new.send(&connect(version, "new"));
+        new.expect_connack(ReasonCode::ServerUnavailable);
+        new.expect_end();
+    }
+    drop(stuck);
+    ending.join().unwrap();
+}
+
 #[test]
 fn what_was_published_just_before_the_end_is_acknowledged_and_kept() {
     let broker = TestBroker::start();
