@@ -3,6 +3,7 @@
 mod adaptive_keepalive;
 mod authentication;
 mod bans;
+mod bridge_kill;
 mod bridge_trial;
 mod built;
 mod clients;
