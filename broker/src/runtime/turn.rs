@@ -34,11 +34,14 @@ pub(super) struct Stop {
     linger_ms: u64,
     /// Until then what was sent may go out.
     deadline_ms: u64,
+    /// When it was last looked at.
+    looked_ms: u64,
 }
 
 impl Stop {
-    fn next_ms(self, now_ms: u64) -> u64 {
-        if now_ms < self.linger_ms { self.linger_ms } else { self.deadline_ms }
+    /// When it is looked at next. Each time is due until it was looked at: by the clock alone the end of the lingering would be passed over.
+    fn next_ms(self) -> u64 {
+        if self.looked_ms < self.linger_ms { self.linger_ms } else { self.deadline_ms }
     }
 }
 
@@ -100,7 +103,7 @@ impl Core {
             front(&self.close_deadlines),
             self.next_pause_ms(),
             self.sys_due_ms(),
-            self.stop.map(|stop| stop.next_ms(self.clock.now().monotonic_ms)),
+            self.stop.map(Stop::next_ms),
         ]
         .into_iter()
         .flatten()
@@ -233,12 +236,14 @@ impl Core {
                 let stop = Stop {
                     linger_ms: now.monotonic_ms + STOP_LINGER_MS.min(self.limits.close_timeout_ms),
                     deadline_ms: now.monotonic_ms + self.limits.close_timeout_ms,
+                    looked_ms: now.monotonic_ms,
                 };
                 self.stop = Some(stop);
                 self.input(now, Input::Shutdown);
                 stop
             }
         };
+        self.stop = Some(Stop { looked_ms: now.monotonic_ms, ..stop });
         let may_linger = now.monotonic_ms < stop.linger_ms;
         let is_awaited = |phase| match phase {
             Phase::New | Phase::Authenticating | Phase::Challenged => false,
