@@ -40,13 +40,40 @@ pub enum Kind {
     AlertNews,
     /// Alerts are not told for a time, or told again.
     Muted,
+    /// A vehicle left its fence.
+    LeftFence,
+    /// It drives its route backwards.
+    WrongWay,
+    /// It drives it forwards again.
+    RightWay,
+    /// It stands on its route for long.
+    Standing,
+    /// It has moved on.
+    MovedOn,
+    /// Its fixes come again after a while without.
+    GpsFound,
 }
 
 impl Kind {
     /// The kinds of events that a rule may be about.
-    pub(crate) const EVENTS: [Kind; 3] = [Kind::RouteDeviation, Kind::BackOnRoute, Kind::Arrived];
+    pub(crate) const EVENTS: [Kind; 9] = [
+        Kind::RouteDeviation,
+        Kind::BackOnRoute,
+        Kind::Arrived,
+        Kind::LeftFence,
+        Kind::WrongWay,
+        Kind::RightWay,
+        Kind::Standing,
+        Kind::MovedOn,
+        Kind::GpsFound,
+    ];
 
-    const ALL: [Kind; 9] = [
+    /// Whether it is told where no rule says what is.
+    pub(crate) fn is_told_without_rules(self) -> bool {
+        matches!(self, Kind::RouteDeviation | Kind::BackOnRoute | Kind::Arrived)
+    }
+
+    const ALL: [Kind; 15] = [
         Kind::RouteDeviation,
         Kind::BackOnRoute,
         Kind::Arrived,
@@ -56,6 +83,12 @@ impl Kind {
         Kind::Message,
         Kind::AlertNews,
         Kind::Muted,
+        Kind::LeftFence,
+        Kind::WrongWay,
+        Kind::RightWay,
+        Kind::Standing,
+        Kind::MovedOn,
+        Kind::GpsFound,
     ];
 
     /// The word in the JSON.
@@ -70,6 +103,12 @@ impl Kind {
             Kind::Message => "message",
             Kind::AlertNews => "alert_news",
             Kind::Muted => "muted",
+            Kind::LeftFence => "left_fence",
+            Kind::WrongWay => "wrong_way",
+            Kind::RightWay => "right_way",
+            Kind::Standing => "standing",
+            Kind::MovedOn => "moved_on",
+            Kind::GpsFound => "gps_found",
         }
     }
 
@@ -164,13 +203,15 @@ pub(crate) fn news(kind: Kind, key: &str, device: Option<&str>, text: String, no
 
 /// What people hear of a vehicle.
 pub(crate) fn alert(device: &str, sighting: &Sighting, now_ms: u64) -> Post {
+    let for_ms = |ms: i64| span(u64::try_from(ms).unwrap_or(0));
+    let plain = |kind, words| (kind, words, None, None);
     let (kind, words, far_m, fence) = match &sighting.what {
         What::Deviated { distance_m, half_width_m } => (
             Kind::RouteDeviation,
             format!(
                 "route deviation: {device} is {distance_m:.0} m off its route (corridor {half_width_m:.0} m)"
             ),
-            *distance_m,
+            Some(*distance_m),
             None,
         ),
         What::Returned { distance_m, away_ms, distance_max_m } => {
@@ -181,11 +222,28 @@ pub(crate) fn alert(device: &str, sighting: &Sighting, now_ms: u64) -> Post {
                 String::new()
             };
             let words = format!("back on route: {device}, after {away} away{far}");
-            (Kind::BackOnRoute, words, *distance_m, None)
+            (Kind::BackOnRoute, words, Some(*distance_m), None)
         }
         What::Arrived { fence, distance_m } => {
-            (Kind::Arrived, format!("arrived: {device} at {fence}"), *distance_m, Some(fence.clone()))
+            (Kind::Arrived, format!("arrived: {device} at {fence}"), Some(*distance_m), Some(fence.clone()))
         }
+        What::LeftFence { fence, distance_m } => {
+            (Kind::LeftFence, format!("left: {device} left {fence}"), Some(*distance_m), Some(fence.clone()))
+        }
+        What::WrongWay => plain(Kind::WrongWay, format!("wrong way: {device} drives its route backwards")),
+        What::RightWay => {
+            plain(Kind::RightWay, format!("right way: {device} drives its route forwards again"))
+        }
+        What::Standing { for_ms: ms } => {
+            plain(Kind::Standing, format!("standing: {device} stands on its route for {}", for_ms(*ms)))
+        }
+        What::MovedOn { stood_ms } => {
+            plain(Kind::MovedOn, format!("moved on: {device}, after standing for {}", for_ms(*stood_ms)))
+        }
+        What::GpsFound { lost_ms } => plain(
+            Kind::GpsFound,
+            format!("position known again: {device}, after {} without", for_ms(*lost_ms)),
+        ),
     };
     let ts = u64::try_from(sighting.ts_ms).unwrap_or(0);
     let age_ms = now_ms.saturating_sub(ts);
@@ -193,7 +251,7 @@ pub(crate) fn alert(device: &str, sighting: &Sighting, now_ms: u64) -> Post {
     let id = ids::derive("ev", &[device, kind.as_str(), &sighting.ts_ms.to_string()]);
     Post {
         position: Some(sighting.position),
-        distance_m: Some((far_m * 10.0).round() / 10.0),
+        distance_m: far_m.map(|far_m| (far_m * 10.0).round() / 10.0),
         fence,
         ..Post::plain(id, ts, Some(device), kind, text)
     }

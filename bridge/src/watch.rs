@@ -43,6 +43,18 @@ pub(crate) enum What {
     Returned { distance_m: f64, away_ms: i64, distance_max_m: f64 },
     /// It entered its fence.
     Arrived { fence: String, distance_m: f64 },
+    /// It left it.
+    LeftFence { fence: String, distance_m: f64 },
+    /// It drives its route backwards.
+    WrongWay,
+    /// It drives it forwards again.
+    RightWay,
+    /// It stands on its route for longer than it may.
+    Standing { for_ms: i64 },
+    /// It has moved on.
+    MovedOn { stood_ms: i64 },
+    /// Its fixes come again.
+    GpsFound { lost_ms: i64 },
 }
 
 impl Vehicle {
@@ -90,15 +102,39 @@ impl Vehicle {
                 let what = What::Returned { distance_m, away_ms, distance_max_m };
                 Some(Sighting { ts_ms, position, what })
             }
-            // No rule asks for it.
-            _ => None,
+            CorridorEvent::WrongWay(at) => Some(on_plan(&at, What::WrongWay)),
+            CorridorEvent::RightWay(at) => Some(on_plan(&at, What::RightWay)),
+            CorridorEvent::Stands { since_ts_ms, at } => {
+                Some(on_plan(&at, What::Standing { for_ms: at.ts_ms - since_ts_ms }))
+            }
+            CorridorEvent::MovedOn { stood_ms, at } => Some(on_plan(&at, What::MovedOn { stood_ms })),
+            CorridorEvent::GpsFound { ts_ms, lost_ms } => {
+                Some(Sighting { ts_ms, position: fix.position(), what: What::GpsFound { lost_ms } })
+            }
+            // Routes have no waypoints here, and nobody asks the watcher while no fix comes.
+            CorridorEvent::Reached { .. }
+            | CorridorEvent::Skipped { .. }
+            | CorridorEvent::Early { .. }
+            | CorridorEvent::Late { .. }
+            | CorridorEvent::GpsLost { .. } => None,
         });
         let mut at_fence = Vec::new();
         if let Some((name, watcher, centre)) = &mut self.fence {
             for event in watcher.push(fix) {
-                // What else happens is told to nobody, but remembered: the next arrival is one.
-                let FenceEvent::Entered(at) = event else { continue };
-                let what = What::Arrived { fence: name.clone(), distance_m: centre.distance_m(at.position) };
+                let (at, has_entered) = match event {
+                    FenceEvent::Entered(at) => (at, true),
+                    FenceEvent::Exited(at) => (at, false),
+                    // It was not there for anybody, and no rule says for how long or when it is to be there.
+                    FenceEvent::Passed { .. } | FenceEvent::Dwelled { .. } | FenceEvent::Missing { .. } => {
+                        continue;
+                    }
+                };
+                let (fence, distance_m) = (name.clone(), centre.distance_m(at.position));
+                let what = if has_entered {
+                    What::Arrived { fence, distance_m }
+                } else {
+                    What::LeftFence { fence, distance_m }
+                };
                 at_fence.push(Sighting { ts_ms: at.ts_ms, position: at.position, what });
             }
         }
@@ -116,6 +152,10 @@ impl Vehicle {
                 .map(|side| side == Side::Inside),
         }
     }
+}
+
+fn on_plan(at: &corridor::OnPlan, what: What) -> Sighting {
+    Sighting { ts_ms: at.ts_ms, position: at.position, what }
 }
 
 #[cfg(test)]
@@ -154,6 +194,12 @@ pub(crate) mod tests {
                     What::Deviated { .. } => "deviated",
                     What::Returned { .. } => "returned",
                     What::Arrived { .. } => "arrived",
+                    What::LeftFence { .. } => "left_fence",
+                    What::WrongWay => "wrong_way",
+                    What::RightWay => "right_way",
+                    What::Standing { .. } => "standing",
+                    What::MovedOn { .. } => "moved_on",
+                    What::GpsFound { .. } => "gps_found",
                 };
                 (second, name)
             }));
@@ -201,6 +247,17 @@ pub(crate) mod tests {
             let mut vehicle = Vehicle::new(&gate, &rule(), mark);
             assert_eq!(drive(&mut vehicle, &parked, 0).len(), want, "{inside:?}");
         }
+    }
+
+    #[test]
+    fn a_vehicle_that_turns_round_stands_and_drives_on_is_seen() {
+        let mut vehicle = Vehicle::new(&GateOptions::default(), &rule(), VehicleMark::default());
+        let mut fixes: Vec<(f64, f64)> = (0..40).map(|i| (f64::from(i) * 15.0, 0.0)).collect();
+        fixes.extend([(595.0, 0.0), (600.0, 0.0), (600.0, 0.0), (595.0, 0.0)]);
+        fixes.extend((0..30).map(|i| (585.0 - f64::from(i) * 10.0, 0.0)));
+        fixes.extend(vec![(295.0, 0.0); 1_000]);
+        let names: Vec<_> = drive(&mut vehicle, &fixes, 0).into_iter().map(|(_, name)| name).collect();
+        assert_eq!(names, ["wrong_way", "standing"]);
     }
 
     #[test]

@@ -13,6 +13,9 @@ use crate::{
 
 /// The conversation's name among the sinks.
 pub(crate) const DISPATCH: &str = "dispatch";
+/// What begins something that has an end, and what ends it.
+const ENDS: [(&str, &str); 3] =
+    [("route_deviation", "back_on_route"), ("wrong_way", "right_way"), ("standing", "moved_on")];
 /// Most steps of an escalation.
 const STEPS_MAX: usize = 10;
 /// Longest template or condition, bytes.
@@ -83,9 +86,11 @@ impl RulePart {
             (Some(kinds), _) => {
                 kinds.into_iter().map(|kind| event_kind("until", kind)).collect::<Result<_, _>>()?
             }
-            (None, Source::Events(kinds)) if kinds.iter().any(|kind| kind == "route_deviation") => {
-                vec!["back_on_route".to_owned()]
-            }
+            (None, Source::Events(kinds)) => ENDS
+                .iter()
+                .filter(|(begin, _)| kinds.iter().any(|kind| kind == begin))
+                .map(|(_, end)| (*end).to_owned())
+                .collect(),
             (None, _) => Vec::new(),
         };
         check_sinks("to", &self.to, sinks)?;

@@ -63,8 +63,11 @@ struct News<'a> {
 impl Core {
     /// Takes what was seen of a vehicle.
     pub(super) fn sighted(&mut self, out: &mut Vec<Change>, now_ms: u64, device: &str, post: &Post) {
-        tracing::info!(device, text = post.text, "event");
+        tracing::debug!(device, text = post.text, "event");
         if self.config.rules.is_empty() {
+            if !post.kind.is_told_without_rules() {
+                return;
+            }
             self.counts.alerts += 1;
             for target in self.targets() {
                 self.put_post(out, now_ms, target, post);
