@@ -48,6 +48,11 @@ fn connack(frame: Frame<'_>) -> Result<ConnAck> {
     }
 }
 
+/// Clients that are there at once in the row with sessions whose clients are not.
+const AWAY_AT_ONCE: usize = 1_000;
+/// How long a server may take to bring such sessions to rest.
+const AWAY_SETTLES: Duration = Duration::from_secs(3);
+
 impl Bench<'_> {
     /// Many clients with many filters; each message matches one of them.
     pub(super) fn filters(&mut self, filters: usize) -> Result<Vec<Figure>> {
@@ -150,5 +155,26 @@ impl Bench<'_> {
         self.subscribers(filters, QoS::AtLeastOnce, clean)?;
         thread::sleep(AFTERGLOW);
         Ok(vec![self.memory("bytes/connection", IDLE_CONNECTIONS, before)?])
+    }
+
+    /// What a session takes whose client is not there: some connect, subscribe and go, then the next.
+    pub(super) fn away(&mut self, sessions: usize) -> Result<Vec<Figure>> {
+        let before = self.server.rss_bytes()?;
+        let begun = self.begin()?;
+        let numbers: Vec<usize> = (0..sessions).collect();
+        for some in numbers.chunks(AWAY_AT_ONCE) {
+            let names: Vec<String> = some.iter().map(|number| format!("s{number}")).collect();
+            let links = self.clients.connect(&names, false)?;
+            let filters = some.iter().map(|number| format!("dev/{number}/state"));
+            let subscriptions: Vec<_> = links.iter().copied().zip(filters).collect();
+            self.clients.subscribe(&subscriptions, QoS::AtLeastOnce)?;
+            for link in links {
+                self.clients.disconnect(link)?;
+            }
+        }
+        let cpu = self.cpu("µs/session", sessions as u64, &begun)?;
+        // What is written behind them is written, and memory that is no longer needed may be given back.
+        thread::sleep(AWAY_SETTLES);
+        Ok(vec![cpu, self.memory("bytes/session", sessions as u64, before)?])
     }
 }

@@ -49,12 +49,13 @@ enum Work {
     Connect,
     Resume { sessions: usize },
     Idle { clean: bool },
+    Away { sessions: usize },
 }
 
 /// All rows.
 pub(crate) fn all() -> Vec<Row> {
     use QoS::{AtLeastOnce, AtMostOnce, ExactlyOnce};
-    use Work::{Connect, Drain, FanIn, FanOut, Filters, Idle, Pairs, Resume, Retained, Store};
+    use Work::{Away, Connect, Drain, FanIn, FanOut, Filters, Idle, Pairs, Resume, Retained, Store};
     let power = |name: &str, work| Row { name: name.to_owned(), durability: Durability::Power, work };
     let process = |name: &str, work| Row { name: name.to_owned(), durability: Durability::Process, work };
     let pairs = |qos, window| Pairs { pairs: 50, shape: Shape::new(qos, 1, window) };
@@ -89,6 +90,7 @@ pub(crate) fn all() -> Vec<Row> {
         power("resume 15,000 sessions", Resume { sessions: 15_000 }),
         power("idle connection, 1 subscription", Idle { clean: true }),
         power("idle durable session, 1 subscription", Idle { clean: false }),
+        power("100,000 offline durable sessions, 1 subscription", Away { sessions: 100_000 }),
     ]
 }
 
@@ -145,6 +147,7 @@ impl Row {
                 | Work::Retained { .. }
                 | Work::Resume { .. }
                 | Work::Idle { clean: false }
+                | Work::Away { .. }
         );
         let server = Server::start(programs, kind, self.durability, keeps_files, pattern)?;
         let clients = Clients::new(server.addr, bounds.version)?;
@@ -160,6 +163,7 @@ impl Row {
             Work::Connect => bench.connect(),
             Work::Resume { sessions } => bench.resume(sessions),
             Work::Idle { clean } => bench.idle(clean),
+            Work::Away { sessions } => bench.away(sessions),
         }
     }
 }
