@@ -11,6 +11,7 @@
 
 mod ends;
 mod label;
+mod overlap;
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -23,6 +24,7 @@ use crate::share::GroupKey;
 use ends::{Ends, GroupHere};
 pub(crate) use ends::{Keyed, Listed};
 use label::{Label, first_level, follow, shared_levels, strip_levels};
+use overlap::Overlap;
 
 /// A session's place in the shard, valid while the session lives.
 pub(crate) type SessionKey = usize;
@@ -41,12 +43,23 @@ pub(crate) struct Subscriber {
 pub(crate) struct Matches {
     pub(crate) subscribers: Vec<Subscriber>,
     pub(crate) groups: Vec<GroupKey>,
+    /// Nodes that the topic led to: each has a session once, or once and once with `#`.
+    nodes: usize,
+    overlap: Overlap,
 }
 
 impl Matches {
     pub(crate) fn clear(&mut self) {
         self.subscribers.clear();
         self.groups.clear();
+        self.nodes = 0;
+    }
+
+    /// Takes the subscriptions of each session together, where that is much faster here than where they are sorted. Whom
+    /// No Local leaves out is to be taken away before.
+    pub(crate) fn merge_overlapping(&mut self) -> (&mut Vec<Subscriber>, &[GroupKey]) {
+        self.overlap.merge(self.nodes, &mut self.subscribers);
+        (&mut self.subscribers, &self.groups)
     }
 }
 

@@ -157,6 +157,7 @@ impl Ends {
 
     /// Collects what matches a topic that ends here or goes on, where `#` is allowed or not.
     pub(super) fn collect(&self, topic_ends: bool, wildcards: bool, found: &mut Matches) {
+        found.nodes += 1;
         match self {
             Self::Nothing => {}
             Self::Here(one) if topic_ends => found.subscribers.push(one.subscriber()),

@@ -467,14 +467,14 @@ impl Shard {
         matches.clear();
         self.routes_mut(form).matching(load.topic, &mut matches);
         // [MQTT-3.8.3-3] No Local keeps a client's own messages away.
-        let Matches { subscribers, groups } = &mut matches;
+        let Matches { subscribers, groups, .. } = &mut matches;
         if load.in_conversation && form == Form::Plain {
             self.add_hearers(load, subscribers);
         }
         self.turn.is_general &= groups.is_empty() && !subscribers.iter().any(|m| m.options.no_local);
         subscribers.retain(|m| !(m.options.no_local && Some(m.session) == publisher));
+        let (subscribers, groups) = matches.merge_overlapping();
         subscribers.sort_unstable_by_key(|m| (m.session, m.identifier));
-        // Each in the order of its sessions.
         let plain: Vec<SessionKey> = match form {
             Form::Plain => Vec::new(),
             Form::Envelope => targets.iter().filter(|t| t.share.is_none()).map(|t| t.session).collect(),
