@@ -8,6 +8,7 @@
 //! Invariants: the view never knows more than what is synced, whatever the durability, so that a power cut leaves the
 //! log ahead of it; a segment is only rewritten when all of it is in the view.
 
+mod give_way;
 mod hurry;
 mod patience;
 mod place;
@@ -32,7 +33,7 @@ use engine::{
 };
 use storage::{FjallView, LogError, LogReader, Lsn, Swapper, View, ViewError};
 
-use self::{hurry::Hurry, patience::is_due};
+use self::{give_way::give_way, hurry::Hurry, patience::is_due};
 pub(super) use self::{patience::FullStore, place::ViewPlace};
 use super::{
     Inbox,
@@ -51,13 +52,10 @@ const UNSYNCED_PASSES_MAX: u32 = 30;
 
 /// Records behind the log from which on the view gets as much of the processors as everybody else: a start replays them in
 /// well under a second.
-const LATE_RECORDS: u64 = 300_000;
+const LATE_RECORDS: u64 = 100_000;
 
 /// Looks in a row with nothing to take in after which the view is tidied if that is worth it.
 const QUIET_PASSES: u32 = 3;
-
-/// How much less of a busy machine it gets until then.
-const NICE: i32 = 10;
 
 /// Bytes of records in one batch ...
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
@@ -212,8 +210,7 @@ impl Shared {
     fn follow(&self, mut follower: Follower, inbox: &Inbox) {
         let (mut looked_at, mut quiet_passes) = (0, 0);
         let hurry = Hurry::spawn();
-        // Others go first. If it cannot, it takes its share like them.
-        let _ = rustix::process::nice(NICE);
+        give_way();
         loop {
             follower.sync(inbox);
             let applied = follower.view.applied();
