@@ -49,7 +49,8 @@ impl Sink {
         let shared = Arc::clone(&taken);
         thread::spawn(move || {
             let mut rng = fastrand::Rng::with_seed(seed);
-            for connection in listener.incoming().map_while(Result::ok) {
+            // A connection that its client gave up before it was accepted is no end.
+            for connection in listener.incoming().flatten() {
                 let (taken, seed) = (Arc::clone(&shared), rng.u64(..));
                 thread::spawn(move || {
                     serve(connection, knows_repeats, &taken, fastrand::Rng::with_seed(seed))
@@ -191,7 +192,7 @@ fn alerts_survive_every_kill_of_the_bridge_and_flapping_sinks() {
     let mut bridge = Bridge::start(&broker);
     wait_for_session(&broker, &sinks);
     let stop = AtomicBool::new(false);
-    let last = thread::scope(|scope| {
+    let (last, _bridge) = thread::scope(|scope| {
         let publisher = scope.spawn(|| publish(&broker, &stop));
         for _ in 0..kills {
             thread::sleep(every);
@@ -199,7 +200,7 @@ fn alerts_survive_every_kill_of_the_bridge_and_flapping_sinks() {
             bridge = Bridge::start(&broker);
         }
         stop.store(true, Ordering::Relaxed);
-        publisher.join().expect("the publisher")
+        (publisher.join().expect("the publisher"), bridge)
     });
     let begin = Instant::now();
     for (at, sink) in sinks.iter().enumerate() {
@@ -208,7 +209,14 @@ fn alerts_survive_every_kill_of_the_bridge_and_flapping_sinks() {
             (1..=last).filter(|n| !taken.times.contains_key(n)).collect()
         };
         while !missing().is_empty() {
-            assert!(begin.elapsed() < PATIENCE, "sink {at} never got {:?} of {last}", missing());
+            let log = || std::fs::read_to_string(broker.dir().join("bridge.log")).unwrap_or_default();
+            let said = || -> Vec<String> { log().lines().rev().take(20).map(str::to_owned).collect() };
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "sink {at} never got {:?} of {last}; the newest lines: {:#?}",
+                missing(),
+                said()
+            );
             thread::sleep(Duration::from_millis(50));
         }
     }
