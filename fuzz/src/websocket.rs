@@ -175,6 +175,7 @@ fn answer(payload: &[u8]) -> u16 {
     match *payload {
         [] => 1000,
         [high, low, ..] => match u16::from_be_bytes([high, low]) {
+            1000..=1003 | 1007..=1014 | 3000..=4999 if std::str::from_utf8(&payload[2..]).is_err() => 1007,
             status @ (1000..=1003 | 1007..=1014 | 3000..=4999) => status,
             _ => 1002,
         },

@@ -260,8 +260,9 @@ fn nothing_stored_offline_is_lost_or_doubled_by_power_cuts_during_the_upload() {
     said.end(&life);
     assert_eq!(said.accepted.len() as u64, records);
 
-    // As small a memory for ids beside so large a backlog as a broker has whose users are many: what comes again must come soon.
-    let config = format!("[im]\ndedup_ids_max = {}\n", records / 3);
+    // As small a memory for ids beside so large a backlog as a broker has whose users are many: what comes again must come soon. It is
+    // larger than what a device may send again at once: the 4,096 acknowledgements that it has not written down yet, and what is under way.
+    let config = format!("[im]\ndedup_ids_max = {}\n", (records / 3).max(10_000));
     let broker = Broker::start_with(Build::Release, Some(&config));
     let stop = Arc::new(AtomicBool::new(false));
     let subscriber = subscribe(&broker, stop.clone());
