@@ -104,8 +104,10 @@ impl Core {
 
     fn event(&mut self, out: &mut Vec<Change>, now_ms: u64, event: &Event<'_>, post: &Post) {
         let config = std::sync::Arc::clone(&self.config);
+        // The bridge's own words for a message are the message itself, which says less to people than to programs.
+        let words = event.topic.is_none().then(|| post.text.as_str());
         for rule in config.rules.ended_by(event) {
-            self.end(out, now_ms, rule, &config.rules.key(rule, event), event.fields.get_attr("text").ok());
+            self.end(out, now_ms, rule, &config.rules.key(rule, event), words);
         }
         for rule in config.rules.matching(event) {
             self.raise(out, now_ms, rule, event, post);
@@ -194,7 +196,7 @@ impl Core {
     }
 
     /// Ends an episode; those that were told of it hear of its end.
-    fn end(&mut self, out: &mut Vec<Change>, now_ms: u64, rule: &Rule, key: &str, why: Option<Value>) {
+    fn end(&mut self, out: &mut Vec<Change>, now_ms: u64, rule: &Rule, key: &str, why: Option<&str>) {
         let Some(mut alert) = self.state.alerts.get(&(rule.name.clone(), key.to_owned())).cloned() else {
             return;
         };
@@ -209,7 +211,7 @@ impl Core {
         let targets: Vec<_> = alert.told.iter().filter(|target| !unheard.contains(target)).cloned().collect();
         let mut json = about(&alert);
         let after = span(now_ms.saturating_sub(alert.raised_ms));
-        let text = match why.as_ref().and_then(Value::as_str) {
+        let text = match why {
             Some(words) => format!("over after {after}: {} ({words})", alert.text),
             None => format!("over after {after}: {}", alert.text),
         };
