@@ -28,10 +28,12 @@ impl Pins {
         if texts.len() > PINS_MAX {
             return Err(format!("{} pins are given, the limit is {PINS_MAX}", texts.len()));
         }
+        let read = |base64: &str| -> Option<[u8; 32]> { STANDARD.decode(base64).ok()?.try_into().ok() };
         let parse = |text: &String| {
-            let base64 = text.strip_prefix(PREFIX).map(|rest| rest.strip_prefix('/').unwrap_or(rest));
-            let hash = base64.and_then(|base64| STANDARD.decode(base64).ok());
-            hash.and_then(|hash| hash.try_into().ok()).ok_or_else(|| {
+            let base64 = text.strip_prefix(PREFIX);
+            // A second slash may as well be the first character of the base64.
+            let hash = base64.and_then(|base64| read(base64).or_else(|| read(base64.strip_prefix('/')?)));
+            hash.ok_or_else(|| {
                 let shown: String = text.chars().take(80).collect();
                 format!("pin {shown:?} is not {PREFIX} and the base64 of 32 bytes")
             })
@@ -125,6 +127,10 @@ mod tests {
         let pins = Pins::parse(&both).unwrap();
         assert_eq!(pins.0[0], pins.0[1]);
         assert_eq!(shown(&pins.0[0]), both[0]);
+        let slash = "/7DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+        let both_of_it = [format!("sha256/{slash}"), format!("sha256//{slash}")];
+        let pins = Pins::parse(&both_of_it).unwrap();
+        assert_eq!((pins.0[0], shown(&pins.0[1])), (pins.0[1], both_of_it[0].clone()));
         for text in [pin, "sha256/", "sha1/47DEQpj8HBSa", &both[0][..40]] {
             let error = Pins::parse(&[text.to_owned()]).unwrap_err();
             assert!(error.contains(text), "{error}");
