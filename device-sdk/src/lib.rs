@@ -69,5 +69,5 @@ pub use topics::topic_matches;
 
 pub use protocol::{
     Bytes, ProtocolVersion, PublishProperties, QoS, ReasonCode, RetainHandling, SubscribeFilter,
-    SubscribeOptions, TopicFilter, filter_matches,
+    SubscribeOptions, TopicFilter,
 };

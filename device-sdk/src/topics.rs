@@ -16,21 +16,7 @@ pub fn topic_matches(filter: &str, topic: &str) -> bool {
         Some((_, shared)) => shared,
         None => filter,
     };
-    // [MQTT-4.7.2-1] what begins with $ is meant only by filters that say so.
-    if topic.starts_with('$') && filter.starts_with(['#', '+']) {
-        return false;
-    }
-    let mut levels = topic.split('/');
-    let mut wanted = filter.split('/');
-    loop {
-        match (wanted.next(), levels.next()) {
-            // The parent of what it stands for too (4.7.1.2).
-            (Some("#"), _) | (None, None) => return true,
-            (Some("+"), Some(_)) => {}
-            (Some(wanted), Some(level)) if wanted == level => {}
-            _ => return false,
-        }
-    }
+    protocol::filter_matches(filter, topic)
 }
 
 #[cfg(test)]

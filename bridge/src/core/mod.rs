@@ -214,7 +214,7 @@ impl Core {
 
     /// Whether a rule is about messages on a topic.
     pub(crate) fn has_rule_for(&self, topic: &str) -> bool {
-        self.config.rules.filters().any(|filter| device_sdk::filter_matches(filter, topic))
+        self.config.rules.filters().any(|filter| device_sdk::topic_matches(filter, topic))
     }
 
     /// When [`Input::Tick`] is due.

@@ -8,7 +8,7 @@ mod template;
 
 use std::fmt;
 
-use device_sdk::filter_matches;
+use device_sdk::topic_matches;
 use minijinja::Value;
 
 pub use self::quiet::Quiet;
@@ -186,7 +186,7 @@ impl Rule {
         self.devices.matches(event.device)
             && match (&self.source, event.topic) {
                 (Source::Events(kinds), None) => kinds.iter().any(|kind| kind == event.kind),
-                (Source::Topic(filter), Some(topic)) => filter_matches(filter, topic),
+                (Source::Topic(filter), Some(topic)) => topic_matches(filter, topic),
                 _ => false,
             }
     }
