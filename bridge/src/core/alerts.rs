@@ -105,7 +105,7 @@ impl Core {
     fn event(&mut self, out: &mut Vec<Change>, now_ms: u64, event: &Event<'_>, post: &Post) {
         let config = std::sync::Arc::clone(&self.config);
         // The bridge's own words for a message are the message itself, which says less to people than to programs.
-        let words = event.topic.is_none().then(|| post.text.as_str());
+        let words = event.topic.is_none().then_some(post.text.as_str());
         for rule in config.rules.ended_by(event) {
             self.end(out, now_ms, rule, &config.rules.key(rule, event), words);
         }
