@@ -189,6 +189,8 @@ pub(crate) struct Alert {
 pub(crate) struct Held {
     /// When they end, milliseconds since the Unix epoch.
     pub(crate) until_ms: u64,
+    /// [`Alert::id`] of what it is about: if that ends before, it is not told.
+    pub(crate) alert: String,
     /// The message; it gets a new number when it is put.
     pub(crate) entry: Entry,
 }
@@ -423,7 +425,7 @@ mod tests {
             r#"{"request_gone":{"id":"cmd-1"}}"#,
             r#"{"alert":{"id":"al-1","rule":"off-route","key":"truck-7","kind":"route_deviation","device":"truck-7","severity":"critical","text":"off","raised_ms":1,"told_ms":2,"count":3,"steps":1,"acknowledged_by":"alice","told":["broker",{"webhook":"ops"}]}}"#,
             r#"{"alert_gone":{"rule":"off-route","key":"truck-7"}}"#,
-            r#"{"hold":{"until_ms":9,"entry":{"no":8,"target":{"webhook":"ops"},"id":"ev-8","kind":"arrived","created_ms":5,"payload":"{}"}}}"#,
+            r#"{"hold":{"until_ms":9,"alert":"al-1","entry":{"no":8,"target":{"webhook":"ops"},"id":"ev-8","kind":"arrived","created_ms":5,"payload":"{}"}}}"#,
             r#"{"released":{"no":8}}"#,
             r#"{"mute":{"what":"truck-7","until_ms":9,"by":"alice"}}"#,
             r#"{"mute_gone":{"what":"truck-7"}}"#,

@@ -202,8 +202,8 @@ impl Core {
         };
         self.change(out, Change::AlertGone { rule: alert.rule.clone(), key: alert.key.clone() });
         // What still waits was never heard of.
-        let waits = |held: &Held| alert_of(&held.entry).as_deref() == Some(alert.id.as_str());
-        let waiting: Vec<_> = self.state.held.values().filter(|held| waits(held)).cloned().collect();
+        let waiting: Vec<_> =
+            self.state.held.values().filter(|held| held.alert == alert.id).cloned().collect();
         for held in &waiting {
             self.change(out, Change::Released { no: held.entry.no });
         }
@@ -248,7 +248,8 @@ impl Core {
                         && self.state.held.len() < HELD_MAX =>
                 {
                     let no = self.state.next_no();
-                    self.change(out, Change::Hold(Held { until_ms, entry: Entry { no, ..entry } }));
+                    let held = Held { until_ms, alert: alert.id.clone(), entry: Entry { no, ..entry } };
+                    self.change(out, Change::Hold(held));
                 }
                 _ => self.put(out, now_ms, target.clone(), entry),
             }
@@ -278,23 +279,17 @@ impl Core {
             match step {
                 Some((rule, step)) if alert.acknowledged_by.is_none() => {
                     alert.steps += 1;
-                    let mut json = about(&alert);
-                    json.insert("unacknowledged_ms".to_owned(), (now_ms - alert.raised_ms).into());
-                    let text = alert.text.clone();
-                    alert.text = format!(
-                        "nobody acknowledged for {}: {text}",
-                        span(now_ms.saturating_sub(alert.raised_ms))
-                    );
                     if !self.is_muted(now_ms, rule, &alert.device) {
+                        let waited_ms = now_ms.saturating_sub(alert.raised_ms);
+                        let mut json = about(&alert);
+                        json.insert("unacknowledged_ms".to_owned(), waited_ms.into());
+                        let urgent = format!("nobody acknowledged for {}: {}", span(waited_ms), alert.text);
+                        let text = std::mem::replace(&mut alert.text, urgent);
                         let targets = self.targets_of(&step.to);
-                        self.tell_of(
-                            out,
-                            now_ms,
-                            &mut alert,
-                            News { rule, phase: Phase::Escalated, json, targets },
-                        );
+                        let news = News { rule, phase: Phase::Escalated, json, targets };
+                        self.tell_of(out, now_ms, &mut alert, news);
+                        alert.text = text;
                     }
-                    alert.text = text;
                     self.change(out, Change::Alert(alert));
                 }
                 _ => self.change(out, Change::AlertGone { rule: alert.rule, key: alert.key }),
@@ -404,10 +399,4 @@ fn about(alert: &Alert) -> Map<String, Json> {
     json.insert("device".to_owned(), alert.device.as_str().into());
     json.insert("count".to_owned(), alert.count.into());
     json
-}
-
-/// The alert that a message is about.
-fn alert_of(entry: &Entry) -> Option<String> {
-    let json: Map<String, Json> = serde_json::from_str(&entry.payload).ok()?;
-    json.get("alert")?.as_str().map(str::to_owned)
 }
